@@ -1,0 +1,238 @@
+"""How far back the loss gradient reaches.
+
+Question:  how many steps back does the loss gradient reach, before and after training?
+Expect:    Elman loses it within about 20 steps; gated cells, once trained, keep it over all the lags that the task asks
+           to bridge; attention has it everywhere from the start.
+Data:      readings lag_gradient/norm and lag_gradient/horizon of the first and the last snapshot; the card's lags.
+
+    python analysis/reach.py outputs/demo
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from retrograde.figures import question, theme
+from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, Tables, ends, listed
+from retrograde.figures.provenance import lag_quantiles, number, seeds_in_words
+from retrograde.figures.statistics import interval
+
+KEPT = 0.01
+"""The horizon's threshold, as in the probe: the share of its size at lag 0 that a gradient must keep."""
+
+DEEPEST = -12
+"""Decades below lag 0 at which the axis ends; what lies deeper is marked there."""
+
+DASHES = {BEFORE: (0, (3, 1.5)), AFTER: "-"}
+
+
+def load(comparison: Comparison) -> Tables:
+    """``curves`` run, when, lag, relative; ``lags`` of the task; ``numbers`` one row a run.
+
+    A state with several components (an LSTM's hidden and cell) is one memory: at each lag the component counts that
+    kept most of its own size at lag 0. The curve's horizon is then that of the component that reaches furthest.
+    """
+    horizons = ends(_lowest(comparison.readings("lag_gradient/horizon")))
+    steps = sorted(int(step) for step in horizons["step"].unique())
+    norms = _lowest(comparison.readings("lag_gradient/norm", steps))
+    curves = _furthest(ends(norms[norms["statistic"] == "mean"]))
+    lags = pd.Series(comparison.card["lags"], dtype=int).value_counts().sort_index()
+    return {
+        "curves": curves,
+        "lags": lags.rename_axis("lag").reset_index(name="count"),
+        NUMBERS: _numbers(horizons, curves, comparison.card),
+    }
+
+
+def _lowest(readings: pd.DataFrame) -> pd.DataFrame:
+    """The layer nearest to the input, in whichever direction it runs."""
+    return readings[readings["layer"].str.startswith("0.")]
+
+
+def _furthest(norms: pd.DataFrame) -> pd.DataFrame:
+    """One curve a run and snapshot: log10 relative to lag 0, of the component that kept most; NaN where none can."""
+    snapshot = ["run", "when", "layer", "component"]
+    at_zero = norms.loc[norms["lag"] == 0, [*snapshot, "value"]].rename(columns={"value": "zero"})
+    curves = norms.merge(at_zero, on=snapshot, how="left")
+    curves["relative"] = (curves["value"] - curves["zero"]).where(np.isfinite(curves["zero"]))
+    curves = curves.sort_values(["model", "seed", "run", "when", "lag", "relative"], na_position="first")
+    columns = ["model", "seed", "run", "when", "step", "layer", "component", "lag", "value", "relative", "status"]
+    return curves.groupby(["run", "when", "lag"], sort=False).tail(1)[columns].reset_index(drop=True)
+
+
+def _numbers(horizons: pd.DataFrame, curves: pd.DataFrame, card: Mapping[str, object]) -> pd.DataFrame:
+    """Horizons before and after by run, what kept the gradient longest, and the task's lags beside them."""
+    lags = lag_quantiles(card)
+    rows = []
+    for run in dict.fromkeys(curves["run"]):
+        of_run = horizons[horizons["run"] == run]
+        row: dict[str, object] = {column: of_run[column].iloc[0] for column in ("model", "seed")}
+        for when in (BEFORE, AFTER):
+            values = of_run.loc[of_run["when"] == when].sort_values("component").set_index("component")["value"]
+            row[f"horizon {when} (lags)"] = values.max() if len(values) else np.nan
+            row[f"kept {when} by"] = values.idxmax() if values.notna().any() else "–"
+        row["step after"] = of_run["step"].max()
+        row["longest lag measured"] = curves.loc[curves["run"] == run, "lag"].max()
+        row["task's lags, median"] = lags.get("median", np.nan)
+        row["task's lags, 90 %"] = lags.get("90 %", np.nan)
+        rows.append({**row, "run": run})
+    table = pd.DataFrame(rows)
+    return table.astype({"model": curves["model"].dtype})
+
+
+def medians(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Median horizon over seeds, one row a model, columns before and after."""
+    columns = {f"horizon {when} (lags)": when for when in (BEFORE, AFTER)}
+    return numbers.groupby("model", observed=True)[list(columns)].median().rename(columns=columns)
+
+
+def finding(tables: Tables) -> str:
+    """Which models' gradients cover the task's lags, after training and before."""
+    numbers = tables[NUMBERS]
+    middle = medians(numbers)
+    needed = numbers["task's lags, 90 %"].iloc[0]
+    if np.isnan(needed):
+        reach = [f"{model} {number(row[BEFORE])} → {number(row[AFTER])}" for model, row in middle.iterrows()]
+        return f"Median gradient horizon before → after training, in lags: {', '.join(reach)}"
+    covering = [str(model) for model, after in middle[AFTER].items() if after >= needed]
+    short = [f"{model} at {number(after)}" for model, after in middle[AFTER].items() if after < needed]
+    unknown = [str(model) for model, after in middle[AFTER].items() if np.isnan(after)]
+    parts = []
+    if covering:
+        already = [model for model in covering if middle.loc[model, BEFORE] >= needed]
+        since = f" ({listed(already)} from the start)" if 0 < len(already) < len(covering) else ""
+        since = " (from the start)" if len(already) == len(covering) else since
+        verb = "keeps" if len(covering) == 1 else "keep"
+        parts.append(f"after training {listed(covering)} {verb} the gradient over the {number(needed)} lags that")
+        parts[-1] += f" cover 90 % of the task's{since}"
+    if short:
+        ending = f"{listed(short)} {'falls' if len(short) == 1 else 'fall'} short"
+        parts.append(ending if covering else f"after training {ending} of the {number(needed)} lags that are asked")
+    if unknown:
+        parts.append(f"{listed(unknown)} {'has' if len(unknown) == 1 else 'have'} no horizon")
+    sentence = "; ".join(parts)
+    return sentence[:1].upper() + sentence[1:]
+
+
+@theme.applied()
+def draw(tables: Tables) -> Figure:
+    """A panel a model: gradient by lag before and after training, the task's lags in a strip below."""
+    curves, lags, numbers = tables["curves"], tables["lags"], tables[NUMBERS]
+    models = theme.present(curves["model"])
+    looks = theme.looks(curves["model"])
+    figure, stacks = theme.panels(len(models), (5, 1) if len(lags) else (1,), 2.3)
+    depth = _depth(curves["relative"])
+    middle = medians(numbers)
+    for model, stack in zip(models, stacks, strict=True):
+        of_model = curves[curves["model"] == model]
+        axes = stack[0]
+        axes.axhline(np.log10(KEPT), color=theme.QUIET, linewidth=0.6, dashes=(2, 2))
+        for when in (BEFORE, AFTER):
+            colour = looks[model].colour if when == AFTER else theme.QUIET
+            _draw_curves(axes, of_model[of_model["when"] == when], colour, DASHES[when], depth)
+        horizons = " → ".join(number(middle.loc[model, when]) for when in (BEFORE, AFTER))
+        axes.set_title(model, fontweight="bold", color=looks[model].colour)
+        axes.set_title(f"{horizons} lags", loc="right")
+        axes.annotate(
+            theme.wrapped(oddities(of_model, depth), 34), (0.03, 0.06), xycoords="axes fraction", color=theme.QUIET
+        )
+        if len(lags):
+            stack[1].bar(lags["lag"], lags["count"] / lags["count"].sum(), width=1, color=theme.RULE)
+            stack[1].set_yticks([])
+            stack[1].spines["left"].set_visible(False)
+    first = stacks[0][0]
+    first.set_xlim(-0.5, curves["lag"].max() + 0.5)
+    first.set_ylim(depth - 0.25, np.ceil(curves["relative"].where(np.isfinite(curves["relative"])).max() + 0.1))
+    first.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    first.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
+    figure.supxlabel("lag: positions back from the scored one", fontsize=8)
+    figure.supylabel("size of the total gradient, relative to lag 0", fontsize=8)
+    _draw_legend(figure, len(lags) > 0)
+    theme.headline(figure, finding(tables))
+    return figure
+
+
+def _depth(relative: pd.Series) -> float:
+    """Where the axis ends: below all that is drawn, or at ``DEEPEST``."""
+    lowest = relative.where(np.isfinite(relative)).min()
+    return float(max(DEEPEST, np.floor(min(lowest, np.log10(KEPT) - 1))))
+
+
+def _draw_curves(axes: Axes, curves: pd.DataFrame, colour: str, dash: object, depth: float) -> None:
+    """Every run faintly, the median with its interval, and at the bottom a mark for what lies below it."""
+    for _, of_run in curves.groupby("run", sort=True):
+        axes.plot(of_run["lag"], _above(of_run["relative"], depth), color=colour, linewidth=0.7, alpha=0.4, ls=dash)
+    below = curves[(curves["relative"] < depth) | curves["status"].isin(["zero", "censored"])]
+    axes.plot(below["lag"], np.full(len(below), depth), "v", color=colour, markersize=2.5, clip_on=False)
+    whole = curves.pivot(index="lag", columns="run", values="relative").dropna(axis="columns")
+    if whole.shape[1] == 0:
+        return
+    over_seeds = interval(whole.to_numpy().T)
+    axes.plot(whole.index, _above(over_seeds.median, depth), color=colour, linewidth=1.8, ls=dash)
+    if whole.shape[1] > 1:
+        low, high = (np.maximum(end, depth) for end in (over_seeds.low, over_seeds.high))
+        axes.fill_between(whole.index, low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _above(relative: Sequence[float], depth: float) -> np.ndarray:
+    """NaN, which is not drawn, in place of what lies below the axis."""
+    values = np.asarray(relative, dtype=float)
+    return np.where(values >= depth, values, np.nan)
+
+
+def oddities(curves: pd.DataFrame, depth: float) -> str:
+    """How many of a model's points are no number, and how many lie below the axis, in words; mostly empty."""
+    parts = []
+    for when in (BEFORE, AFTER):
+        of_when = curves[curves["when"] == when]
+        counts = {name: int((of_when["status"] == name).sum()) for name in ("zero", "censored", "inf", "nan")}
+        finite = of_when["status"] == "finite"
+        counts[f"below 1e{depth:g}"] = int((finite & (of_when["relative"] < depth)).sum())
+        counts["without a size at lag 0"] = int((finite & of_when["relative"].isna()).sum())
+        found = [f"{count} {name}" for name, count in counts.items() if count]
+        if found:
+            parts.append(f"{when}: {', '.join(found)}")
+    return "; ".join(parts)
+
+
+def _draw_legend(figure: Figure, has_lags: bool) -> None:
+    handles: list[Artist] = [
+        Line2D([], [], color=theme.QUIET, linewidth=1.8, ls=DASHES[BEFORE], label="before training"),
+        Line2D([], [], color=theme.INK, linewidth=1.8, label="after training"),
+        Line2D([], [], color=theme.QUIET, linewidth=0.6, dashes=(2, 2), label="1 %: the horizon's threshold"),
+    ]
+    if has_lags:
+        handles.append(Patch(color=theme.RULE, label="lags that the task asks to bridge"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, handlelength=2.4)
+
+
+def caption(tables: Tables) -> str:
+    """What is drawn, at which steps, and what the interval is."""
+    curves = tables["curves"]
+    steps = {when: curves.loc[curves["when"] == when, "step"] for when in (BEFORE, AFTER)}
+    at = [f"{when} is step {_span(of_when)}" for when, of_when in steps.items() if len(of_when)]
+    return (
+        "Norm of the loss's total gradient at the state that lies the given number of positions back, mean of the "
+        "probe batch's samples, relative to its size at lag 0; lowest layer (for a model without recurrence: its "
+        "embedded input). Of a state with several components, such as an LSTM's hidden and cell, the one counts that "
+        "kept most. The horizon, over each panel as median before → after, is the largest lag that keeps 1 %. "
+        f"Here {', '.join(at)}: the last snapshot of each run. {seeds_in_words(curves)} "
+        "Triangles stand for what is zero, censored or below the axis; what is no number is counted in the panel."
+    )
+
+
+def _span(steps: pd.Series) -> str:
+    low, high = number(steps.min()), number(steps.max())
+    return low if low == high else f"{low} to {high}"
+
+
+if __name__ == "__main__":
+    sys.exit(question.main(sys.modules[__name__]))

@@ -1,0 +1,34 @@
+"""Retrograde: experiments and gradient analysis on sequence models.
+
+Nothing heavy is loaded until it is used: torch alone takes over a second, Lightning three.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retrograde.record.store import FolderStore as FolderStore
+    from retrograde.train.fit import ProbingSettings as ProbingSettings
+    from retrograde.train.fit import RecorderSettings as RecorderSettings
+    from retrograde.train.fit import TrainerSettings as TrainerSettings
+    from retrograde.train.fit import fit as fit
+    from retrograde.train.load import Run as Run
+    from retrograde.train.load import load as load
+
+_PLACES = {
+    "fit": "retrograde.train.fit",
+    "TrainerSettings": "retrograde.train.fit",
+    "ProbingSettings": "retrograde.train.fit",
+    "RecorderSettings": "retrograde.train.fit",
+    "Run": "retrograde.train.load",
+    "load": "retrograde.train.load",
+    "FolderStore": "retrograde.record.store",
+}
+
+__all__ = list(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'retrograde' has no attribute '{name}'")
+    return getattr(import_module(_PLACES[name]), name)

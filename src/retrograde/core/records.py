@@ -1,0 +1,128 @@
+"""The records that everything else passes around: Batch, Trace, Reading, and what a Snapshot is made of.
+
+Snapshot itself stands in ``contracts``, because it holds a model and a task.
+
+Axes have one name everywhere: ``batch`` samples, ``time`` positions of the sequence from 0, ``head``, ``query`` and
+``key`` of attention. *Time* is a position, *step* an update of the optimiser, *lag* a distance in time.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from retrograde.core.scaled import Scaled
+
+State = dict[str, Tensor]
+"""A recurrent state: component name → (..., width), for an LSTM ``{"hidden": …, "cell": …}``."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a task draws: a set of sequences, padded at the end to one length.
+
+    ``scored`` says which positions count; it is data, not a magic label among the targets.
+    """
+
+    inputs: Float[Tensor, "batch time width"] | Int[Tensor, "batch time"]
+    targets: Float[Tensor, "batch time size"] | Int[Tensor, "batch time"]
+    scored: Bool[Tensor, "batch time"]
+    lengths: Int[Tensor, " batch"]  # positions at and after a sample's length are padding
+
+    def __len__(self) -> int:
+        return self.inputs.shape[0]
+
+    @property
+    def length(self) -> int:
+        """Positions of the longest sample that the batch has room for."""
+        return self.inputs.shape[1]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+
+    def select(self, samples: Int[Tensor, " chosen"]) -> "Batch":
+        """The chosen samples, in that order; one may be chosen several times."""
+        return replace(self, **{name: value[samples] for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class StateGradient:
+    """The gradient of each sample's own loss at one component of the state, over time.
+
+    ``total`` is dL/dz_t along every later path; ``direct`` is ∂L/∂z_t with the layer's states at other times held
+    fixed. L is the mean over the sample's scored positions, without 1/batch. Both are (batch, time, …).
+    """
+
+    total: Scaled
+    direct: Scaled
+    times: range
+
+
+class Ledger:
+    """Where recurrences leave the gradients of their states while the loss's gradient passes through them.
+
+    ``anchor`` is a scalar that every recurrence of a trace hangs on: to differentiate by it runs all their sweeps,
+    and nothing else has to require a gradient for that.
+    """
+
+    def __init__(self) -> None:
+        self.anchor = torch.zeros((), requires_grad=True)
+        self.gradients: dict[str, StateGradient] = {}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a model computed on a batch, opened up for probes.
+
+    ``states`` are nodes of the autograd graph, keyed ``layer.direction.component`` (``"0.forward.hidden"``), each
+    (batch, time, …). ``times`` gives the times of a state's second axis where they are not 0 … T-1: a recurrence that
+    runs forward begins with its initial state at t = -1, one that runs backward ends with it at t = T.
+    ``maps`` are attention weights (batch, head, query, key), keyed by layer.
+    ``ledger`` is what the recurrences write to. A key of ``states`` that never appears there belongs to a layer
+    without recurrence, whose own gradient is the total one.
+    """
+
+    outputs: Float[Tensor, "batch time size"]
+    states: Mapping[str, Tensor]
+    times: Mapping[str, range]
+    maps: Mapping[str, Float[Tensor, "batch head query key"]] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+
+
+@dataclass(frozen=True)
+class Update:
+    """One step of the optimiser, parameter by parameter: the gradient as it came and as it was used, and the change.
+
+    ``clipped`` is the share of the steps since the snapshot before on which the gradient was clipped.
+    """
+
+    raw: Mapping[str, Tensor]
+    used: Mapping[str, Tensor]
+    change: Mapping[str, Tensor]
+    clipped: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A measured quantity: ``name`` is ``quantity/where``, ``dims`` maps each axis of ``values`` to its coordinates.
+
+    Values that are not finite are kept. ``status`` tells, entry by entry, what a value is (see
+    ``retrograde.core.scaled.STATUSES``); left out, it follows from the values.
+    """
+
+    name: str
+    values: np.ndarray
+    dims: Mapping[str, Sequence[Any]]
+    unit: str
+    status: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(len(coordinates) for coordinates in self.dims.values())
+        if shape != self.values.shape:
+            raise ValueError(f"reading {self.name}: dims {shape} do not describe values of shape {self.values.shape}")
+        if self.status is not None and self.status.shape != shape:
+            raise ValueError(f"reading {self.name}: status has shape {self.status.shape}, the values {shape}")

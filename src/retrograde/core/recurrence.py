@@ -1,0 +1,112 @@
+"""A recurrence, written once as ``step``; the loop over it is the reference for every faster form."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import singledispatch
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from retrograde.core.records import State
+
+
+class Recurrence(nn.Module, ABC):
+    """One layer in one direction: weights, a state, and the step from one state to the next."""
+
+    output: ClassVar[str] = "hidden"
+    """The component that the layer above reads."""
+
+    @property
+    @abstractmethod
+    def components(self) -> Mapping[str, tuple[int, ...]]:
+        """The state's components and the shape of each, without batch axes."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters that ``step`` reads, under the names by which it reads them."""
+
+    @abstractmethod
+    def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
+        """The state after one input. Pure: it reads its arguments and settings of the layer, nothing else.
+
+        It broadcasts over any axes before the last, for inputs, state and weights alike, and has at least one: the
+        same equations serve a batch, a set of probes and a set of seeds.
+        """
+
+    def initial_state(self, like: Float[Tensor, "batch *rest"]) -> State:
+        """Zeros, of the batch size, type and device of ``like``."""
+        return {name: like.new_zeros(like.shape[0], *shape) for name, shape in self.components.items()}
+
+
+def affine(x: Float[Tensor, "... n"], weight: Float[Tensor, "... m n"], bias: Tensor) -> Float[Tensor, "... m"]:
+    """``x Wᵀ + b``, where the weights may have leading axes of their own (one per seed, say)."""
+    return x @ weight.mT + bias.unsqueeze(-2)
+
+
+def unroll(
+    recurrence: Recurrence, inputs: Float[Tensor, "batch time width"], perturb: State | None = None
+) -> dict[str, Float[Tensor, "batch states ..."]]:
+    """The loop over ``step``: every state from t = -1, the initial one, to t = T-1.
+
+    ``perturb`` is added to the states as they are made, before anything reads them: not even a component that the
+    same step makes of another, as an LSTM its hidden state of its cell.
+    """
+    weights = recurrence.weights()
+    state = recurrence.initial_state(inputs)
+    if perturb is not None:
+        state = {name: value + perturb[name][:, 0] for name, value in state.items()}
+    states = [state]
+    # unbind once: an index inside the loop would make the backward quadratic in time
+    for t, x in enumerate(inputs.unbind(1)):
+        if perturb is None:
+            state = recurrence.step(weights, x, state)
+        else:
+            added = {name: value[:, t + 1] for name, value in perturb.items()}
+            state = perturbed_step(recurrence, weights, x, state, added)
+        states.append(state)
+    return {name: torch.stack([state[name] for state in states], 1) for name in recurrence.components}
+
+
+@singledispatch
+def sequence(
+    recurrence: Recurrence, inputs: Float[Tensor, "batch time width"]
+) -> Float[Tensor, "batch time hidden"]:
+    """The outputs for training, in the fastest form known for the recurrence's type; the loop where none is."""
+    return unroll(recurrence, inputs)[recurrence.output][:, 1:]
+
+
+def perturbed_step(
+    recurrence: Recurrence, weights: Mapping[str, Tensor], x: Tensor, state: State, added: State
+) -> State:
+    """``step``, with a tensor added to each component the moment it is made."""
+    watch = _Results()
+    with watch:
+        made = recurrence.step(weights, x, state)
+    with _Results({watch.position(made[name], name): value for name, value in added.items()}):
+        return recurrence.step(weights, x, state)
+
+
+class _Results(TorchFunctionMode):
+    """Numbers the results of torch calls, so that a repeated computation can be changed at one of them."""
+
+    def __init__(self, added: Mapping[int, Tensor] | None = None) -> None:
+        super().__init__()
+        self.added = added or {}
+        self.results: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not isinstance(result, Tensor):
+            return result
+        self.results.append(result)  # kept, so that no later tensor can take its identity
+        at = len(self.results) - 1
+        return result + self.added[at] if at in self.added else result
+
+    def position(self, tensor: Tensor, name: str) -> int:
+        for at, result in enumerate(self.results):
+            if result is tensor:
+                return at
+        raise ValueError(f"component '{name}' is not the result of a torch call of this step and cannot be perturbed")

@@ -1,0 +1,106 @@
+"""Gradients whose size outruns the floating-point format: a mantissa and a power of two per sample and time.
+
+A vanishing gradient leaves float32 after a few hundred steps, and its *squares* leave it at 1e-23 already (at 1e-154
+in float64), so a plain ``.norm()`` reads zero long before the gradient is zero. Norms are therefore taken of the
+mantissa scaled by its largest entry, and kept as log10. An explosion is kept as well: log10 of 1e400 is 400.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+STATUSES = ("finite", "zero", "censored", "inf", "nan")
+"""What a recorded value is. ``zero``: no path leads from the state to the loss. ``censored``: a path exists, and what
+comes along it is below what the format resolves; the value is then an upper bound."""
+
+FINITE, ZERO, CENSORED, INF, NAN = range(len(STATUSES))
+
+LOG10_2 = math.log10(2.0)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The tensor ``mantissa · 2^exponent``, one exponent per sample and time.
+
+    ``reached`` says where a path to the loss exists at all, which tells an underflow from a true zero.
+    """
+
+    mantissa: Float[Tensor, "batch time *state"]
+    exponent: Int[Tensor, "batch time"]
+    reached: Bool[Tensor, "batch time"]
+
+    @classmethod
+    def of(cls, value: Float[Tensor, "batch time *state"]) -> "Scaled":
+        """A plain tensor; it counts as reached where it is not exactly zero."""
+        exponent = torch.zeros(value.shape[:2], dtype=torch.int32, device=value.device)
+        return cls(value, exponent, (value != 0).flatten(2).any(-1))
+
+    def value(self) -> Float[Tensor, "batch time *state"]:
+        """As a plain tensor; entries outside the format's range become 0 or infinity."""
+        return power_of_two(self.mantissa, self.exponent)
+
+    def select(self, index: Tensor | slice, dim: int) -> "Scaled":
+        """Samples (``dim`` 0) or times (``dim`` 1) picked out, in the order of ``index``."""
+        at = (slice(None),) * dim + (index,)
+        return Scaled(self.mantissa[at], self.exponent[at], self.reached[at])
+
+    def __sub__(self, other: "Scaled") -> "Scaled":
+        return self + Scaled(-other.mantissa, other.exponent, other.reached)
+
+    def __add__(self, other: "Scaled") -> "Scaled":
+        exponent = torch.where(
+            _is_zero(self.mantissa, 2),
+            other.exponent,
+            torch.where(_is_zero(other.mantissa, 2), self.exponent, torch.maximum(self.exponent, other.exponent)),
+        )
+        mantissa = power_of_two(self.mantissa, self.exponent - exponent) + power_of_two(
+            other.mantissa, other.exponent - exponent
+        )
+        return Scaled(mantissa, exponent, self.reached | other.reached)
+
+
+def power_of_two(value: Tensor, exponent: Int[Tensor, "..."]) -> Tensor:
+    """``value · 2^exponent``, the exponent given for the leading axes; a zero stays zero.
+
+    In two halves, because 2^exponent by itself can leave the format where the product does not. (``torch.ldexp``
+    forms it in float32 whatever the value's type.)
+    """
+    exponent = exponent.reshape(exponent.shape + (1,) * (value.ndim - exponent.ndim))
+    half = torch.div(exponent, 2, rounding_mode="floor")
+    factor, other = (torch.exp2(part.to(value.dtype)) for part in (half, exponent - half))
+    return torch.where(value == 0, 0.0, value * factor * other)
+
+
+def _is_zero(value: Tensor, leading: int) -> Tensor:
+    return (value == 0).flatten(leading).all(-1)
+
+
+def log10_norm(
+    gradient: Scaled,
+) -> tuple[Float[Tensor, "batch time"], Int[Tensor, "batch time"]]:
+    """log10 of the Euclidean norm over the state's axes, in float64, and its status.
+
+    A true zero reads -inf. A censored entry reads the bound below which it lies.
+    """
+    mantissa = gradient.mantissa.flatten(2).to(torch.float64)
+    largest = mantissa.abs().amax(-1)
+    usable = torch.isfinite(largest) & (largest > 0)
+    scale = torch.where(usable, largest, 1.0)
+    relative = torch.linalg.vector_norm(mantissa / scale.unsqueeze(-1), dim=-1)
+    shift = gradient.exponent.to(torch.float64) * LOG10_2
+    value = torch.log10(relative) + torch.log10(scale) + shift
+
+    smallest = torch.finfo(gradient.mantissa.dtype).smallest_normal
+    below = (largest < smallest) & gradient.reached
+    value = torch.where(below, math.log10(smallest) + shift, value)
+    value = torch.where((largest == 0) & ~gradient.reached, -math.inf, value)
+    value = torch.where(torch.isposinf(largest), math.inf, value)
+    value = torch.where(torch.isnan(largest), math.nan, value)
+    status = torch.full(value.shape, FINITE, dtype=torch.int8, device=value.device)
+    status = torch.where(below, CENSORED, status)
+    status = torch.where((largest == 0) & ~gradient.reached, ZERO, status)
+    status = torch.where(torch.isposinf(largest), INF, status)
+    return value, torch.where(torch.isnan(largest), NAN, status)

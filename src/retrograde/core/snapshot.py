@@ -1,0 +1,70 @@
+"""How a Snapshot is made: one trace, one loss, one pass of the gradient through every state."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from retrograde.core.contracts import SequenceModel, Snapshot, Task
+from retrograde.core.losses import sample_means
+from retrograde.core.records import Batch, StateGradient, Trace, Update
+from retrograde.core.scaled import Scaled
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A batch run through a model, and the gradient of each sample's loss at every state."""
+
+    trace: Trace
+    losses: Float[Tensor, "batch time"]
+    gradients: dict[str, StateGradient]
+
+
+def gradient_flow(model: SequenceModel, task: Task, batch: Batch) -> Flow:
+    """Total and direct gradients of every sample's mean loss at every state of the model, in eval mode.
+
+    Nothing is written to ``.grad``. Raises ValueError for a state that the loss's gradient cannot be asked at.
+    """
+    with torch.enable_grad(), _evaluating(model):
+        trace = model.trace(batch)
+        losses = task.loss(trace.outputs, batch).where(batch.scored, 0.0)
+        loss = sample_means(losses, batch.scored).sum()
+    detached = [key for key, state in trace.states.items() if not state.requires_grad]
+    if detached:
+        raise ValueError(f"state '{detached[0]}' carries no gradient: is every weight below it frozen?")
+    direct = torch.autograd.grad(
+        loss, [trace.ledger.anchor, *trace.states.values()], allow_unused=True, materialize_grads=True
+    )
+    gradients = dict(trace.ledger.gradients)
+    for key, gradient in zip(trace.states, direct[1:], strict=True):
+        if key not in gradients:  # no recurrence: all that the loss knows of the state comes through later layers
+            gradients[key] = StateGradient(Scaled.of(gradient), Scaled.of(gradient), trace.times[key])
+    return Flow(_detached(trace), losses.detach(), {key: gradients[key] for key in trace.states})
+
+
+def snapshot(model: SequenceModel, task: Task, batch: Batch, step: int, update: Update | None = None) -> Snapshot:
+    """What probes read at one step."""
+    flow = gradient_flow(model, task, batch)
+    return Snapshot(step, model, task, batch, flow.trace, flow.losses, flow.gradients, update)
+
+
+def _detached(trace: Trace) -> Trace:
+    return Trace(
+        trace.outputs.detach(),
+        {key: state.detach() for key, state in trace.states.items()},
+        trace.times,
+        {key: weights.detach() for key, weights in trace.maps.items()},
+    )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

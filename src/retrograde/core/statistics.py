@@ -1,0 +1,76 @@
+"""Statistics over the samples of a batch, for quantities that may be zero, infinite or below the format's range."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from retrograde.core.records import Batch
+from retrograde.core.scaled import CENSORED, FINITE, INF, NAN, ZERO
+
+STATISTICS = ("mean", "q10", "q50", "q90")
+QUANTILES = (0.1, 0.5, 0.9)
+
+NEGLIGIBLE = 1e-6
+"""A mean counts as censored where censored samples could make up more than this share of it."""
+
+
+def present(batch: Batch, times: range) -> Bool[Tensor, "batch states"]:
+    """Which states of a sample exist: those of its own positions, and the initial one before or after them."""
+    time = torch.arange(times.start, times.stop, device=batch.lengths.device)
+    inside = (time >= 0) & (time < batch.length)
+    return torch.where(inside, time < batch.lengths.unsqueeze(1), True)
+
+
+def log10_statistics(
+    values: Float[Tensor, "sample place"], status: Int[Tensor, "sample place"], counts: Bool[Tensor, "sample place"]
+) -> tuple[Float[Tensor, "statistic place"], Int[Tensor, "statistic place"]]:
+    """The log10 of the mean, and the quantiles, of quantities given as log10, over the samples that count.
+
+    A quantile is a sample's own value with its status, never a mixture of two. At least one sample must count.
+    """
+    number = counts.sum(0)
+    natural = (values * math.log(10)).where(counts, -math.inf)
+    censored = (status == CENSORED) & counts
+    mean = _log_sum(natural) / math.log(10) - torch.log10(number.to(values.dtype))
+    of_censored = _log_sum(natural.where(censored, -math.inf))
+    uncertain = censored.any(0) & ~(of_censored < _log_sum(natural) + math.log(NEGLIGIBLE))
+    mean_status = status_of(mean)
+    mean_status = torch.where((mean_status == FINITE) & uncertain, CENSORED, mean_status)
+    quantiles, quantile_status = _quantiles(values, status, counts)
+    return torch.cat([mean[None], quantiles]), torch.cat([mean_status[None], quantile_status])
+
+
+def linear_statistics(
+    values: Float[Tensor, "sample place"], counts: Bool[Tensor, "sample place"]
+) -> Float[Tensor, "statistic place"]:
+    """The mean and the quantiles over the samples that count."""
+    mean = values.where(counts, 0.0).sum(0) / counts.sum(0)
+    quantiles, _ = _quantiles(values, torch.zeros_like(values, dtype=torch.int8), counts)
+    return torch.cat([mean[None], quantiles])
+
+
+def status_of(log10: Tensor) -> Tensor:
+    """The status that a log10 value has by itself."""
+    status = torch.full(log10.shape, FINITE, dtype=torch.int8, device=log10.device)
+    status = torch.where(torch.isneginf(log10), ZERO, status)
+    status = torch.where(torch.isposinf(log10), INF, status)
+    return torch.where(torch.isnan(log10), NAN, status)
+
+
+def _log_sum(natural: Tensor) -> Tensor:
+    """logsumexp over samples, also of infinities."""
+    largest = natural.amax(0)
+    shift = torch.where(torch.isfinite(largest), largest, 0.0)
+    return torch.where(torch.isinf(largest), largest, (natural - shift).exp().sum(0).log() + shift)
+
+
+def _quantiles(values: Tensor, status: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    largest = torch.finfo(values.dtype).max
+    rank = torch.where(torch.isnan(values), largest, values)  # NaN above infinity would do as well; it must have a place
+    rank = torch.where(counts, rank, math.inf)
+    order = rank.argsort(dim=0, stable=True)
+    index = torch.stack([((counts.sum(0) - 1) * quantile).round().long() for quantile in QUANTILES])
+    chosen = order.gather(0, index)
+    return values.gather(0, chosen), status.gather(0, chosen)

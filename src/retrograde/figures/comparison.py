@@ -1,0 +1,166 @@
+"""The runs that may stand in one figure: one study, one variant of one task.
+
+Runs of other variants are another comparison, because a loss on a longer sequence is another quantity. Within one, runs
+that differ in their seed alone are drawn as one model; where other settings differ, each setting is a model of its own,
+named after what differs: ``lstm, hidden=64``.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from retrograde.record.folder import FAILED, FINISHED, NOT_PART_OF_THE_RESULT
+from retrograde.record.store import FolderStore
+
+Tables = Mapping[str, pd.DataFrame]
+"""What a figure is drawn from, by name. ``numbers`` is the one that is reported; the others hold what is drawn."""
+
+NUMBERS = "numbers"
+
+NO_MODEL = ("seed", "study", "task", "probe", "probing", *NOT_PART_OF_THE_RESULT)
+"""Settings that do not make another model."""
+
+BEFORE, AFTER = "before", "after"
+
+
+class NothingToDraw(ValueError):
+    """The runs hold nothing that answers the question; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Some of a store's runs. ``runs`` is FolderStore.runs() for these, with ``model`` as a category.
+
+    The categories are the models of the whole store, so that a look stays with its model across comparisons.
+    """
+
+    store: FolderStore
+    study: str
+    task: str
+    card: Mapping[str, Any]
+    runs: pd.DataFrame
+    stem: str
+
+    def metrics(self) -> pd.DataFrame:
+        return self._named(self.store.metrics(self._names()))
+
+    def labels(self, run: str) -> pd.DataFrame:
+        """The probe batch in words."""
+        return self.store.labels([run])
+
+    def readings(self, name: str, steps: Sequence[int] | None = None) -> pd.DataFrame:
+        """As the store gives them, with model and seed; raises NothingToDraw where no run holds any."""
+        table = self._named(self.store.readings(name, self._names(), steps))
+        if table.empty:
+            raise NothingToDraw(f"no run holds the reading {name}")
+        return table
+
+    def _names(self) -> list[str]:
+        return [str(run) for run in self.runs["run"]]
+
+    def _named(self, table: pd.DataFrame) -> pd.DataFrame:
+        return self.runs[["run", "model", "seed"]].merge(table, on="run")
+
+
+def comparisons(store: FolderStore) -> tuple[list[Comparison], dict[str, str]]:
+    """Every comparison that the store holds, in order, and the runs that belong to none, each with the reason."""
+    left_out = dict(store.unreadable)
+    runs = store.runs()
+    cards: dict[str, Mapping[str, Any]] = {}
+    for run in runs["run"]:
+        try:
+            cards[run] = store.card(run)
+        except (OSError, ValueError) as error:
+            left_out[run] = f"card.json cannot be read: {error}"
+    runs = runs[runs["run"].isin(list(cards))].reset_index(drop=True)
+    runs["variant"] = [cards[run]["variant"] for run in runs["run"]]
+    groups = list(runs.groupby(["study", "task", "variant"], sort=True))
+    named = [frame.assign(model=model_names(frame)) for _, frame in groups]
+    models = pd.CategoricalDtype(sorted({name for frame in named for name in frame["model"]}))
+    found: list[Comparison] = []
+    for ((study, task, _), _), frame in zip(groups, named, strict=True):
+        frame = frame.astype({"model": models}).sort_values(["model", "seed", "run"], ignore_index=True)
+        stem = slug(f"{study}-{task}")
+        same = sum(slug(f"{one.study}-{one.task}") == stem for one in found)
+        stem = f"{stem}-{same + 1}" if same else stem
+        found.append(Comparison(store, study, task, cards[frame["run"][0]], frame, stem))
+    return found, left_out
+
+
+def model_names(runs: pd.DataFrame) -> list[str]:
+    """The model of each run, with the settings in which runs of that model differ.
+
+    >>> model_names(pd.DataFrame({"model": ["lstm"] * 2, "seed": [0, 1], "config.seed": [0, 1]}))
+    ['lstm', 'lstm']
+    >>> model_names(pd.DataFrame({"model": ["lstm"] * 2, "seed": [0, 0], "config.model.hidden": [8.0, 16.0]}))
+    ['lstm, hidden=8', 'lstm, hidden=16']
+    """
+    settings = [
+        column
+        for column in runs.columns
+        if column.startswith("config.")
+        and not any(f"{column}.".startswith(f"config.{name}.") for name in NO_MODEL)
+    ]
+    names = pd.Series(runs["model"].astype(str), index=runs.index)
+    for _, of_model in runs.groupby("model"):
+        texts = of_model[settings].map(_plain)
+        for column in settings:
+            if texts[column].nunique() > 1:
+                names[of_model.index] += [f", {column.rpartition('.')[2]}={value}" for value in texts[column]]
+    return names.tolist()
+
+
+def ends(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each run's first and last step, told apart by ``when``; a run with one step has no ``after``."""
+    steps = table.groupby("run")["step"]
+    first, last = steps.transform("min"), steps.transform("max")
+    when = np.where(table["step"] == first, BEFORE, np.where(table["step"] == last, AFTER, ""))
+    return table.assign(when=when)[when != ""].reset_index(drop=True)
+
+
+def outcome(run: Mapping[str, Any]) -> str:
+    """How a run ended, in one word: solved, unsolved, diverged, failed, interrupted or running."""
+    if run["status"] != FINISHED:
+        return str(run["status"])
+    if not pd.isna(run.get("diverged_step")):
+        return "diverged"
+    return "solved" if run.get("solved") is True or run.get("solved") == 1 else "unsolved"
+
+
+def exceptions(runs: pd.DataFrame) -> list[str]:
+    """One sentence for every run that did not end as it should."""
+    sentences = []
+    for run in runs.to_dict("records"):
+        ended = outcome(run)
+        if ended in ("solved", "unsolved"):
+            continue
+        reason = run.get("reason")
+        because = "" if pd.isna(reason) else f": {reason}"
+        verb = {FAILED: "failed", "diverged": "diverged", "running": "is not finished"}.get(ended, f"was {ended}")
+        sentences.append(f"{run['model']}, seed {run['seed']}, {verb}{because}")
+    return sentences
+
+
+def slug(text: str) -> str:
+    """A file name's worth of a name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("._") or "runs"
+
+
+def listed(names: Sequence[str]) -> str:
+    """
+    >>> listed(["gru", "lstm", "elman"])
+    'gru, lstm and elman'
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+

@@ -1,0 +1,108 @@
+"""Where a figure comes from, in words: the task's card, the seeds, and everything that is needed to make it again."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from retrograde.figures.comparison import Comparison, exceptions
+from retrograde.figures.statistics import interval_in_words
+from retrograde.figures.theme import present
+
+
+def number(value: Any) -> str:
+    """A number as a reader wants it: four digits at most, thousands apart, a dash for what is missing.
+
+    >>> [number(value) for value in (0.16666, 1294, 3e-9, 0.0, float("nan"), float("-inf"), True, None, "x")]
+    ['0.1667', '1,294', '3e-09', '0', '–', '−∞', 'yes', '–', 'x']
+    """
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if value is None or pd.isna(value):
+        return "–"
+    if np.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if float(value).is_integer() and abs(value) < 1e9:
+        return f"{int(value):,}".replace("-", "−")
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return text.replace("-", "−") if "e" not in text else text
+
+
+def seeds_in_words(table: pd.DataFrame) -> str:
+    """How many seeds each model of a table has, and what the interval over them is therefore."""
+    counts = {model: table.loc[table["model"] == model, "run"].nunique() for model in present(table["model"])}
+    sizes = sorted(set(counts.values()))
+    if len(sizes) == 1:
+        each = f"{sizes[0]} seeds per model" if sizes[0] != 1 else "1 seed per model: no interval"
+    else:
+        each = "seeds per model: " + ", ".join(f"{model} {count}" for model, count in counts.items())
+    if sizes[-1] == 1:
+        return f"{each}."
+    bands = {interval_in_words(size): size for size in sizes if size > 1}
+    if len(bands) == 1:
+        return f"{each}; thin lines are seeds, the thick one is their median, the band is {next(iter(bands))}."
+    kinds = "; ".join(f"with {size} seeds {words}" for words, size in bands.items())
+    return f"{each}; thin lines are seeds, the thick one is their median, the band is {kinds}."
+
+
+def endings(comparison: Comparison) -> str:
+    """The runs that did not end as they should, in one sentence; empty where there is none."""
+    found = exceptions(comparison.runs)
+    return f"Shown as far as they got: {'; '.join(found)}." if found else ""
+
+
+def lag_quantiles(card: Mapping[str, Any]) -> dict[str, int]:
+    """Median, 90 % and largest of the lags that the task asks to bridge; empty where it names none."""
+    lags = np.sort(np.asarray(card["lags"], dtype=int))
+    if len(lags) == 0:
+        return {}
+    at = {name: lags[round(share * (len(lags) - 1))] for name, share in (("median", 0.5), ("90 %", 0.9), ("most", 1.0))}
+    return {name: int(lag) for name, lag in at.items()}
+
+
+def card_in_words(comparison: Comparison) -> list[tuple[str, str]]:
+    """The task's card as terms and what they mean."""
+    card = comparison.card
+    entries = [
+        ("Task", f"{comparison.task}: {card['variant']}"),
+        ("Scored", str(card["scored"])),
+        ("Score", f"{card['score']}; 1 is perfect, solved from {number(card['solved'])}"),
+    ]
+    for baseline in card["baselines"]:
+        entries.append(
+            (
+                "Trivial rule",
+                f"{baseline['rule']}: score {number(baseline['score'])}, loss {number(baseline['loss'])}"
+                f" ({baseline['derivation']})",
+            )
+        )
+    lags = lag_quantiles(card)
+    if lags:
+        entries.append(
+            ("Lags to bridge", f"half within {lags['median']}, 90 % within {lags['90 %']}, at most {lags['most']}")
+        )
+    return entries
+
+
+def provenance(comparison: Comparison, runs: Sequence[str]) -> list[tuple[str, str]]:
+    """What a figure's runs were made with, as terms and what they are."""
+    used = comparison.runs[comparison.runs["run"].isin(list(runs))]
+    versions = [column for column in used.columns if column.startswith("versions.")]
+    return [
+        ("Study", comparison.study),
+        ("Seeds", _distinct(used, "seed")),
+        ("Commit", _distinct(used, "commit")),
+        ("Versions", ", ".join(f"{name.partition('.')[2]} {_distinct(used, name)}" for name in versions) or "–"),
+        ("Config hashes", _distinct(used, "config_hash")),
+        ("Runs", ", ".join(sorted(used["run"]))),
+    ]
+
+
+def _distinct(runs: pd.DataFrame, column: str) -> str:
+    if column not in runs:
+        return "–"
+    values = runs[column].dropna()
+    return ", ".join(str(value) for value in sorted(values.unique())) or "–"

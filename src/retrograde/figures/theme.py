@@ -1,0 +1,171 @@
+"""How figures look: one page width, one palette, one look per model.
+
+A model's look follows from the categories of a table's ``model`` column, not from the rows that happen to be there: so
+a model keeps its colour in every figure of a report, also in one that shows it alone. The colour is that of the family,
+the text before the first comma; settings that differ within a family (``lstm, forget_bias=0``) change the line style.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, QUIET, RULE, PAPER = "#1d252c", "#5d6872", "#d5dade", "#ffffff"
+"""Text, secondary text, lines that carry no data, ground. The page swaps these four where the reader prefers dark."""
+
+FAMILIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6a3f")
+"""Okabe & Ito's colours for every kind of colour vision, but for yellow and black, which one of the grounds swallows."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2, 2, 2, 2, 2)))
+
+WIDTH = 7.2
+"""Inches: the text width of a printed page, so that a label of 8 points stays one of 8 points."""
+
+SETTINGS = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same shapes on every machine
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "figure.titlesize": 10,
+    "figure.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": QUIET,
+    "axes.linewidth": 0.6,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelcolor": QUIET,
+    "ytick.labelcolor": QUIET,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "lines.solid_capstyle": "round",
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "savefig.facecolor": PAPER,
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",  # text as shapes: the picture needs no font of the reader's
+    "pdf.fonttype": 42,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one model is drawn: colour for the family, dash for the setting, marker so that grey is enough."""
+
+    colour: str
+    dash: Any
+    marker: str
+
+
+@contextmanager
+def applied() -> Iterator[None]:
+    """The theme for a block, or, as a decorator, for a function; the process's own settings stay as they were."""
+    with mpl.rc_context({**sns.axes_style("ticks"), **SETTINGS}):
+        yield
+
+
+def looks(model: pd.Series) -> dict[str, Look]:
+    """The look of every category of a ``model`` column.
+
+    >>> models = pd.Series(["lstm, hidden=8"]).astype(pd.CategoricalDtype(["gru", "lstm, hidden=4", "lstm, hidden=8"]))
+    >>> [look.colour for look in looks(models).values()]
+    ['#0072b2', '#d55e00', '#d55e00']
+    """
+    names = [str(name) for name in model.cat.categories]
+    families = list(dict.fromkeys(family(name) for name in names))
+    members = {one: [name for name in names if family(name) == one] for one in families}
+    chosen = {}
+    for name in names:
+        place, variant = families.index(family(name)), members[family(name)].index(name)
+        again = place // len(FAMILIES)  # more families than colours: the dashes go on telling them apart
+        chosen[name] = Look(
+            FAMILIES[place % len(FAMILIES)],
+            DASHES[(variant + again) % len(DASHES)],
+            MARKERS[place % len(MARKERS)],
+        )
+    return chosen
+
+
+def family(name: str) -> str:
+    return name.partition(", ")[0]
+
+
+def present(model: pd.Series) -> list[str]:
+    """The models that have rows, in the order of the categories."""
+    return [str(name) for name in model.cat.categories if (model == name).any()]
+
+
+def panels(count: int, heights: Sequence[float], height: float) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with ``count`` panels, each a stack of axes that share x; ``heights`` are their shares of ``height``.
+
+    All first axes share y, and so on down the stack. Three to a row, four as two by two.
+    """
+    columns = 2 if count == 4 else min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(WIDTH, rows * height + 0.6), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, hspace=0.02)  # type: ignore[union-attr]
+    grid = figure.add_gridspec(rows, columns)
+    stacks: list[list[Axes]] = []
+    for place in range(count):
+        inner = grid[place // columns, place % columns].subgridspec(len(heights), 1, height_ratios=heights, hspace=0.0)
+        stack: list[Axes] = []
+        for level in range(len(heights)):
+            axes = figure.add_subplot(
+                inner[level], sharex=stack[0] if stack else None, sharey=stacks[0][level] if stacks else None
+            )
+            axes.tick_params(labelbottom=level == len(heights) - 1, labelleft=place % columns == 0)
+            stack.append(axes)
+        stacks.append(stack)
+    return figure, stacks
+
+
+def headline(figure: Figure, text: str) -> None:
+    """The finding, over the figure's left edge, broken into lines that fit."""
+    figure.suptitle(wrapped(text, 92), x=0.012, ha="left", linespacing=1.35)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines of at most ``width`` characters.
+
+    >>> wrapped("one two three", 8)
+    'one two\\nthree'
+    """
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's ratio of two colours' relative luminances, 1 to 21."""
+
+    def luminance(colour: str) -> float:
+        channels = np.array(mpl.colors.to_rgb(colour))
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)

@@ -1,0 +1,108 @@
+"""The three recurrences that ``torch.nn`` has a fused kernel for: each is that module, and the step that it computes.
+
+The step is the definition; ``sequence`` takes the kernel. Tests hold the two equal, in values and in gradients.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from retrograde.core.records import State
+from retrograde.core.recurrence import Recurrence, affine, sequence
+
+
+def _weights(fused: nn.RNNBase) -> dict[str, Tensor]:
+    return {
+        "input": fused.weight_ih_l0,
+        "recurrent": fused.weight_hh_l0,
+        "input_bias": fused.bias_ih_l0,
+        "recurrent_bias": fused.bias_hh_l0,
+    }
+
+
+def _projections(weights: Mapping[str, Tensor], x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    return (
+        affine(x, weights["input"], weights["input_bias"]),
+        affine(hidden, weights["recurrent"], weights["recurrent_bias"]),
+    )
+
+
+class ElmanCell(Recurrence):
+    """h_t = f(W x_t + b + U h_{t-1} + c), f tanh or ReLU."""
+
+    def __init__(self, inputs: int, hidden: int, nonlinearity: Literal["tanh", "relu"] = "tanh") -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.nonlinearity = torch.tanh if nonlinearity == "tanh" else torch.relu
+        self.fused = nn.RNN(inputs, hidden, nonlinearity=nonlinearity, batch_first=True)
+
+    @property
+    def components(self) -> Mapping[str, tuple[int, ...]]:
+        return {"hidden": (self.hidden,)}
+
+    def weights(self) -> dict[str, Tensor]:
+        return _weights(self.fused)
+
+    def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
+        from_input, from_hidden = _projections(weights, x, state["hidden"])
+        return {"hidden": self.nonlinearity(from_input + from_hidden)}
+
+
+class LSTMCell(Recurrence):
+    """Input, forget and output gate around a cell; equations in ``models/lstm.py``."""
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.fused = nn.LSTM(inputs, hidden, batch_first=True)
+
+    @property
+    def components(self) -> Mapping[str, tuple[int, ...]]:
+        return {"hidden": (self.hidden,), "cell": (self.hidden,)}
+
+    def weights(self) -> dict[str, Tensor]:
+        return _weights(self.fused)
+
+    def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
+        from_input, from_hidden = _projections(weights, x, state["hidden"])
+        input_gate, forget_gate, candidate, output_gate = (from_input + from_hidden).chunk(4, -1)
+        cell = torch.sigmoid(forget_gate) * state["cell"] + torch.sigmoid(input_gate) * torch.tanh(candidate)
+        return {"hidden": torch.sigmoid(output_gate) * torch.tanh(cell), "cell": cell}
+
+
+class GRUCell(Recurrence):
+    """Reset and update gate; equations in ``models/gru.py``."""
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.fused = nn.GRU(inputs, hidden, batch_first=True)
+
+    @property
+    def components(self) -> Mapping[str, tuple[int, ...]]:
+        return {"hidden": (self.hidden,)}
+
+    def weights(self) -> dict[str, Tensor]:
+        return _weights(self.fused)
+
+    def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
+        hidden = state["hidden"]
+        from_input, from_hidden = _projections(weights, x, hidden)
+        reset_input, update_input, candidate_input = from_input.chunk(3, -1)
+        reset_hidden, update_hidden, candidate_hidden = from_hidden.chunk(3, -1)
+        reset = torch.sigmoid(reset_input + reset_hidden)
+        update = torch.sigmoid(update_input + update_hidden)
+        candidate = torch.tanh(candidate_input + reset * candidate_hidden)
+        return {"hidden": (1 - update) * candidate + update * hidden}
+
+
+@sequence.register(ElmanCell)
+@sequence.register(LSTMCell)
+@sequence.register(GRUCell)
+def _(
+    recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"]
+) -> Float[Tensor, "batch time hidden"]:
+    return recurrence.fused(inputs)[0]

@@ -1,0 +1,103 @@
+"""Recurrent layers on top of each other, in one direction or both, and the model around them."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from retrograde.core.adjoint import Placed, Traced, reading_order, reordered, trace_stack
+from retrograde.core.contracts import SequenceModel, Task
+from retrograde.core.records import Batch, Ledger, Trace
+from retrograde.core.recurrence import Recurrence, sequence
+from retrograde.layers.embedding import Embedding
+
+DIRECTIONS = ("forward", "backward")
+
+
+class RecurrentStack(nn.Module):
+    """``layers`` recurrences deep; with ``bidirectional`` each layer reads both ways and the next reads both outputs.
+
+    ``make(width)`` builds one recurrence for inputs of that width. Dropout acts between layers, in training alone.
+    """
+
+    def __init__(
+        self, make: Callable[[int], Recurrence], inputs: int, layers: int, bidirectional: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"layers must be at least 1, not {layers}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), not {dropout}")
+        directions = len(DIRECTIONS) if bidirectional else 1
+        self.layers = nn.ModuleList()
+        width = inputs
+        for _ in range(layers):
+            layer = [make(width) for _ in range(directions)]
+            self.layers.append(nn.ModuleList(layer))
+            width = sum(cell.components[cell.output][-1] for cell in layer)
+        self.width = width
+        self.dropout = nn.Dropout(dropout)
+
+    def placed(self) -> list[list[Placed]]:
+        return [
+            [Placed(f"{depth}.{name}", cell, name == "backward") for name, cell in zip(DIRECTIONS, layer, strict=False)]
+            for depth, layer in enumerate(self.layers)
+        ]
+
+    def forward(
+        self, inputs: Float[Tensor, "batch time width"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch time hidden"]:
+        value = inputs
+        for depth, layer in enumerate(self.placed()):
+            if depth > 0:
+                value = self.dropout(value)
+            made = []
+            for placed in layer:
+                if placed.backward:
+                    order = reading_order(value.shape[1], lengths)
+                    made.append(reordered(sequence(placed.recurrence, reordered(value, order)), order))
+                else:
+                    made.append(sequence(placed.recurrence, value))
+            value = torch.cat(made, -1) if len(made) > 1 else made[0]
+        return value
+
+    def trace(
+        self,
+        inputs: Float[Tensor, "batch time width"],
+        lengths: Int[Tensor, " batch"],
+        ledger: Ledger,
+        perturb: Mapping[str, Tensor] | None = None,
+    ) -> Traced:
+        return trace_stack(self.placed(), inputs, lengths, ledger, perturb)
+
+
+class RecurrentModel(SequenceModel):
+    """Embedding, a stack of recurrences, and a linear read-out at every position."""
+
+    def __init__(
+        self, task: Task, make: Callable[[int], Recurrence], layers: int, bidirectional: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.embedding = Embedding(task.inputs)
+        self.layers = RecurrentStack(make, self.embedding.width, layers, bidirectional, dropout)
+        self.readout = nn.Linear(self.layers.width, task.outputs.size)
+        self.causal = not bidirectional
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch time size"]:
+        return self.readout(self.layers(self.embedding(batch.inputs), batch.lengths))
+
+    def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
+        ledger = Ledger()
+        traced = self.layers.trace(self.embedding(batch.inputs), batch.lengths, ledger, perturb)
+        return Trace(self.readout(traced.outputs), traced.states, traced.times, ledger=ledger)
+
+    @property
+    def state_size(self) -> int:
+        shapes = [
+            shape
+            for layer in self.layers.placed()
+            for placed in layer
+            for shape in placed.recurrence.components.values()
+        ]
+        return sum(torch.Size(shape).numel() for shape in shapes)

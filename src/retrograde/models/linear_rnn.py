@@ -1,0 +1,78 @@
+r"""Linear recurrence with a full matrix: the textbook case in which gradients vanish or explode.
+
+    h_t = W h_{t-1} + U x_t
+    y_t = V h_t + d
+
+x input (batch, width), h hidden (batch, hidden), y output. With a loss at time T alone, dL/dh_t = (Wᵀ)^{T-t} dL/dh_T:
+the gradient shrinks or grows as the powers of W do.
+
+W at the start, scaled to the spectral radius asked for:
+orthogonal  a random rotation times the radius: every gradient norm is multiplied by exactly the radius
+normal      symmetric, eigenvalues spread over [-radius, radius]
+nonnormal   Gaussian entries: powers may grow before they shrink
+
+Source: Bengio, Simard, Frasconi 1994; Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, section 2.1.
+Differs: without their nonlinearity.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from retrograde.core.contracts import Task
+from retrograde.core.records import State
+from retrograde.core.recurrence import Recurrence
+from retrograde.layers.recurrent import RecurrentModel
+
+Matrix = Literal["orthogonal", "normal", "nonnormal"]
+
+
+class LinearCell(Recurrence):
+    """h_t = W h_{t-1} + U x_t."""
+
+    def __init__(self, inputs: int, hidden: int, radius: float, matrix: Matrix) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.input = nn.Parameter(torch.randn(hidden, inputs) / inputs**0.5)
+        self.recurrent = nn.Parameter(recurrent_matrix(hidden, radius, matrix))
+
+    @property
+    def components(self) -> Mapping[str, tuple[int, ...]]:
+        return {"hidden": (self.hidden,)}
+
+    def weights(self) -> dict[str, Tensor]:
+        return {"input": self.input, "recurrent": self.recurrent}
+
+    def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
+        return {"hidden": state["hidden"] @ weights["recurrent"].mT + x @ weights["input"].mT}
+
+
+def recurrent_matrix(size: int, radius: float, matrix: Matrix) -> Float[Tensor, "size size"]:
+    """A random square matrix of the kind asked for, its largest eigenvalue ``radius`` in absolute value."""
+    if matrix not in get_args(Matrix):
+        raise ValueError(f"matrix must be one of {', '.join(get_args(Matrix))}; not '{matrix}'")
+    if radius < 0:
+        raise ValueError(f"radius must not be negative, as {radius} is")
+    gaussian = torch.randn(size, size)
+    if matrix == "orthogonal":
+        rotation, upper = torch.linalg.qr(gaussian)
+        return radius * rotation * upper.diagonal().sign()
+    if matrix == "normal":
+        gaussian = gaussian + gaussian.mT
+    return gaussian * (radius / torch.linalg.eigvals(gaussian).abs().max())
+
+
+def linear_rnn(
+    task: Task,
+    hidden: int = 64,
+    layers: int = 1,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    radius: float = 1.0,
+    matrix: Matrix = "orthogonal",
+) -> RecurrentModel:
+    """The linear network; ``radius`` is the spectral radius of W at the start."""
+    return RecurrentModel(task, lambda width: LinearCell(width, hidden, radius, matrix), layers, bidirectional, dropout)

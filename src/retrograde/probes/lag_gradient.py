@@ -1,0 +1,121 @@
+r"""How far back one position's loss is felt: the total gradient by lag.
+
+    ‖dL_s/dz_{s-k}‖ over the lag k, for a few target positions s of each sample, then mean and quantiles over both
+
+horizon    the largest k at which the mean keeps 1 % of its size at k = 0
+slope      of log10 of the mean over k, by least squares, up to the horizon at least 1 lag away; decades per lag
+half_life  log10(2) / -slope: lags in which the gradient halves; infinite where it does not fall
+
+z is one component of a layer's state. In a backward direction k counts towards later positions.
+
+Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063; Le & Zuidema 2016, arXiv:1603.00423; summary numbers are ours.
+Cost: none beyond the snapshot where each sample has one scored position; else one sweep of samples · targets.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retrograde.core.contracts import Snapshot
+from retrograde.core.records import Batch, Reading, StateGradient
+from retrograde.core.scaled import log10_norm
+from retrograde.core.snapshot import gradient_flow
+from retrograde.core.statistics import STATISTICS, log10_statistics
+
+KEPT = 0.01
+
+
+class LagGradient:
+    """Readings ``norm`` over lag, ``horizon``, ``slope`` and ``half_life`` for every component of every layer.
+
+    ``targets`` positions of each of the first ``samples`` samples are asked, spread evenly over the scored ones, the
+    last always among them.
+    """
+
+    def __init__(self, targets: int = 4, samples: int = 8) -> None:
+        if targets < 1 or samples < 1:
+            raise ValueError(f"targets and samples must be at least 1, not {targets} and {samples}")
+        self.targets = targets
+        self.samples = samples
+
+    def __call__(self, snapshot: Snapshot) -> Iterable[Reading]:
+        if (snapshot.batch.scored.sum(1) == 1).all():
+            batch, gradients = snapshot.batch, snapshot.gradients
+        else:
+            first = torch.arange(min(self.samples, len(snapshot.batch)), device=snapshot.batch.scored.device)
+            batch = one_target_each(snapshot.batch.select(first), self.targets)
+            gradients = gradient_flow(snapshot.model, snapshot.task, batch).gradients
+        target = batch.scored.int().argmax(1)
+        for key, gradient in gradients.items():
+            values, statuses, lags = by_lag(gradient, target, batch.lengths, backward=key.split(".")[1] == "backward")
+            yield Reading(
+                f"norm/{key}", values, {"statistic": STATISTICS, "lag": lags}, "log10 loss per state", statuses
+            )
+            mean = values[0]
+            yield from (
+                Reading(f"{name}/{key}", np.array(value), {}, unit)
+                for name, value, unit in (
+                    ("horizon", horizon(mean), "lags"),
+                    ("slope", slope(mean), "decades per lag"),
+                    ("half_life", half_life(mean), "lags"),
+                )
+            )
+
+
+def one_target_each(batch: Batch, targets: int) -> Batch:
+    """Every sample as often as it has targets, each copy scored at one of them."""
+    rows, positions = [], []
+    for row, scored in enumerate(batch.scored):
+        candidates = scored.nonzero().flatten()
+        index = torch.linspace(0, len(candidates) - 1, min(targets, len(candidates))).round().long()
+        if len(index) == 1:
+            index = torch.tensor([len(candidates) - 1])
+        rows += [row] * len(index)
+        positions += candidates[index.to(candidates.device)].tolist()
+    chosen = batch.select(torch.tensor(rows, device=batch.scored.device))
+    scored = torch.zeros_like(chosen.scored)
+    scored[torch.arange(len(rows)), torch.tensor(positions)] = True
+    return replace(chosen, scored=scored)
+
+
+def by_lag(
+    gradient: StateGradient, target: Tensor, lengths: Tensor, backward: bool
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Statistics (statistic, lag) of log10 norms, their status, and the lags, from each sample's own target."""
+    norm, status = log10_norm(gradient.total)
+    lag = torch.arange(len(gradient.times), device=norm.device)
+    time = target.unsqueeze(1) + (lag if backward else -lag)
+    counts = (time < lengths.unsqueeze(1)) if backward else (time >= gradient.times.start)
+    index = (time - gradient.times.start).clamp(0, len(gradient.times) - 1)
+    kept = counts.any(0)
+    values, statuses = log10_statistics(
+        norm.gather(1, index)[:, kept], status.gather(1, index)[:, kept], counts[:, kept]
+    )
+    return values.cpu().numpy(), statuses.cpu().numpy(), lag[kept].tolist()
+
+
+def horizon(mean: np.ndarray) -> float:
+    """The largest lag with at least 1 % of the gradient at lag 0; NaN where there is none at lag 0."""
+    if not mean[0] > -math.inf:
+        return math.nan
+    return float(np.flatnonzero(mean >= mean[0] + math.log10(KEPT)).max())
+
+
+def slope(mean: np.ndarray) -> float:
+    """Decades per lag, over the finite values; NaN where there are fewer than two."""
+    finite = np.flatnonzero(np.isfinite(mean))
+    if len(finite) < 2:
+        return math.nan
+    return float(np.polynomial.polynomial.polyfit(finite, mean[finite], 1)[1])
+
+
+def half_life(mean: np.ndarray) -> float:
+    """Lags in which the gradient halves; infinite where it does not fall."""
+    falls = slope(mean)
+    if math.isnan(falls):
+        return math.nan
+    return math.inf if falls >= 0 else -math.log10(2) / falls

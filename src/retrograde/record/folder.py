@@ -1,0 +1,101 @@
+"""A run's folder: what it is called and what lies in it.
+
+    <outputs>/<study>/<model>-<task>-s<seed>-<hash>/
+        run.json        who, what, with which settings and versions; how it ended; its summary
+        card.json       the task's card
+        tables/         see ``tables``
+        checkpoints/    best.ckpt by validation, last.ckpt
+        wandb/          the W&B run
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from retrograde.core.contracts import Card
+
+NOT_PART_OF_THE_RESULT = ("hydra", "launcher", "recorder", "progress", "outputs", "trainer.accelerator", "trainer.devices")
+"""Settings that a run may change without becoming another run."""
+
+FINISHED, FAILED, INTERRUPTED, RUNNING = "finished", "failed", "interrupted", "running"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run; ``run`` is its name, unique among all runs."""
+
+    path: Path
+
+    @property
+    def run(self) -> str:
+        return self.path.name
+
+    @property
+    def tables(self) -> Path:
+        return self.path / "tables"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def read(self) -> dict[str, Any]:
+        """What run.json says; raises ValueError, naming the file, where it is not a run's."""
+        file = self.path / "run.json"
+        try:
+            metadata = json.loads(file.read_text())
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
+        if not isinstance(metadata, dict) or metadata.get("run") != self.run:
+            raise ValueError(f"{file} does not describe run {self.run}")
+        return metadata
+
+    def write(self, metadata: Mapping[str, Any]) -> None:
+        _write_json(self.path / "run.json", metadata)
+
+    def read_card(self) -> dict[str, Any]:
+        return json.loads((self.path / "card.json").read_text())
+
+    def write_card(self, card: Card) -> None:
+        _write_json(self.path / "card.json", asdict(card))
+
+    def clear(self) -> None:
+        """An empty run's folder: what an attempt that did not finish has left is taken away."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "run.json").unlink(missing_ok=True)
+        for leftover in (self.tables, self.checkpoints, self.path / "wandb"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def is_finished(self) -> bool:
+        return (self.path / "run.json").exists() and self.read()["status"] == FINISHED
+
+
+def run_name(model: str, task: str, config: Mapping[str, Any]) -> str:
+    """A readable stem and a hash of every setting that bears on the result."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]", "_", f"{model}-{task}-s{config['seed']}")
+    return f"{stem}-{config_hash(config)}"
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Ten hexadecimal digits; the order of keys does not matter."""
+    canonical = json.dumps(_without(config, ""), sort_keys=True, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
+def _without(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {
+        key: _without(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if f"{prefix}{key}" not in NOT_PART_OF_THE_RESULT
+    }
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(content, indent=1, default=str))
+    os.replace(aside, path)

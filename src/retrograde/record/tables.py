@@ -1,0 +1,159 @@
+"""The tables of a run: one schema, which the writing and the reading side share.
+
+    readings/<probe>/<quantity>   run, step, layer, component, the reading's own dims, value, status
+    metrics                       run, step, split, quantity, value, status
+    labels                        run, sample, time, label, scored       the probe batch in words
+
+One row is one number. ``value`` is float64 and may be infinite or NaN; ``status`` says which, and what is censored.
+Strings are dictionary-coded, so that a long table stays small.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from retrograde.core.records import Reading
+from retrograde.core.scaled import STATUSES
+
+TEXT = pa.dictionary(pa.int32(), pa.string())
+
+METRICS = pa.schema(
+    {"run": TEXT, "step": pa.int64(), "split": TEXT, "quantity": TEXT, "value": pa.float64(), "status": TEXT}
+)
+LABELS = pa.schema({"run": TEXT, "sample": pa.int32(), "time": pa.int32(), "label": TEXT, "scored": pa.bool_()})
+READING = ("run", "step", "layer", "component", "value", "status")
+
+PART = "part-{:06d}.parquet"
+
+
+def place(where: str) -> tuple[str, str]:
+    """Layer and component of the second half of a reading's name: ``0.forward.hidden`` is ``0.forward``, ``hidden``.
+
+    What is not of that form is a layer without components.
+    """
+    layer, _, component = where.rpartition(".")
+    return (layer, component) if layer.count(".") == 1 else (where, "")
+
+
+def reading_table(run: str, step: int, reading: Reading) -> tuple[str, pa.Table]:
+    """The quantity's name and the reading in long form."""
+    quantity, _, where = reading.name.partition("/")
+    layer, component = place(where)
+    rows = reading.values.size
+    columns: dict[str, pa.Array] = {
+        "run": _repeated(run, rows),
+        "step": pa.array(np.full(rows, step, dtype=np.int64)),
+        "layer": _repeated(layer, rows),
+        "component": _repeated(component, rows),
+    }
+    indices = np.indices(reading.values.shape).reshape(len(reading.dims), rows)
+    for (name, coordinates), index in zip(reading.dims.items(), indices, strict=True):
+        columns[name] = _coordinates(coordinates, index)
+    values = reading.values.astype(np.float64).ravel()
+    columns["value"] = pa.array(values)
+    columns["status"] = _statuses(values if reading.status is None else None, reading.status)
+    return quantity, pa.table(columns)
+
+
+def metrics_table(run: str, rows: Sequence[tuple[int, str, float]]) -> pa.Table:
+    """Rows of (step, ``split/quantity``, value)."""
+    names = [name.partition("/") for _, name, _ in rows]
+    values = np.array([value for _, _, value in rows], dtype=np.float64)
+    columns = {
+        "run": _repeated(run, len(rows)),
+        "step": pa.array([step for step, _, _ in rows], pa.int64()),
+        "split": pa.array([split for split, _, _ in names]).dictionary_encode(),
+        "quantity": pa.array([quantity for _, _, quantity in names]).dictionary_encode(),
+        "value": pa.array(values),
+        "status": _statuses(values, None),
+    }
+    return pa.table(columns, schema=METRICS)
+
+
+def labels_table(run: str, labels: Sequence[Sequence[str]], scored: np.ndarray) -> pa.Table:
+    """The probe batch in words, one row a position; ``scored`` is (sample, time)."""
+    samples, times = np.indices(scored.shape).reshape(2, -1)
+    columns = {
+        "run": _repeated(run, scored.size),
+        "sample": pa.array(samples.astype(np.int32)),
+        "time": pa.array(times.astype(np.int32)),
+        "label": pa.array([label for row in labels for label in row]).dictionary_encode(),
+        "scored": pa.array(scored.ravel()),
+    }
+    return pa.table(columns, schema=LABELS)
+
+
+def write_aside(table: pa.Table, path: Path) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, aside, compression="zstd")
+    os.replace(aside, path)
+
+
+class TableWriter:
+    """Collects tables by name and appends them to ``root/<name>/`` as parts; ``merge`` makes one file of each."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.pending: dict[str, list[pa.Table]] = {}
+        self.parts = 1 + max(
+            (int(path.stem.removeprefix("part-")) for path in root.glob("**/part-*.parquet")), default=-1
+        )
+
+    def append(self, name: str, table: pa.Table) -> None:
+        self.pending.setdefault(name, []).append(table)
+
+    def flush(self) -> None:
+        for name, tables in self.pending.items():
+            write_aside(_together(tables), self.root / name / PART.format(self.parts))
+        self.parts += bool(self.pending)
+        self.pending.clear()
+
+    def merge(self) -> None:
+        """One file per table, ``<name>.parquet``. Where that file exists, parts are leftovers of the merging."""
+        self.flush()
+        for name in {str(path.parent.relative_to(self.root)) for path in self.root.glob("**/part-*.parquet")}:
+            parts = sorted((self.root / name).glob("part-*.parquet"))
+            write_aside(_together([pq.read_table(part) for part in parts]), self.root / f"{name}.parquet")
+            for part in parts:
+                part.unlink()
+            (self.root / name).rmdir()
+
+
+def _together(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables, promote_options="default").combine_chunks().unify_dictionaries()
+
+
+def _repeated(text: str, rows: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(np.zeros(rows, dtype=np.int32), pa.array([text], pa.string()))
+
+
+def _coordinates(coordinates: Sequence[Any], index: np.ndarray) -> pa.Array:
+    if isinstance(coordinates[0], str):
+        return pa.DictionaryArray.from_arrays(index.astype(np.int32), pa.array(list(coordinates), pa.string()))
+    return pa.array(np.asarray(coordinates, dtype=np.int32)[index])
+
+
+def _statuses(values: np.ndarray | None, status: np.ndarray | None) -> pa.DictionaryArray:
+    """From the codes; without them a value is finite, infinite or NaN."""
+    if status is None:
+        assert values is not None  # one of the two is given
+        status = np.select([np.isnan(values), np.isinf(values)], [STATUSES.index("nan"), STATUSES.index("inf")], 0)
+    return pa.DictionaryArray.from_arrays(status.astype(np.int32).ravel(), pa.array(STATUSES, pa.string()))
+
+
+def columns_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested mapping as one row: keys joined by dots, sequences as text."""
+    row: dict[str, Any] = {}
+    for key, value in metadata.items():
+        if isinstance(value, Mapping):
+            row |= {f"{key}.{name}": inner for name, inner in columns_of(value).items()}
+        else:
+            row[key] = value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+    return row

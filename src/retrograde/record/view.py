@@ -1,0 +1,137 @@
+"""The W&B run of a job: the view that a person browses. The complete record is the tables, which travel with it.
+
+    train/loss, validation/score, …                  as they come
+    <probe>/<quantity>/<where>                       numbers without dims
+    <probe>/<quantity>/<where>/lag_<k>               mean over the batch at log-spaced lags, log10
+    <probe>/<quantity>/<where>/<head or parameter>   numbers along one named dim
+    <probe>/<quantity>/<where>/over_time             picture: training downward, time or lag to the right, log10
+    <probe>/map/<where>/head_<h>                     picture of an attention map, queries downward
+
+Nothing relies on a global ``wandb.run``: several views can be open in one process. ``trainer/global_step`` is the axis;
+W&B's own step counts calls.
+"""
+
+import math
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import wandb
+
+from retrograde.core.records import Reading
+from retrograde.core.statistics import STATISTICS
+from retrograde.record.palette import coloured
+from retrograde.record.store import log_spaced
+
+Mode = Literal["offline", "online", "disabled"]
+
+STEP = "trainer/global_step"
+PICTURE_EVERY = 4
+"""Pictures are drawn on every fourth snapshot, the first and the last: one costs as much as a hundred scalars."""
+
+SMALLEST_SIDE = 160
+"""Pixels; smaller maps are magnified by a whole number so that a browser does not blur them."""
+
+
+class WandbView:
+    """Opens a run of its own; ``close`` uploads the tables and waits until the log on disk is complete."""
+
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], mode: Mode, project: str, entity: str | None, group: str
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.run = wandb.init(
+            id=folder.name,
+            name=folder.name,
+            group=group,
+            project=project,
+            entity=entity,
+            dir=str(folder),
+            config=dict(config),
+            mode=mode,
+            resume="allow",
+            reinit="create_new",
+            settings=wandb.Settings(console="off", silent=True, x_transaction_log_flush_interval=1.0),
+        )
+        self.run.define_metric(STEP, hidden=True)
+        self.run.define_metric("*", step_metric=STEP)
+        self.curves: dict[str, tuple[Any, list[np.ndarray]]] = {}
+        self.snapshots = -1
+        self.last_step = -1
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log({**values, STEP: step})
+
+    def readings(self, step: int, probe: str, readings: Iterable[Reading]) -> None:
+        if step != self.last_step:
+            self.snapshots += 1
+            self.last_step = step
+        logged: dict[str, Any] = {}
+        for reading in readings:
+            name = f"{probe}/{reading.name}"
+            dims = tuple(reading.dims)
+            if not dims:
+                logged[name] = float(reading.values)
+            elif dims in (("statistic", "time"), ("statistic", "lag")):
+                logged |= self._curve(name, reading)
+            elif len(dims) == 1:
+                coordinates = reading.dims[dims[0]]
+                logged |= {f"{name}/{label}": float(value) for label, value in zip(coordinates, reading.values, strict=True)}
+            elif dims[-2:] == ("query", "key") and self._draws():
+                logged |= self._maps(name, reading)
+        if logged:
+            self.run.log({**logged, STEP: step})
+
+    def close(self, tables: Path, summary: Mapping[str, Any], failed: bool) -> None:
+        self.run.log({name: _picture(_stacked(curves), *limits) for name, (limits, curves) in self._pictures().items()})
+        self.run.summary.update(dict(summary))
+        self._attach(tables)
+        self.run.finish(exit_code=1 if failed else 0)
+        wandb.teardown()  # finish() can return before the log on disk is complete
+
+    def _draws(self) -> bool:
+        return self.snapshots % PICTURE_EVERY == 0
+
+    def _curve(self, name: str, reading: Reading) -> dict[str, Any]:
+        """Numbers at log-spaced lags; time is counted back from its end."""
+        dim = tuple(reading.dims)[1]
+        mean = reading.values[STATISTICS.index("mean")]
+        coordinates = np.asarray(reading.dims[dim])
+        self.curves.setdefault(f"{name}/over_{dim}", (reading.unit, []))[1].append(mean)
+        lags = coordinates if dim == "lag" else coordinates[-1] - coordinates
+        at = {int(lag): float(value) for lag, value in zip(lags, mean, strict=True)}
+        return {f"{name}/lag_{lag}": at[lag] for lag in log_spaced(int(lags.max())).tolist() if lag in at}
+
+    def _maps(self, name: str, reading: Reading) -> dict[str, Any]:
+        """The first sample's map of every head, all on the scale from 0 to 1."""
+        maps = reading.values[0] if "sample" in reading.dims else reading.values
+        return {f"{name}/head_{head}": _picture(weights, 0.0, 1.0) for head, weights in enumerate(maps)}
+
+    def _pictures(self) -> dict[str, tuple[tuple[float, float], list[np.ndarray]]]:
+        pictures = {}
+        for name, (unit, curves) in self.curves.items():
+            values = np.concatenate(curves)
+            finite = values[np.isfinite(values)]
+            low, high = (0.0, 1.0) if unit == "share" or not len(finite) else (finite.min(), finite.max())
+            pictures[name] = ((float(low), float(high)), curves)
+        return pictures
+
+    def _attach(self, tables: Path) -> None:
+        """The tables as files of the run, so that a synced project gives the same figures as the folder."""
+        target = Path(self.run.dir) / "retrograde"
+        shutil.copytree(tables, target, dirs_exist_ok=True)
+        self.run.save(str(target / "**" / "*"), base_path=self.run.dir, policy="end")
+
+
+def _stacked(curves: list[np.ndarray]) -> np.ndarray:
+    """Rows of one length; those that are shorter, because a snapshot reached less far, end in NaN."""
+    width = max(len(curve) for curve in curves)
+    return np.stack([np.pad(curve, (0, width - len(curve)), constant_values=math.nan) for curve in curves])
+
+
+def _picture(values: np.ndarray, low: float, high: float) -> wandb.Image:
+    pixels = coloured(values, low, high)
+    factors = [max(1, SMALLEST_SIDE // side) for side in values.shape]
+    return wandb.Image(pixels.repeat(factors[0], 0).repeat(factors[1], 1))

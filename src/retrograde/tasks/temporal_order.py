@@ -1,0 +1,127 @@
+"""The temporal order problem: in which order two symbols came, in a long stream of others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from retrograde.core.contracts import Baseline, Task, Tokens
+from retrograde.core.records import Batch
+
+SYMBOLS = "EBabcdXY"
+START, TRIGGER, DISTRACTORS, RELEVANT = 0, 1, 2, 6  # where each group of symbols begins
+
+WINDOWS: Mapping[int, tuple[int, ...]] = {
+    4: (10, 50),  # task 6a
+    8: (10, 33, 66),  # task 6b
+}
+"""The first time of each window at length 100; every window ends ten times later, its end included."""
+
+
+@dataclass(frozen=True)
+class TemporalOrder(Task):
+    """A stream of a, b, c, d from E to B holds two or three symbols X or Y; their order is due at B.
+
+    The class is the word that X and Y make, read as a binary number with X = 0 and Y = 1. For 4 ``classes``
+    these are XX, XY, YX, YY → 0 to 3, the paper's Q, R, S, U; for 8, XXX to YYY → 0 to 7, its Q, R, S, U, V,
+    A, B, C.
+
+    At ``length`` = 100 every number is the paper's: a sequence has 100 to 110 symbols, and X or Y stand at
+    times in [10, 20] and [50, 60] for 4 classes, in [10, 20], [33, 43] and [66, 76] for 8. At other lengths T
+    these are the same hundredths of T, rounded down, and a sequence has T to T + T/10 symbols. Times count
+    from 0, which is E's; the paper does not say where it begins to count. B is the last symbol of every
+    sequence, however long, and the padding behind it repeats it.
+
+    Source: Hochreiter & Schmidhuber 1997, tasks 6a and 6b.
+    Differs: cross-entropy over the classes; the paper has sigmoid outputs and squared error. Pascanu et al.
+    2013, arXiv:1211.5063, scale the windows too, but have neither E nor B, and a fixed length; in their
+    tempOrder.py the windows are [0.1 T, 0.2 T) and [0.5 T, 0.6 T), and the first symbol is the lower bit.
+
+    >>> task = TemporalOrder(length=10)
+    >>> batch = task.sample(1, torch.Generator().manual_seed(1))
+    >>> print(*task.labels(batch)[0])
+    E d X d a Y b a d b B
+    >>> print(batch.targets[0, 10].item(), task.lags(batch).tolist())
+    1 [8, 5]
+    """
+
+    kind = "aligned"
+
+    length: int = 60
+    classes: Literal[4, 8] = 4
+
+    def __post_init__(self) -> None:
+        if self.classes not in WINDOWS:
+            raise ValueError(f"classes must be 4 or 8, not {self.classes}")
+        if self.length < 10:
+            raise ValueError(f"length must be at least 10 for windows that lie apart, not {self.length}")
+
+    @property
+    def inputs(self) -> Tokens:
+        return Tokens(len(SYMBOLS))
+
+    @property
+    def outputs(self) -> Tokens:
+        return Tokens(self.classes)
+
+    @property
+    def windows(self) -> tuple[range, ...]:
+        """The times at which each X or Y may stand."""
+        starts = WINDOWS[self.classes]
+        return tuple(range(self.length * start // 100, self.length * (start + 10) // 100 + 1) for start in starts)
+
+    def sample(self, count: int, generator: torch.Generator) -> Batch:
+        draw: dict[str, Any] = {"generator": generator, "device": generator.device}
+        room = self.length + self.length // 10
+        lengths = torch.randint(self.length, room + 1, (count,), **draw)
+        positions = torch.stack([torch.randint(w.start, w.stop, (count,), **draw) for w in self.windows], 1)
+        bits = torch.randint(2, positions.shape, **draw)
+        inputs = torch.randint(DISTRACTORS, RELEVANT, (count, room), **draw)
+        inputs.scatter_(1, positions, RELEVANT + bits)
+        inputs[:, 0] = START
+        time = torch.arange(room, device=generator.device)
+        last = lengths[:, None] - 1
+        inputs = inputs.where(time < last, TRIGGER)
+        scored = time == last
+        order = torch.zeros_like(last)
+        for bit in bits.split(1, dim=1):
+            order = 2 * order + bit
+        return Batch(inputs, targets=order.where(scored, 0), scored=scored, lengths=lengths)
+
+    def loss(self, outputs: Float[Tensor, "batch time size"], batch: Batch) -> Float[Tensor, "batch time"]:
+        """The cross-entropy in nats."""
+        losses = cross_entropy(outputs.flatten(0, 1), batch.targets.flatten(), reduction="none")
+        return losses.view_as(batch.targets)
+
+    def score(self, outputs: Float[Tensor, "batch time size"], batch: Batch) -> Float[Tensor, "batch time"]:
+        """1 where the likeliest class is the right one, else 0."""
+        return (outputs.argmax(2) == batch.targets).to(outputs.dtype)
+
+    def lags(self, batch: Batch) -> Int[Tensor, " pieces"]:
+        """From each X or Y to the last position: the earliest first, sample by sample."""
+        time = torch.arange(batch.length, device=batch.lengths.device)
+        return (batch.lengths[:, None] - 1 - time)[batch.inputs >= RELEVANT]
+
+    def labels(self, batch: Batch) -> list[list[str]]:
+        """The paper's letters; padding is empty."""
+        labels = [[SYMBOLS[token] for token in sample] for sample in batch.inputs.tolist()]
+        for sample, length in zip(labels, batch.lengths.tolist(), strict=True):
+            sample[length:] = [""] * (batch.length - length)
+        return labels
+
+    def describe(self) -> Mapping[str, Any]:
+        times = ", ".join(f"{window.start}-{window.stop - 1}" for window in self.windows)
+        lengths = f"{self.length} to {self.length + self.length // 10}"
+        why = "the classes are equally likely"
+        return {
+            "variant": f"{self.classes} classes, X or Y at times {times}, length {lengths}",
+            "scored": "the last position",
+            "score": "share of the classes that are right",
+            "solved": 0.99,
+            "baselines": (Baseline("a uniform guess", log(self.classes), 1 / self.classes, why),),
+        }

@@ -1,0 +1,120 @@
+"""``retrograde``: the command that trains one run or a sweep of them."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from retrograde.train.configuration import config_folder
+from retrograde.train.errors import in_one_line
+
+SINGLE = "single"
+"""The folder of runs that belong to no study."""
+
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+TRACEBACK_WANTED = os.environ.get(FULL_ERROR) == "1"
+
+
+def main() -> None:
+    """Errors reach a person as one line; with HYDRA_FULL_ERROR=1, as the traceback that they are."""
+    from retrograde.train.launcher import register
+
+    register()
+    OmegaConf.register_new_resolver("study_folder", study_folder, replace=True)
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    command = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")(job)
+    if TRACEBACK_WANTED:
+        command()
+        return
+    os.environ[FULL_ERROR] = "1"  # else Hydra prints the error itself, over many lines
+    try:
+        command()
+    except KeyboardInterrupt:
+        sys.exit("retrograde: interrupted")
+    except Exception as error:
+        sys.exit(f"retrograde: {in_one_line(error, sys.argv[1:])}")
+
+
+def study_folder(*, _root_: DictConfig) -> str:
+    return study_name(_root_.hydra.runtime.choices)
+
+
+def run_folder(*, _root_: DictConfig) -> str:
+    """The run's name, from the settings alone."""
+    from retrograde.record.folder import run_name
+
+    choices = _root_.hydra.runtime.choices
+    return run_name(choices.model, choices.task, run_config(_root_))
+
+
+def study_name(choices: Any) -> str:
+    chosen = choices.get("study")
+    return SINGLE if chosen in (None, "null") else str(chosen)
+
+
+def run_config(config: DictConfig) -> dict[str, Any]:
+    """The resolved settings of a run, with the study that it belongs to and without Hydra's own."""
+    study = study_name(config.hydra.runtime.choices if "hydra" in config else HydraConfig.get().runtime.choices)
+    content = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    resolved = OmegaConf.to_container(content, resolve=True)
+    assert isinstance(resolved, dict)  # train.yaml is a mapping
+    return {**{str(key): value for key, value in resolved.items()}, "study": study}
+
+
+def job(config: DictConfig) -> None:
+    """One run, in the folder that Hydra has made for it."""
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    number = HydraConfig.get().job.num if in_sweep else None
+    try:
+        print(_carried_out(config, number), flush=True)
+    except Exception as error:
+        if TRACEBACK_WANTED:
+            raise
+        message = f"retrograde: {in_one_line(error, sys.argv[1:])}"
+        if not in_sweep:
+            sys.exit(message)  # past Hydra, which would add lines of its own
+        print(message, file=sys.stderr, flush=True)  # at once, since the sweep goes on
+        raise
+
+
+def _carried_out(config: DictConfig, number: int | None) -> str:
+    from hydra.utils import instantiate
+
+    from retrograde.record.folder import RunFolder
+    from retrograde.train.fit import Identity, Job, ProbingSettings, carry_out, closing_line
+    from retrograde.train.progress import SWEEP_SIZE
+    from retrograde.train.settings import check_against, check_types
+
+    settings = run_config(config)
+    choices = HydraConfig.get().runtime.choices
+    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    place = f"[{number + 1}/{os.environ[SWEEP_SIZE]}] " if number is not None and SWEEP_SIZE in os.environ else ""
+    if folder.is_finished():
+        return f"{place}{closing_line(folder, folder.read())} (finished already)"
+    check_types(settings)
+    check_against(ProbingSettings, settings["probing"], "probing.")
+    check_against(Job, settings)
+    # one by one: inside a larger mapping Hydra would turn a task, a dataclass, back into a configuration
+    run = Job(
+        model=instantiate(settings["model"]),
+        task=instantiate(settings["task"]),
+        probes={name: instantiate(probe) for name, probe in settings.get("probe", {}).items()},
+        seed=settings["seed"],
+        steps=settings["steps"],
+        batch_size=settings["batch_size"],
+        optimizer=instantiate(settings["optimizer"]),
+        scheduler=instantiate(settings["scheduler"]),
+        trainer=instantiate(settings["trainer"]),
+        probing=ProbingSettings(**settings["probing"]),
+        recorder=instantiate(settings["recorder"]),
+    )
+    identity = Identity(settings["study"], choices.model, choices.task)
+    result = carry_out(run, folder, identity, settings, settings["progress"], number)
+    return f"{place}{closing_line(folder, result)}"
+

@@ -1,0 +1,36 @@
+"""Where the configurations lie, and what can be made of one without a command line."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+
+def config_folder() -> Path:
+    """``conf/`` beside ``src/`` in a source checkout, or inside the installed package."""
+    package = Path(__file__).parents[1]
+    installed, checkout = package / "conf", package.parents[1] / "conf"
+    return installed if installed.is_dir() else checkout
+
+
+def probes_of(preset: str) -> dict[str, Any]:
+    """The probes of a preset, by stem, with every setting at its default."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("train", overrides=[f"probe={preset}"])
+    return {str(name): instantiate(probe) for name, probe in config.probe.items()}
+
+
+def options(group: str, *folders: Path) -> dict[str, str]:
+    """The options of a group in these folders, each with its description."""
+    found = {}
+    for folder in folders:
+        for file in sorted((folder / group).glob("**/*.yaml")):
+            found[str(file.relative_to(folder / group).with_suffix(""))] = _description(file)
+    return found
+
+
+def _description(file: Path) -> str:
+    """The first comment line; Hydra wants its own, ``@package``, before it."""
+    comments = [line.removeprefix("#").strip() for line in file.read_text().splitlines() if line.startswith("#")]
+    return next((line for line in comments if not line.startswith("@package")), "")

@@ -1,0 +1,20 @@
+"""``retrograde-list``: what there is to choose from."""
+
+import argparse
+from pathlib import Path
+
+from retrograde.train.configuration import config_folder, options
+
+GROUPS = {"models": "model", "tasks": "task", "probes": "probe", "studies": "study"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="retrograde-list", description="What there is to choose from, a line each.")
+    parser.add_argument("what", choices=GROUPS)
+    parser.add_argument("--config-dir", type=Path, help="a folder of configurations of your own")
+    arguments = parser.parse_args()
+    folders = [config_folder(), *([arguments.config_dir] if arguments.config_dir else [])]
+    known = options(GROUPS[arguments.what], *folders)
+    width = max(map(len, known), default=0)
+    for name, description in known.items():
+        print(f"{name:<{width}}  {description}")

@@ -1,0 +1,54 @@
+"""A finished run, back in memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from hydra.utils import instantiate
+
+from retrograde.core.contracts import SequenceModel, Task
+from retrograde.record.folder import RunFolder
+from retrograde.record.store import FolderStore
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: the model with the weights that validation chose, its task, and its tables."""
+
+    folder: RunFolder
+    model: SequenceModel
+    task: Task
+    metadata: dict[str, Any]
+    store: FolderStore
+
+    def readings(self, name: str) -> pd.DataFrame:
+        """The table ``probe/quantity`` of this run."""
+        return self.store.readings(name)
+
+    def metrics(self) -> pd.DataFrame:
+        """Loss, score and what else was logged, by step."""
+        return self.store.metrics()
+
+    def tables(self) -> list[str]:
+        """The names that ``readings`` knows."""
+        return self.store.tables()
+
+
+def load(run: Path | str) -> Run:
+    """The run in that folder. Its model and task are built anew from the settings that it recorded.
+
+    Raises ValueError where the folder holds no finished run, or names a model that cannot be imported.
+    """
+    folder = RunFolder(Path(run).resolve())
+    metadata = folder.read()
+    if metadata["status"] != "finished":
+        raise ValueError(f"run {folder.run} is {metadata['status']}, not finished: there is no model to load")
+    task = instantiate(metadata["config"]["task"])
+    model = instantiate(metadata["config"]["model"])(task)
+    checkpoint = torch.load(folder.checkpoints / "best.ckpt", weights_only=True, map_location="cpu")
+    prefix = "model."
+    weights = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
+    model.load_state_dict(weights)
+    return Run(folder, model.eval(), task, metadata, FolderStore(folder.path))

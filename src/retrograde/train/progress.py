@@ -1,0 +1,62 @@
+"""The progress of a run and of the sweep that it belongs to, on a terminal."""
+
+import os
+import sys
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from retrograde.train.module import Training
+
+SWEEP_SIZE = "RETROGRADE_SWEEP_SIZE"
+"""How many jobs the sweep has; set by the launching process, inherited by its workers."""
+
+REFRESH = 10
+"""Times a second, at most."""
+
+
+class ProgressBar(pl.Callback):
+    """Two bars: jobs of the sweep where there is one, steps of this run."""
+
+    def __init__(self, title: str, steps: int, job: int | None) -> None:
+        self.title = title
+        self.steps = steps
+        self.job = job
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[score]}"),
+            console=Console(stderr=True),
+            transient=True,
+            refresh_per_second=REFRESH,
+        )
+        size = os.environ.get(SWEEP_SIZE)
+        if self.job is not None and size is not None:
+            self.progress.add_task(f"run {self.job + 1} of {size}", total=int(size), completed=self.job, score="")
+        self.bar = self.progress.add_task(self.title, total=self.steps, score="")
+        self.progress.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, Training)  # the one module that this project trains
+        score = pl_module.best_score
+        shown = f"validation score {score:.3f}" if score > -float("inf") else ""
+        self.progress.update(self.bar, completed=batch_idx + 1, score=shown)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.progress.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.progress.stop()
+
+
+def wanted(progress: bool) -> bool:
+    """A bar is for a person who watches; a log file gets the line at the end of a run alone."""
+    return progress and sys.stderr.isatty()

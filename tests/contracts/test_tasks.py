@@ -1,0 +1,323 @@
+"""What every task must hold to; tasks are found in ``conf/task``. Run as a script, this prints their digests."""
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from math import sqrt
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from retrograde.core.contracts import Space, Task, Tokens
+from retrograde.core.losses import sample_means
+from retrograde.core.records import Batch
+from retrograde.tasks.adding import Adding
+
+PATHS = sorted((Path(__file__).parents[2] / "conf" / "task").glob("*.yaml"))
+
+
+class Sampler(Protocol):
+    """What the check of randomness needs of a task."""
+
+    def sample(self, count: int, generator: torch.Generator) -> Batch: ...
+
+
+def build(path: Path) -> Task:
+    return instantiate(OmegaConf.load(path))
+
+
+def draw(task: Sampler, count: int = 16, seed: int = 0) -> Batch:
+    return task.sample(count, torch.Generator().manual_seed(seed))
+
+
+def digest(batch: Batch) -> str:
+    """A hash of all that the batch holds, with its shapes and types."""
+    summary = hashlib.sha256()
+    for name, value in sorted(vars(batch).items()):
+        if isinstance(value, Tensor):
+            summary.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+            summary.update(value.numpy().tobytes())
+    return summary.hexdigest()
+
+
+def global_states() -> tuple[bytes, object, str]:
+    kind, keys, *rest = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), f"{kind} {keys.tobytes().hex()} {rest}"
+
+
+def assert_uses_only_its_generator(task: Sampler) -> None:
+    """The global random states are neither moved nor read, not even to be put back."""
+    kept = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        drawn = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            before = global_states()
+            drawn.append(digest(draw(task)))
+            assert global_states() == before, "sampling moved a global random state"
+        assert drawn[0] == drawn[1], "samples depend on a global random state"
+    finally:
+        torch.set_rng_state(kept[0])
+        random.setstate(kept[1])
+        np.random.set_state(kept[2])
+
+
+def certain(task: Task, batch: Batch) -> Tensor:
+    """Outputs that are the targets: the tokens with certainty, or the numbers themselves."""
+    if isinstance(task.outputs, Tokens):
+        return torch.nn.functional.one_hot(batch.targets, task.outputs.size).float() * 100
+    return batch.targets
+
+
+def constant(task: Task, sample: Batch, batch: Batch) -> Tensor:
+    """The best outputs for ``batch`` that are the same everywhere, as far as ``sample`` tells."""
+    known = sample.targets[sample.scored]
+    if isinstance(task.outputs, Tokens):
+        seen = torch.bincount(known, minlength=task.outputs.size)
+        best = (seen + 1).log()  # a token that has not come up yet may still come
+    else:
+        best = known.mean(0)
+    return best.expand(*batch.targets.shape[:2], -1)
+
+
+def affordable(task: Task, most: int = 512) -> int:
+    """How many samples may be drawn before their outputs grow beyond 64 MB."""
+    return max(8, min(most, 2**24 // (draw(task, 1).targets.shape[1] * task.outputs.size)))
+
+
+@pytest.fixture(scope="module", params=PATHS, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def task(path: Path) -> Task:
+    return build(path)
+
+
+@pytest.fixture(scope="module")
+def batch(task: Task) -> Batch:
+    return draw(task)
+
+
+@pytest.fixture
+def outputs(task: Task, batch: Batch) -> Tensor:
+    """What a network might say that has learnt nothing."""
+    shape = (*batch.targets.shape[:2], task.outputs.size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def digests_elsewhere() -> dict[str, str]:
+    """Each task's digest as a fresh process sees it."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "12345"}
+    script = subprocess.run(
+        [sys.executable, __file__], env=environment, capture_output=True, text=True, check=True, timeout=300
+    )
+    return json.loads(script.stdout)
+
+
+def test_tasks_are_found() -> None:
+    assert PATHS
+
+
+def test_conf_opens_with_a_description(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ") and len(first) > 10
+
+
+def test_conf_states_every_setting_with_its_default(path: Path, task: Task) -> None:
+    assert is_dataclass(task)
+    assert [*OmegaConf.load(path)] == ["_target_", *(field.name for field in fields(task))]
+    assert task == type(task)()
+
+
+def test_settings_cannot_be_changed_afterwards(task: Task) -> None:
+    for field in fields(task):
+        with pytest.raises(AttributeError):
+            setattr(task, field.name, None)
+
+
+def test_same_generator_gives_the_same_batch(task: Task, batch: Batch) -> None:
+    assert digest(draw(task)) == digest(batch)
+
+
+def test_same_generator_gives_the_same_batch_in_another_process(
+    path: Path, batch: Batch, digests_elsewhere: dict[str, str]
+) -> None:
+    assert digests_elsewhere[path.stem] == digest(batch)
+
+
+def test_another_seed_and_another_draw_give_other_batches(task: Task, batch: Batch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = [task.sample(16, generator), task.sample(16, generator), draw(task, seed=1)]
+    assert digest(draws[0]) == digest(batch)
+    assert len({digest(each) for each in draws}) == 3
+
+
+def test_samples_of_a_batch_differ(batch: Batch) -> None:
+    assert len({batch.inputs[sample].numpy().tobytes() for sample in range(len(batch))}) > 1
+
+
+def test_only_the_generator_is_random(task: Task) -> None:
+    assert_uses_only_its_generator(task)
+
+
+def assert_fits(values: Tensor, space: Space) -> None:
+    """Tokens are whole numbers below the size, reals are finite and as many as the size says."""
+    if isinstance(space, Tokens):
+        assert values.dtype == torch.int64 and values.dim() == 2
+        assert values.min() >= 0 and values.max() < space.size
+    else:
+        assert values.dtype == torch.float32 and values.dim() == 3
+        assert values.shape[2] == space.size and values.isfinite().all()
+
+
+def test_batch_is_what_the_task_announces(task: Task, batch: Batch) -> None:
+    assert_fits(batch.inputs, task.inputs)
+    assert_fits(batch.targets, task.outputs)
+    assert len(batch) == 16
+    assert batch.scored.dtype == torch.bool and batch.scored.shape == batch.targets.shape[:2]
+    assert batch.lengths.dtype == torch.int64 and batch.lengths.shape == (16,)
+    assert batch.lengths.min() >= 1 and batch.lengths.max() <= batch.length
+    if task.kind == "aligned":
+        assert batch.targets.shape[:2] == batch.inputs.shape[:2]
+
+
+def test_each_sample_is_scored_somewhere(batch: Batch) -> None:
+    assert batch.scored.any(1).all()
+
+
+def test_padding_is_not_scored(task: Task, batch: Batch) -> None:
+    if task.kind == "aligned":
+        padding = torch.arange(batch.length) >= batch.lengths[:, None]
+        assert not (batch.scored & padding).any()
+
+
+def test_one_sample_is_a_batch_too(task: Task) -> None:
+    assert len(draw(task, 1)) == 1
+
+
+def test_loss_and_score_are_per_position_and_finite_where_scored(task: Task, batch: Batch, outputs: Tensor) -> None:
+    for values in (task.loss(outputs, batch), task.score(outputs, batch)):
+        assert values.shape == batch.scored.shape
+        assert values.dtype == outputs.dtype
+        assert values[batch.scored].isfinite().all()
+
+
+def test_loss_of_a_position_is_that_of_its_output(task: Task, batch: Batch, outputs: Tensor) -> None:
+    sample, time = (int(index) for index in batch.scored.nonzero()[0])
+    changed = outputs.clone()
+    changed[sample, time] += torch.linspace(1, 2, task.outputs.size)
+    moved = task.loss(changed, batch) != task.loss(outputs, batch)
+    assert moved[sample, time]
+    assert moved[batch.scored].sum() == 1
+
+
+def test_loss_has_a_gradient_and_leaves_the_outputs_alone(task: Task, batch: Batch, outputs: Tensor) -> None:
+    before = outputs.clone()
+    outputs.requires_grad_()
+    sample_means(task.loss(outputs, batch), batch.scored).sum().backward()
+    task.score(outputs.detach(), batch)
+    assert torch.equal(outputs, before)
+    assert outputs.grad is not None and outputs.grad.isfinite().all()
+    assert outputs.grad[batch.scored].abs().sum() > 0
+    assert outputs.grad[~batch.scored].abs().sum() == 0
+
+
+def test_targets_as_outputs_solve_the_task(task: Task) -> None:
+    batch = draw(task, affordable(task, 16))
+    right = certain(task, batch)
+    score = sample_means(task.score(right, batch), batch.scored)
+    loss = sample_means(task.loss(right, batch), batch.scored)
+    assert task.card.solved <= score.mean() <= score.max() <= 1 + 1e-5
+    assert loss.mean() < task.card.baseline.loss
+
+
+def test_card_is_filled_in(task: Task) -> None:
+    card = task.card
+    for text in (card.variant, card.scored, card.score):
+        assert text and "\n" not in text
+    assert card.baselines
+    for baseline in card.baselines:
+        assert baseline.rule and baseline.derivation
+        assert baseline.loss >= 0
+        assert baseline.score < card.solved <= 1
+
+
+def test_no_constant_beats_the_baselines(task: Task) -> None:
+    count = affordable(task)
+    batch = draw(task, count, seed=1)
+    same = constant(task, draw(task, count, seed=2), batch)
+    loss = sample_means(task.loss(same, batch), batch.scored)
+    score = sample_means(task.score(same, batch), batch.scored)
+    errors = 4 * loss.std().item() / sqrt(count), 4 * score.std().item() / sqrt(count)
+    assert min(baseline.loss for baseline in task.card.baselines) <= loss.mean().item() + errors[0] + 1e-6
+    assert task.card.baseline.score >= score.mean().item() - errors[1] - 1e-6
+
+
+def test_lags_lie_within_the_sequence(task: Task, batch: Batch) -> None:
+    lags = task.lags(batch)
+    assert lags.dtype == torch.int64 and lags.dim() == 1 and len(lags) > 0
+    assert lags.min() >= 0
+    assert lags.max() < batch.length + (0 if task.kind == "aligned" else batch.targets.shape[1])
+    assert list(task.card.lags) == sorted(task.card.lags)
+
+
+def test_every_position_has_a_short_label(task: Task, batch: Batch) -> None:
+    labels = task.labels(batch)
+    assert [len(sample) for sample in labels] == [batch.length] * len(batch)
+    assert all(isinstance(label, str) and len(label) <= 12 for sample in labels for label in sample)
+
+
+class Peeking:
+    """Adding with a fault: it also draws from elsewhere."""
+
+    def __init__(self, noise: Callable[[], float]) -> None:
+        self.noise = noise
+
+    def sample(self, count: int, generator: torch.Generator) -> Batch:
+        batch = Adding().sample(count, generator)
+        return replace(batch, inputs=batch.inputs + self.noise())
+
+
+def torch_put_back() -> float:
+    with torch.random.fork_rng(devices=[]):
+        return float(torch.rand(()))
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [lambda: float(torch.rand(())), lambda: float(np.random.rand()), random.random, torch_put_back],
+    ids=["torch", "numpy", "python", "torch put back"],
+)
+def test_check_of_randomness_catches_whoever_draws_from_elsewhere(noise: Callable[[], float]) -> None:
+    with pytest.raises(AssertionError, match="global random state"):
+        assert_uses_only_its_generator(Peeking(noise))
+
+
+def test_check_of_randomness_lets_the_same_task_pass_without_the_fault() -> None:
+    assert_uses_only_its_generator(Peeking(lambda: 0.0))
+
+
+def test_check_of_randomness_leaves_the_global_states_as_they_were() -> None:
+    before = global_states()
+    assert_uses_only_its_generator(Adding())
+    assert global_states() == before
+
+
+if __name__ == "__main__":
+    print(json.dumps({path.stem: digest(draw(build(path))) for path in PATHS}))

@@ -1,0 +1,220 @@
+"""A stand-in for a W&B server, on 127.0.0.1, that remembers what it was sent.
+
+wandb-core is a separate Go process, so nothing short of a real socket can listen to it. The stand-in
+knows as many operations as `wandb sync` and an online run without artifacts need; whatever else is asked
+is refused and kept in `unknown`, so that a changed protocol fails a test instead of passing unseen.
+
+    with LoopbackServer() as server:
+        environment = os.environ | server.environment(tmp_path)
+        subprocess.run([sys.executable, "-m", "wandb", "sync", run_directory], env=environment)
+        assert server.unknown == []
+        server.runs["run id"].rows
+
+Answers contain more than was asked for: field selection is ignored. So this tests what our side sends,
+not what a server would make of it.
+
+Source: requests of wandb 0.31.0, as seen on this socket.
+"""
+
+import json
+import re
+import sys
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, unquote
+
+ENTITY = "loopback"
+
+
+@dataclass
+class ReceivedRun:
+    """One run, as far as it has arrived.
+
+    `name` is the display name. `files` are whole uploads by their path under the run's `files/`.
+    `streams` are the appended files, line number -> line: a line that is sent twice, as after a broken
+    connection, counts once. `exit_code` stays None until the run has said that it is complete.
+    """
+
+    id: str
+    project: str
+    name: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    notes: str | None = None
+    tags: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    streams: dict[str, dict[int, str]] = field(default_factory=dict)
+    exit_code: int | None = None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """History in order of line. Bare NaN and Infinity are read as floats; 1.0 arrives as 1."""
+        lines = self.streams.get("wandb-history.jsonl", {})
+        return [json.loads(lines[number]) for number in sorted(lines)]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The newest summary; every post carries all of it as line 0."""
+        summary: dict[str, Any] = json.loads(self.streams.get("wandb-summary.json", {}).get(0, "{}"))
+        return summary
+
+    def describe(self, variables: dict[str, Any]) -> None:
+        """Take over the variables of UpsertBucket, in which null means "as before"."""
+        fields = {"displayName": "name", "groupName": "group", "jobType": "job_type"}
+        for variable in ("displayName", "groupName", "jobType", "notes", "tags"):
+            if variables[variable] is not None:
+                setattr(self, fields.get(variable, variable), variables[variable])
+        if variables["config"] is not None:
+            config = json.loads(variables["config"])
+            config.pop("_wandb", None)  # what W&B notes about itself: versions, host, telemetry
+            self.config = {key: entry["value"] for key, entry in config.items()}
+
+    def stream(self, post: dict[str, Any]) -> None:
+        """Take over one file_stream post."""
+        for name, chunk in post.get("files", {}).items():
+            lines = self.streams.setdefault(name, {})
+            lines.update(enumerate(chunk["content"], start=chunk["offset"]))
+        if post.get("complete"):
+            self.exit_code = post["exitcode"]
+
+
+class LoopbackServer:
+    """Listens from `__enter__` to `__exit__`, on a port the system picks.
+
+    `runs` are by run id. `unknown` names each request that had no answer, in order of arrival, with what
+    went wrong where it was an answer of ours that failed.
+    """
+
+    def __init__(self) -> None:
+        self.runs: dict[str, ReceivedRun] = {}
+        self.unknown: list[str] = []
+        self._lock = threading.Lock()
+        self._http = _QuietHTTPServer(("127.0.0.1", 0), _Handler)
+        self._http.loopback = self
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    def environment(self, directory: Path) -> dict[str, str]:
+        """Variables that lead wandb here and keep all that it writes under `directory`."""
+        return {
+            "WANDB_BASE_URL": self.url,
+            "WANDB_API_KEY": "0" * 40,  # the client checks no more than the length
+            "WANDB_SILENT": "true",
+            "WANDB_ERROR_REPORTING": "false",
+            "WANDB_DISABLE_CODE": "true",
+            "WANDB_DIR": str(directory),  # without it `wandb sync` puts its logs into the working directory
+            "WANDB_CACHE_DIR": str(directory / "wandb-cache"),
+            "WANDB_CONFIG_DIR": str(directory / "wandb-config"),
+            "WANDB_DATA_DIR": str(directory / "wandb-data"),
+        }
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        """Status and content of the answer to one request; what it says is recorded on the way."""
+        with self._lock:
+            try:
+                return self._answer(method, path, body)
+            except (AttributeError, LookupError, TypeError, ValueError) as error:  # not of the form we know
+                return self._refuse(f"{method} {path}: {error!r}")
+
+    def _answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        if (method, path) == ("POST", "/graphql"):
+            request = json.loads(body)
+            return self._operate(request["query"], request.get("variables") or {})
+        if method == "POST" and (stream := re.fullmatch(rf"/files/{ENTITY}/[^/]+/([^/]+)/file_stream", path)):
+            self.runs[unquote(stream[1])].stream(json.loads(body))
+            return 200, {}
+        if method == "PUT" and (upload := re.fullmatch(r"/storage/([^/]+)/(.+)", path)):
+            self.runs[unquote(upload[1])].files[unquote(upload[2])] = body
+            return 200, {}
+        return self._refuse(f"{method} {path}")
+
+    def _operate(self, query: str, variables: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        # The field "operationName" is often empty, so the name is taken from the text.
+        operation = re.search(r"\b(?:query|mutation|subscription)\s+(\w+)", query)
+        match operation[1] if operation else "nameless":
+            case "UpsertBucket":
+                return 200, {"data": {"upsertBucket": self._upsert_bucket(variables)}}
+            case "CreateRunFiles":
+                return 200, {"data": {"createRunFiles": self._create_run_files(variables)}}
+            case name:
+                return self._refuse(name)
+
+    def _upsert_bucket(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run_id, project = variables["name"], variables["project"]
+        inserted = run_id not in self.runs
+        run = self.runs.setdefault(run_id, ReceivedRun(run_id, project))
+        if run.project != project:
+            raise ValueError(f"one id, one project; run {run_id!r} came for {run.project!r} and {project!r}")
+        run.describe(variables)
+        return {
+            "bucket": {
+                "id": run_id,
+                "name": run_id,
+                "displayName": run.name or run_id,
+                "description": run.notes,
+                "config": "{}",
+                "sweepName": None,
+                "historyLineCount": len(run.rows),
+                "project": {"id": project, "name": project, "entity": {"id": ENTITY, "name": ENTITY}},
+            },
+            "inserted": inserted,
+        }
+
+    def _create_run_files(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run_id = variables["run"]
+        address = f"{self.url}/storage/{quote(run_id, safe='')}"
+        files = [{"name": name, "uploadUrl": f"{address}/{quote(name)}"} for name in variables["files"]]
+        return {"runID": run_id, "uploadHeaders": [], "files": files}
+
+    def _refuse(self, what: str) -> tuple[int, dict[str, Any]]:
+        self.unknown.append(what)
+        # 400 and not 404 or 5xx: the client gives up at once instead of trying again.
+        return 400, {"data": None, "errors": [{"message": f"the loopback server does not know {what}"}]}
+
+
+class _QuietHTTPServer(ThreadingHTTPServer):
+    loopback: LoopbackServer
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # wandb-core resets its connections when it leaves; that is no news.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _QuietHTTPServer
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status, content = self.server.loopback.answer(self.command, self.path, body)
+        encoded = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(encoded)))
+        self.end_headers()
+        self.wfile.write(encoded)
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Say nothing: what matters is recorded."""
