@@ -28,7 +28,7 @@ from retrograde.figures.statistics import interval
 KEPT = 0.01
 """The horizon's threshold, as in the probe: the share of its size at lag 0 that a gradient must keep."""
 
-DEEPEST = -12
+DEEPEST = -8
 """Decades below lag 0 at which the axis ends; what lies deeper is marked there."""
 
 DASHES = {BEFORE: (0, (3, 1.5)), AFTER: "-"}
@@ -124,37 +124,32 @@ def finding(tables: Tables) -> str:
 
 @theme.applied()
 def draw(tables: Tables) -> Figure:
-    """A panel a model: gradient by lag before and after training, the task's lags in a strip below."""
-    curves, lags, numbers = tables["curves"], tables["lags"], tables[NUMBERS]
+    """A panel a model: gradient by lag before and after training, the task's lags in a strip at the bottom."""
+    curves, lags = tables["curves"], tables["lags"]
     models = theme.present(curves["model"])
     looks = theme.looks(curves["model"])
-    figure, stacks = theme.panels(len(models), (5, 1) if len(lags) else (1,), 2.3)
+    figure, panels = theme.panels(len(models), 2.2)
     depth = _depth(curves["relative"])
-    middle = medians(numbers)
-    for model, stack in zip(models, stacks, strict=True):
+    top = float(np.ceil(curves["relative"].where(np.isfinite(curves["relative"])).max() + 0.1))
+    strip = depth - 0.2 * (top - depth) if len(lags) else depth
+    middle = medians(tables[NUMBERS])
+    for model, axes in zip(models, panels, strict=True):
         of_model = curves[curves["model"] == model]
-        axes = stack[0]
         axes.axhline(np.log10(KEPT), color=theme.QUIET, linewidth=0.6, dashes=(2, 2))
         for when in (BEFORE, AFTER):
             colour = looks[model].colour if when == AFTER else theme.QUIET
-            _draw_curves(axes, of_model[of_model["when"] == when], colour, DASHES[when], depth)
+            _draw_curves(axes, of_model[of_model["when"] == when], colour, DASHES[when], depth, top)
+        share = lags["count"] / lags["count"].max()
+        axes.bar(lags["lag"], share * 0.8 * (depth - strip), bottom=strip, width=1, color=theme.RULE)
         horizons = " → ".join(number(middle.loc[model, when]) for when in (BEFORE, AFTER))
         axes.set_title(model, fontweight="bold", color=looks[model].colour)
         axes.set_title(f"{horizons} lags", loc="right")
-        axes.annotate(
-            theme.wrapped(oddities(of_model, depth), 34), (0.03, 0.06), xycoords="axes fraction", color=theme.QUIET
-        )
-        if len(lags):
-            stack[1].bar(lags["lag"], lags["count"] / lags["count"].sum(), width=1, color=theme.RULE)
-            stack[1].set_yticks([])
-            stack[1].spines["left"].set_visible(False)
-    first = stacks[0][0]
-    first.set_xlim(-0.5, curves["lag"].max() + 0.5)
-    first.set_ylim(depth - 0.25, np.ceil(curves["relative"].where(np.isfinite(curves["relative"])).max() + 0.1))
-    first.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    first.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
-    figure.supxlabel("lag: positions back from the scored one", fontsize=8)
-    figure.supylabel("size of the total gradient, relative to lag 0", fontsize=8)
+        theme.note(axes, oddities(of_model, depth), (0.03, 0.22))
+    panels[0].set_xlim(-0.5, curves["lag"].max() + 0.5)
+    panels[0].set_ylim(strip, top)
+    panels[0].set_yticks([power for power in MaxNLocator(6, integer=True).tick_values(depth, top) if depth <= power <= top])
+    panels[0].yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
+    theme.label(panels, "lag: positions back from the scored one", "total gradient / its size at lag 0")
     _draw_legend(figure, len(lags) > 0)
     theme.headline(figure, finding(tables))
     return figure
@@ -166,26 +161,29 @@ def _depth(relative: pd.Series) -> float:
     return float(max(DEEPEST, np.floor(min(lowest, np.log10(KEPT) - 1))))
 
 
-def _draw_curves(axes: Axes, curves: pd.DataFrame, colour: str, dash: object, depth: float) -> None:
-    """Every run faintly, the median with its interval, and at the bottom a mark for what lies below it."""
+def _draw_curves(axes: Axes, curves: pd.DataFrame, colour: str, dash: object, depth: float, top: float) -> None:
+    """Every run faintly, the median with its interval, and on the edges a mark for what lies beyond them."""
     for _, of_run in curves.groupby("run", sort=True):
-        axes.plot(of_run["lag"], _above(of_run["relative"], depth), color=colour, linewidth=0.7, alpha=0.4, ls=dash)
-    below = curves[(curves["relative"] < depth) | curves["status"].isin(["zero", "censored"])]
-    axes.plot(below["lag"], np.full(len(below), depth), "v", color=colour, markersize=2.5, clip_on=False)
+        axes.plot(of_run["lag"], _inside(of_run["relative"], depth), color=colour, linewidth=0.7, alpha=0.4, ls=dash)
+    below = curves.loc[(curves["relative"] < depth) | curves["status"].isin(["zero", "censored"]), "lag"]
+    above = curves.loc[curves["status"] == "inf", "lag"]
+    for lags, edge, marker in ((below, depth, "v"), (above, top, "^")):
+        if len(lags):
+            axes.plot(lags, np.full(len(lags), edge), marker, color=colour, markersize=3, clip_on=False)
     whole = curves.pivot(index="lag", columns="run", values="relative").dropna(axis="columns")
     if whole.shape[1] == 0:
         return
     over_seeds = interval(whole.to_numpy().T)
-    axes.plot(whole.index, _above(over_seeds.median, depth), color=colour, linewidth=1.8, ls=dash)
+    axes.plot(whole.index, _inside(over_seeds.median, depth), color=colour, linewidth=1.8, ls=dash)
     if whole.shape[1] > 1:
-        low, high = (np.maximum(end, depth) for end in (over_seeds.low, over_seeds.high))
+        low, high = (np.clip(end, depth, top) for end in (over_seeds.low, over_seeds.high))
         axes.fill_between(whole.index, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
-def _above(relative: Sequence[float], depth: float) -> np.ndarray:
-    """NaN, which is not drawn, in place of what lies below the axis."""
+def _inside(relative: Sequence[float] | pd.Series, depth: float) -> np.ndarray:
+    """NaN, which is not drawn, in place of what lies below the axis or is infinite."""
     values = np.asarray(relative, dtype=float)
-    return np.where(values >= depth, values, np.nan)
+    return np.where((values >= depth) & (values < np.inf), values, np.nan)
 
 
 def oddities(curves: pd.DataFrame, depth: float) -> str:
@@ -225,7 +223,8 @@ def caption(tables: Tables) -> str:
         "embedded input). Of a state with several components, such as an LSTM's hidden and cell, the one counts that "
         "kept most. The horizon, over each panel as median before → after, is the largest lag that keeps 1 %. "
         f"Here {', '.join(at)}: the last snapshot of each run. {seeds_in_words(curves)} "
-        "Triangles stand for what is zero, censored or below the axis; what is no number is counted in the panel."
+        "Triangles stand for what is zero, censored, infinite or beyond the axis, and are counted in the panel; a run with "
+        "a point that is no number has no part in the median."
     )
 
 

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import numpy
 import pytest
 import wandb
-from loopback import LoopbackServer, ReceivedRun
 from PIL import Image
+
+from loopback import LoopbackServer, ReceivedRun
 
 STEPS = 50
 PICTURE_AT = 10

@@ -5,7 +5,7 @@ a model keeps its colour in every figure of a report, also in one that shows it 
 the text before the first comma; settings that differ within a family (``lstm, forget_bias=0``) change the line style.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,9 @@ FAMILIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2, 2, 2, 2, 2)))
+
+SEQUENTIAL = "rocket_r"
+"""Colour map of shares: paper for nothing, steadily darker with more; seaborn registers it."""
 
 WIDTH = 7.2
 """Inches: the text width of a printed page, so that a label of 8 points stays one of 8 points."""
@@ -116,33 +119,38 @@ def present(model: pd.Series) -> list[str]:
     return [str(name) for name in model.cat.categories if (model == name).any()]
 
 
-def panels(count: int, heights: Sequence[float], height: float) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with ``count`` panels, each a stack of axes that share x; ``heights`` are their shares of ``height``.
-
-    All first axes share y, and so on down the stack. Three to a row, four as two by two.
-    """
+def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels of one scale, three to a row, four as two by two; ``height`` inches a row."""
     columns = 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
-    figure = Figure(figsize=(WIDTH, rows * height + 0.6), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.05, hspace=0.02)  # type: ignore[union-attr]
-    grid = figure.add_gridspec(rows, columns)
-    stacks: list[list[Axes]] = []
+    figure = Figure(figsize=(WIDTH, rows * height + 0.9), layout="constrained")
+    stacked: list[Axes] = []
     for place in range(count):
-        inner = grid[place // columns, place % columns].subgridspec(len(heights), 1, height_ratios=heights, hspace=0.0)
-        stack: list[Axes] = []
-        for level in range(len(heights)):
-            axes = figure.add_subplot(
-                inner[level], sharex=stack[0] if stack else None, sharey=stacks[0][level] if stacks else None
-            )
-            axes.tick_params(labelbottom=level == len(heights) - 1, labelleft=place % columns == 0)
-            stack.append(axes)
-        stacks.append(stack)
-    return figure, stacks
+        first = stacked[0] if stacked else None
+        axes = figure.add_subplot(rows, columns, place + 1, sharex=first, sharey=first)
+        axes.tick_params(labelbottom=place + columns >= count, labelleft=place % columns == 0)
+        stacked.append(axes)
+    return figure, stacked
+
+
+def label(panels: list[Axes], x: str, y: str) -> None:
+    """Names the axes once where they are drawn: along the bottom and down the left."""
+    for axes in panels:
+        if axes.xaxis.get_tick_params()["labelbottom"]:
+            axes.set_xlabel(x)
+        if axes.yaxis.get_tick_params()["labelleft"]:
+            axes.set_ylabel(y)
 
 
 def headline(figure: Figure, text: str) -> None:
     """The finding, over the figure's left edge, broken into lines that fit."""
     figure.suptitle(wrapped(text, 92), x=0.012, ha="left", linespacing=1.35)
+
+
+def note(axes: Axes, text: str, place: tuple[float, float]) -> None:
+    """Small print in a panel, ``place`` its lower left corner in shares of the axes."""
+    shown = axes.annotate(wrapped(text, 40), place, xycoords="axes fraction", fontsize=6.5, color=QUIET)
+    shown.set_in_layout(False)
 
 
 def wrapped(text: str, width: int) -> str:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from retrograde.train.configuration import config_folder
 from retrograde.train.errors import in_one_line
+from retrograde.train.sweep import place
 
 SINGLE = "single"
 """The folder of runs that belong to no study."""
@@ -23,9 +24,6 @@ TRACEBACK_WANTED = os.environ.get(FULL_ERROR) == "1"
 
 def main() -> None:
     """Errors reach a person as one line; with HYDRA_FULL_ERROR=1, as the traceback that they are."""
-    from retrograde.train.launcher import register
-
-    register()
     OmegaConf.register_new_resolver("study_folder", study_folder, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     command = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")(job)
@@ -88,15 +86,15 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
 
     from retrograde.record.folder import RunFolder
     from retrograde.train.fit import Identity, Job, ProbingSettings, carry_out, closing_line
-    from retrograde.train.progress import SWEEP_SIZE
     from retrograde.train.settings import check_against, check_types
 
     settings = run_config(config)
     choices = HydraConfig.get().runtime.choices
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
-    place = f"[{number + 1}/{os.environ[SWEEP_SIZE]}] " if number is not None and SWEEP_SIZE in os.environ else ""
+    where = place(number)
+    prefix = f"[{where[0]}/{where[1]}] " if where else ""
     if folder.is_finished():
-        return f"{place}{closing_line(folder, folder.read())} (finished already)"
+        return f"{prefix}{closing_line(folder, folder.read())} (finished already)"
     check_types(settings)
     check_against(ProbingSettings, settings["probing"], "probing.")
     check_against(Job, settings)
@@ -116,5 +114,5 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
     )
     identity = Identity(settings["study"], choices.model, choices.task)
     result = carry_out(run, folder, identity, settings, settings["progress"], number)
-    return f"{place}{closing_line(folder, result)}"
+    return f"{prefix}{closing_line(folder, result)}"
 

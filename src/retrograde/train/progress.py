@@ -1,6 +1,5 @@
 """The progress of a run and of the sweep that it belongs to, on a terminal."""
 
-import os
 import sys
 from typing import Any
 
@@ -9,9 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from retrograde.train.module import Training
-
-SWEEP_SIZE = "RETROGRADE_SWEEP_SIZE"
-"""How many jobs the sweep has; set by the launching process, inherited by its workers."""
+from retrograde.train.sweep import place
 
 REFRESH = 10
 """Times a second, at most."""
@@ -36,9 +33,10 @@ class ProgressBar(pl.Callback):
             transient=True,
             refresh_per_second=REFRESH,
         )
-        size = os.environ.get(SWEEP_SIZE)
-        if self.job is not None and size is not None:
-            self.progress.add_task(f"run {self.job + 1} of {size}", total=int(size), completed=self.job, score="")
+        where = place(self.job)
+        if where is not None:
+            number, size = where
+            self.progress.add_task(f"run {number} of {size}", total=size, completed=number - 1, score="")
         self.bar = self.progress.add_task(self.title, total=self.steps, score="")
         self.progress.start()
 

@@ -1,25 +1,20 @@
-"""The launcher of this process: Hydra's own, which in addition tells its jobs how many they are."""
+"""The launcher of this process, in the package where Hydra looks for plugins: its own, which counts the jobs."""
 
 import os
 from collections.abc import Sequence
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 
-from retrograde.train.progress import SWEEP_SIZE
-
-
-class SweepError(ValueError):
-    """Some runs of a sweep failed."""
+from retrograde.train.sweep import SIZE, SweepError
 
 
 class InProcessLauncher(BasicLauncher):
     """One job after the other. A failed job does not keep the others from running."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        os.environ[SWEEP_SIZE] = str(initial_job_idx + len(job_overrides))
+        os.environ[SIZE] = str(initial_job_idx + len(job_overrides))
         results = super().launch(job_overrides, initial_job_idx)
         failed = sum(result.status == JobStatus.FAILED for result in results)
         if failed:
@@ -28,8 +23,9 @@ class InProcessLauncher(BasicLauncher):
         return results
 
 
-def register() -> None:
-    """Make ``hydra/launcher=in_process`` known."""
-    Plugins.instance().register(InProcessLauncher)
-    target = f"{InProcessLauncher.__module__}.{InProcessLauncher.__qualname__}"
-    ConfigStore.instance().store(group="hydra/launcher", name="in_process", node={"_target_": target})
+ConfigStore.instance().store(
+    group="hydra/launcher",
+    name="in_process",
+    node={"_target_": f"{InProcessLauncher.__module__}.{InProcessLauncher.__qualname__}"},
+    provider="retrograde",
+)

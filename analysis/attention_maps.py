@@ -1,0 +1,157 @@
+"""What attention looks at.
+
+Question:  what does attention look at, before and after training?
+Expect:    evenly at everything before training; afterwards the scored position looks at the inputs that it needs.
+Data:      readings attention/map (the stored samples' first) and attention/entropy_share, distance and confidence, of
+           the first and the last snapshot of each model's first seed; the probe batch in words.
+
+    python analysis/attention_maps.py outputs/demo
+"""
+
+import sys
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from retrograde.figures import question, theme
+from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, Tables, ends
+from retrograde.figures.provenance import number
+
+PER_HEAD = {"entropy_share": "entropy (share of even)", "distance": "distance (positions)", "confidence": "confidence"}
+
+MARKED = "*"
+"""How tasks end the label of an input that has to be found."""
+
+EVERY_LABEL = 16
+"""Positions up to which each has its label; longer sequences show times, and labels at marked inputs alone."""
+
+
+def load(comparison: Comparison) -> Tables:
+    """``maps`` run, when, layer, head, query, key, value; ``labels`` of that sample; ``numbers`` one row a head."""
+    heads = pd.concat(
+        [ends(comparison.readings(f"attention/{name}")).assign(quantity=name) for name in PER_HEAD], ignore_index=True
+    )
+    first = heads.sort_values(["model", "seed", "run"]).groupby("model", observed=True)["run"].first()
+    heads = heads[heads["run"].isin(first)]
+    maps = ends(comparison.readings("attention/map", sorted(int(step) for step in heads["step"].unique())))
+    maps = maps[maps["run"].isin(first) & (maps["sample"] == 0)]
+    maps = maps.sort_values(["model", "run", "when", "layer", "head", "query", "key"], ignore_index=True)
+    labels = pd.concat([comparison.labels(run) for run in first], ignore_index=True)
+    labels = labels[(labels["sample"] == 0) & (labels["label"] != "")]
+    labels["marked"] = labels["label"].str.endswith(MARKED)
+    columns = ["model", "seed", "run", "when", "step", "layer", "head", "query", "key", "value", "status"]
+    return {
+        "maps": maps[columns],
+        "labels": labels[["run", "time", "label", "scored", "marked"]].reset_index(drop=True),
+        NUMBERS: _numbers(heads, maps, labels),
+    }
+
+
+def _numbers(heads: pd.DataFrame, maps: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """A row per head, a column per quantity and end of training."""
+    found = [heads, on_marked(maps, labels)]
+    table = pd.concat(found, ignore_index=True).astype({"model": maps["model"].dtype})
+    names = {"on_marked": "weight on marked inputs", **PER_HEAD}
+    table["column"] = table["quantity"].map(names) + ", " + table["when"]
+    wide = table.pivot(index=["model", "seed", "layer", "head", "run"], columns="column", values="value")
+    order = [f"{name}, {when}" for name in names.values() for when in (BEFORE, AFTER)]
+    wide = wide[[column for column in order if column in wide]].reset_index().rename_axis(columns=None)
+    return wide[[column for column in wide if column != "run"] + ["run"]]
+
+
+def on_marked(maps: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """The share of its weight that the scored position puts on marked inputs, by head; mean over scored positions.
+
+    No row where the task marks none. Where a map was stored in blocks, a block counts as a whole.
+    """
+    kept = ["model", "seed", "run", "when", "step", "layer", "head"]
+    parts = []
+    for run, of_run in maps.groupby("run", sort=True):
+        words = labels[labels["run"] == run]
+        starts = np.sort(of_run["key"].unique())
+        scored, marked = (
+            starts[np.searchsorted(starts, words.loc[words[name], "time"], side="right") - 1]
+            for name in ("scored", "marked")
+        )
+        if len(marked):
+            chosen = of_run[of_run["query"].isin(scored) & of_run["key"].isin(marked)]
+            by_query = chosen.groupby([*kept, "query"], observed=True)["value"].sum()
+            parts.append(by_query.groupby(kept, observed=True).mean().reset_index())
+    if not parts:
+        return pd.DataFrame(columns=[*kept, "value", "quantity"])
+    return pd.concat(parts, ignore_index=True).assign(quantity="on_marked")
+
+
+def finding(tables: Tables) -> str:
+    """Where the head that looks most at the marked inputs puts its weight; else how sharp heads have become."""
+    numbers = tables[NUMBERS]
+    parts = []
+    for model in theme.present(numbers["model"]):
+        of_model = numbers[numbers["model"] == model]
+        name = "weight on marked inputs"
+        if f"{name}, {AFTER}" in of_model and of_model[f"{name}, {AFTER}"].notna().any():
+            best = of_model.loc[of_model[f"{name}, {AFTER}"].idxmax()]
+            values = [number(round(best[f"{name}, {when}"], 2)) for when in (BEFORE, AFTER)]
+            parts.append(
+                f"{model}: at the scored position head {best['head']} of layer {best['layer']} puts {values[1]} of its "
+                f"weight on the marked inputs after training, {values[0]} before"
+            )
+        else:
+            name = PER_HEAD["entropy_share"]
+            columns = [f"{name}, {when}" for when in (BEFORE, AFTER) if f"{name}, {when}" in of_model]
+            values = [number(round(of_model[column].median(), 2)) for column in columns]
+            parts.append(f"{model}: a head's median entropy is {' → '.join(values)} of an even spread's")
+    return "; ".join(parts)
+
+
+@theme.applied()
+def draw(tables: Tables) -> Figure:
+    """A row per layer before training, then one per layer after it; a column per head; model under model."""
+    maps = tables["maps"]
+    rows = list(maps.groupby(["model", "when", "layer"], observed=True, sort=True).groups)
+    rows = sorted(rows, key=lambda row: (theme.present(maps["model"]).index(row[0]), row[1] == AFTER, row[2]))
+    columns = int(maps["head"].max()) + 1
+    side = min(1.7, theme.WIDTH / (columns + 0.6))
+    figure = Figure(figsize=(theme.WIDTH, len(rows) * (side + 0.12) + 1.5), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    norm = PowerNorm(0.5, 0, float(maps["value"].max()))
+    several = maps["model"].nunique() > 1
+    image: AxesImage | None = None
+    for place, (model, when, layer) in enumerate(rows):
+        of_row = maps[(maps["model"] == model) & (maps["when"] == when) & (maps["layer"] == layer)]
+        words = tables["labels"][tables["labels"]["run"] == of_row["run"].iloc[0]]
+        for head, axes in enumerate(grid[place]):
+            of_head = of_row[of_row["head"] == head]
+            if of_head.empty:
+                axes.set_axis_off()
+                continue
+            image = _draw_map(axes, of_head, norm)
+            _label_positions(axes, words, bottom=place == len(rows) - 1, left=head == 0)
+            if place == 0:
+                axes.set_title(f"head {head}", loc="center")
+        step = number(of_row["step"].iloc[0])
+        name = f"{model}\n" if several else ""
+        grid[place][0].set_ylabel(f"{name}layer {layer}, {when}\n(step {step})\n\nquery time", linespacing=1.2)
+    for axes in grid[-1]:
+        axes.set_xlabel("key time")
+    assert image is not None  # load found maps
+    bar = figure.colorbar(image, ax=grid, location="bottom", shrink=0.5, aspect=40, pad=0.02)
+    bar.set_label("attention weight (square-root scale, one for all maps)")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    theme.headline(figure, finding(tables))
+    return figure
+
+
+def _draw_map(axes: Axes, of_head: pd.DataFrame, norm: PowerNorm) -> AxesImage:
+    wide = of_head.pivot(index="query", columns="key", values="value")
+    block = int(wide.columns[1] - wide.columns[0]) if wide.shape[1] > 1 else 1
+    end = int(wide.columns[-1]) + block - 0.5
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return axes.imshow(wide.to_numpy(), cmap=theme.SEQUENTIAL, norm=norm, origin="upper", interpolation="nearest",
+                       extent=(-0.5, end, end, -0.5))  # fmt: skip

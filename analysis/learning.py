@@ -1,0 +1,202 @@
+"""Which models learn the task, and how fast.
+
+Question:  which models solve the task, and after how many steps?
+Expect:    gated cells and attention solve it; Elman stays with the trivial rules where the lags are long.
+Data:      metrics validation/score and validation/loss; the card's trivial rules and its threshold; the test of the
+           checkpoint that validation chose.
+
+    python analysis/learning.py outputs/demo
+"""
+
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from retrograde.figures import question, theme
+from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcome
+from retrograde.figures.provenance import number, seeds_in_words
+from retrograde.figures.statistics import interval
+
+Limits = tuple[float, float]
+
+SPLIT = "validation"
+SOLVED = "solved"
+
+RESULTS = {
+    "solved_step": "solved at step",
+    "steps": "steps",
+    "validation_score": "best validation score",
+    "score": "test score",
+    "loss": "test loss",
+    "run": "run",
+}
+"""Columns of the runs that are reported, and what they are called."""
+
+
+def load(comparison: Comparison) -> Tables:
+    """``curves`` run, step, quantity, value; ``lines`` the trivial rules and the threshold; ``numbers`` one row a run."""
+    metrics = comparison.metrics()
+    shown = (metrics["split"] == SPLIT) & metrics["quantity"].isin(["score", "loss"])
+    curves = metrics[shown].sort_values(["model", "seed", "run", "quantity", "step"], ignore_index=True)
+    if curves.empty:
+        raise NothingToDraw("no run has been validated yet")
+    runs = comparison.runs.reindex(columns=list(dict.fromkeys([*comparison.runs.columns, *RESULTS])))
+    ended = [outcome(run) for run in runs.to_dict("records")]
+    numbers = runs[["model", "seed"]].assign(outcome=ended).join(runs[list(RESULTS)]).rename(columns=RESULTS)
+    card = comparison.card
+    lines = [(rule["rule"], rule["score"], rule["loss"]) for rule in card["baselines"]]
+    return {
+        "curves": curves,
+        "lines": pd.DataFrame([*lines, (SOLVED, card["solved"], np.nan)], columns=["rule", "score", "loss"]),
+        NUMBERS: numbers,
+    }
+
+
+def finding(tables: Tables) -> str:
+    """Which models solve the task with how many seeds, how fast, and how the others compare with the trivial rule."""
+    numbers, lines = tables[NUMBERS], tables["lines"]
+    solved, partly, unsolved = [], [], []
+    for model in theme.present(numbers["model"]):
+        of_model = numbers[numbers["model"] == model]
+        is_solved = of_model["outcome"] == "solved"
+        step = number(of_model.loc[is_solved, "solved at step"].median())
+        if is_solved.all():
+            solved.append(f"{model} (step {step})")
+        elif is_solved.any():
+            partly.append(f"{model} with {is_solved.sum()} of {len(of_model)} seeds")
+        else:
+            best = of_model["test score"].max()
+            unsolved.append(f"{model} (best {number(round(best, 3))})")
+    parts = []
+    if solved:
+        parts.append(f"{listed(solved)} {'solves' if len(solved) == 1 else 'solve'} it with every seed")
+    parts += partly
+    if unsolved:
+        rules = lines[lines["rule"] != SOLVED].sort_values(["score", "loss"], ascending=[False, True])
+        against = f"; the best trivial rule scores {number(rules['score'].iloc[0])}" if len(rules) else ""
+        verb = "does" if len(unsolved) == 1 else "do"
+        parts.append(f"{listed(unsolved)} {verb} not{' solve it' if not solved else ''}{against}")
+    return "; ".join(parts)
+
+
+@theme.applied()
+def draw(tables: Tables) -> Figure:
+    """Score above, loss below, over steps; every seed faintly, each model's median in its colour."""
+    curves, lines, numbers = tables["curves"], tables["lines"], tables[NUMBERS]
+    looks = theme.looks(curves["model"])
+    models = theme.present(curves["model"])
+    ended = numbers.set_index("run")["outcome"]
+    figure = Figure(figsize=(theme.WIDTH, 5.2), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    for axes, quantity in ((above, "score"), (below, "loss")):
+        of_quantity = curves[curves["quantity"] == quantity]
+        limits = _limits(of_quantity["value"], lines[quantity], quantity)
+        for model in models:
+            _draw_model(axes, of_quantity[of_quantity["model"] == model], ended, looks[model], limits)
+        _draw_lines(axes, lines[["rule", quantity]].dropna())
+        axes.set_ylim(*limits)
+        axes.set_ylabel(f"{SPLIT} {quantity}")
+        theme.note(axes, oddities(of_quantity, limits), (0.02, 0.04))
+    below.set_yscale("log")
+    below.set_xlabel("step")
+    below.set_xlim(0, curves["step"].max() * 1.02)
+    threshold = float(lines.loc[lines["rule"] == SOLVED, "score"].iloc[0])
+    for model in models:
+        steps = numbers.loc[numbers["model"] == model, "solved at step"].dropna()
+        above.plot(steps, [threshold] * len(steps), color=looks[model].colour, **_marker(looks[model]))
+    handles = [
+        Line2D([], [], color=looks[model].colour, linewidth=1.8, label=model, **_marker(looks[model]))
+        for model in models
+    ]
+    for handle, model in zip(handles, models, strict=True):
+        handle.set_linestyle(looks[model].dash)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, handlelength=3)
+    theme.headline(figure, finding(tables))
+    return figure
+
+
+def _marker(look: theme.Look) -> dict[str, Any]:
+    return {
+        "marker": look.marker, "markersize": 5, "markeredgecolor": theme.PAPER, "markeredgewidth": 0.6,
+        "linestyle": "none", "zorder": 5,
+    }  # fmt: skip
+
+
+def _limits(values: pd.Series, lines: pd.Series, quantity: str) -> tuple[float, float]:
+    """The axis: scores from a little below the worst trivial rule, losses as far as they are finite."""
+    finite = values[np.isfinite(values)]
+    if quantity == "score":
+        lowest = min(lines.min(), finite.min(), 1.0)
+        room = max(0.15, 0.5 * (1 - lines.min()))
+        return max(lowest, lines.min() - room) - 0.05, 1.05
+    positive = pd.concat([finite[finite > 0], lines.dropna()])
+    return positive.min() / 1.4, min(positive.max(), 100 * lines.max()) * 1.4
+
+
+def _draw_model(axes: Axes, curves: pd.DataFrame, ended: pd.Series, look: theme.Look, limits: Limits) -> None:
+    """Each run faintly, with a cross where one ended early; the median and interval of those that did not.
+
+    A run that was stopped because it had solved the task keeps its last value in the median.
+    """
+    early = ended.isin(["diverged", "failed", "interrupted", "running"])
+    for run, of_run in curves.groupby("run", sort=True):
+        axes.plot(of_run["step"], of_run["value"], color=look.colour, linewidth=0.7, alpha=0.4, ls=look.dash)
+        if early[run]:
+            last = of_run[np.isfinite(of_run["value"])].tail(1)
+            axes.plot(last["step"], last["value"].clip(*limits), "x", color=look.colour, markersize=5)
+    wide = curves.pivot(index="step", columns="run", values="value")
+    for run in wide:
+        if ended[run] == SOLVED:
+            wide[run] = wide[run].ffill()
+    whole = wide[[run for run in wide if not early[run]]].dropna()
+    if whole.empty:
+        return
+    over_seeds = interval(whole.to_numpy().T)
+    axes.plot(whole.index, over_seeds.median, color=look.colour, linewidth=1.8, ls=look.dash)
+    if whole.shape[1] > 1:
+        axes.fill_between(whole.index, over_seeds.low, over_seeds.high, color=look.colour, alpha=0.1, linewidth=0)
+
+
+def _draw_lines(axes: Axes, lines: pd.DataFrame) -> None:
+    """The trivial rules and the threshold, each named at its right end."""
+    for rule, value in lines.itertuples(index=False):
+        axes.axhline(value, color=theme.QUIET, linewidth=0.7, dashes=(5, 3), zorder=1)
+        name = f"solved: {number(value)}" if rule == SOLVED else f"{rule}: {number(value)}"
+        axes.annotate(name, (1, value), (-2, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+                      ha="right", fontsize=6.5, color=theme.QUIET)  # fmt: skip
+
+
+def oddities(curves: pd.DataFrame, limits: Limits) -> str:
+    """How many points are infinite, no number, or beyond the axis, by model, in words; mostly empty."""
+    parts = []
+    for model in theme.present(curves["model"]):
+        values = curves.loc[curves["model"] == model, "value"]
+        counts = {
+            "inf": int(np.isinf(values).sum()),
+            "nan": int(values.isna().sum()),
+            "beyond the axis": int((np.isfinite(values) & ~values.between(*limits)).sum()),
+        }
+        found = [f"{count} {name}" for name, count in counts.items() if count]
+        if found:
+            parts.append(f"{model}: {', '.join(found)}")
+    return "; ".join(parts)
+
+
+def caption(tables: Tables) -> str:
+    """What is drawn, what the marks are, and what the interval is."""
+    return (
+        f"Score and loss on the {SPLIT} set, as logged, not smoothed. {seeds_in_words(tables['curves'])} "
+        "Dashed lines are the task's trivial rules and the score from which on it counts as solved; a mark on that "
+        "line is the step at which a seed reached it, where training stops: such a seed keeps its last value in the "
+        "median. A cross ends a run that diverged, failed or is not finished; it has no part in the median. "
+        f"{SPLIT.capitalize()} selects the checkpoint; the test scores in the table are of that checkpoint."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(question.main(sys.modules[__name__]))
