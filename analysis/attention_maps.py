@@ -31,7 +31,7 @@ EVERY_LABEL = 16
 
 
 def load(comparison: Comparison) -> Tables:
-    """``maps`` run, when, layer, head, query, key, value; ``labels`` of that sample; ``numbers`` one row a head."""
+    """``maps`` model, when, layer, head, query, key, value; ``labels`` of that sample; ``numbers`` one row a head."""
     heads = pd.concat(
         [ends(comparison.readings(f"attention/{name}")).assign(quantity=name) for name in PER_HEAD], ignore_index=True
     )
@@ -40,13 +40,12 @@ def load(comparison: Comparison) -> Tables:
     maps = ends(comparison.readings("attention/map", sorted(int(step) for step in heads["step"].unique())))
     maps = maps[maps["run"].isin(first) & (maps["sample"] == 0)]
     maps = maps.sort_values(["model", "run", "when", "layer", "head", "query", "key"], ignore_index=True)
-    labels = pd.concat([comparison.labels(run) for run in first], ignore_index=True)
+    labels = pd.concat([comparison.labels(run).assign(model=model) for model, run in first.items()], ignore_index=True)
     labels = labels[(labels["sample"] == 0) & (labels["label"] != "")]
     labels["marked"] = labels["label"].str.endswith(MARKED)
-    columns = ["model", "seed", "run", "when", "step", "layer", "head", "query", "key", "value", "status"]
     return {
-        "maps": maps[columns],
-        "labels": labels[["run", "time", "label", "scored", "marked"]].reset_index(drop=True),
+        "maps": maps[["model", "when", "step", "layer", "head", "query", "key", "value"]],
+        "labels": labels[["model", "time", "label", "scored", "marked"]].reset_index(drop=True),
         NUMBERS: _numbers(heads, maps, labels),
     }
 
@@ -70,15 +69,15 @@ def on_marked(maps: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """
     kept = ["model", "seed", "run", "when", "step", "layer", "head"]
     parts = []
-    for run, of_run in maps.groupby("run", sort=True):
-        words = labels[labels["run"] == run]
-        starts = np.sort(of_run["key"].unique())
+    for model, of_model in maps.groupby("model", observed=True):
+        words = labels[labels["model"] == model]
+        starts = np.sort(of_model["key"].unique())
         scored, marked = (
             starts[np.searchsorted(starts, words.loc[words[name], "time"], side="right") - 1]
             for name in ("scored", "marked")
         )
         if len(marked):
-            chosen = of_run[of_run["query"].isin(scored) & of_run["key"].isin(marked)]
+            chosen = of_model[of_model["query"].isin(scored) & of_model["key"].isin(marked)]
             by_query = chosen.groupby([*kept, "query"], observed=True)["value"].sum()
             parts.append(by_query.groupby(kept, observed=True).mean().reset_index())
     if not parts:
@@ -95,10 +94,10 @@ def finding(tables: Tables) -> str:
         name = "weight on marked inputs"
         if f"{name}, {AFTER}" in of_model and of_model[f"{name}, {AFTER}"].notna().any():
             best = of_model.loc[of_model[f"{name}, {AFTER}"].idxmax()]
-            values = [number(round(best[f"{name}, {when}"], 2)) for when in (BEFORE, AFTER)]
+            before, after = (best[f"{name}, {when}"] for when in (BEFORE, AFTER))
             parts.append(
-                f"{model}: at the scored position head {best['head']} of layer {best['layer']} puts {values[1]} of its "
-                f"weight on the marked inputs after training, {values[0]} before"
+                f"{model}: after training head {best['head']} of layer {best['layer']} puts {after:.0%} of the scored "
+                f"position's attention on the marked inputs, before it {before:.0%}"
             )
         else:
             name = PER_HEAD["entropy_share"]
@@ -123,7 +122,7 @@ def draw(tables: Tables) -> Figure:
     image: AxesImage | None = None
     for place, (model, when, layer) in enumerate(rows):
         of_row = maps[(maps["model"] == model) & (maps["when"] == when) & (maps["layer"] == layer)]
-        words = tables["labels"][tables["labels"]["run"] == of_row["run"].iloc[0]]
+        words = tables["labels"][tables["labels"]["model"] == model]
         for head, axes in enumerate(grid[place]):
             of_head = of_row[of_row["head"] == head]
             if of_head.empty:
@@ -155,3 +154,40 @@ def _draw_map(axes: Axes, of_head: pd.DataFrame, norm: PowerNorm) -> AxesImage:
         spine.set_visible(False)
     return axes.imshow(wide.to_numpy(), cmap=theme.SEQUENTIAL, norm=norm, origin="upper", interpolation="nearest",
                        extent=(-0.5, end, end, -0.5))  # fmt: skip
+
+
+def _label_positions(axes: Axes, words: pd.DataFrame, bottom: bool, left: bool) -> None:
+    """Labels where they fit; else times at round places, giving way to the labels of marked inputs, which are bold."""
+    texts = {int(time): str(label) for time, label in zip(words["time"], words["label"], strict=True)}
+    marked = [int(time) for time in words.loc[words["marked"], "time"]]
+    last = max(texts)
+    if last >= EVERY_LABEL:
+        room = last / 12
+        round_times = range(0, last + 1, max(5, round(last / 5 / 5) * 5))
+        plain = {time: str(time) for time in round_times if all(abs(time - mark) > room for mark in marked)}
+        texts = plain | {mark: texts[mark] for mark in marked}
+    times = sorted(texts)
+    shown = [texts[time] for time in times]
+    axes.set_xticks(times, shown if bottom else [""] * len(times), rotation=90, fontsize=6)
+    axes.set_yticks(times, shown if left else [""] * len(times), fontsize=6)
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        for time, label in zip(times, labels, strict=True):
+            if time in marked:
+                label.set_fontweight("bold")
+                label.set_color(theme.INK)
+
+
+def caption(tables: Tables) -> str:
+    """What is drawn, of which seed, and how to read it."""
+    numbers = tables[NUMBERS].drop_duplicates("model")
+    seeds = ", ".join(f"{model} seed {seed}" for model, seed in zip(numbers["model"], numbers["seed"], strict=True))
+    marked = " Inputs that the task marks are named in bold." if tables["labels"]["marked"].any() else ""
+    return (
+        "Attention weights of the probe batch's first sample, queries downward, keys to the right, each row summing "
+        f"to 1; {seeds}, the first seed, not an average. Shared colour scale, by the square root, so that an even "
+        f"spread over many positions stays visible.{marked} A map stored in blocks shows each block's sum of weights."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(question.main(sys.modules[__name__]))

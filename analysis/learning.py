@@ -60,28 +60,33 @@ def load(comparison: Comparison) -> Tables:
 def finding(tables: Tables) -> str:
     """Which models solve the task with how many seeds, how fast, and how the others compare with the trivial rule."""
     numbers, lines = tables[NUMBERS], tables["lines"]
-    solved, partly, unsolved = [], [], []
+    solved, partly, unsolved, without = [], [], [], []
     for model in theme.present(numbers["model"]):
         of_model = numbers[numbers["model"] == model]
-        is_solved = of_model["outcome"] == "solved"
-        step = number(of_model.loc[is_solved, "solved at step"].median())
+        is_solved = of_model["outcome"] == SOLVED
+        step = f"step {number(of_model.loc[is_solved, 'solved at step'].median())}"
+        best = number(of_model["test score"].astype(float).max().round(3))
         if is_solved.all():
-            solved.append(f"{model} (step {step})")
+            solved.append(f"{model} ({step})")
         elif is_solved.any():
-            partly.append(f"{model} with {is_solved.sum()} of {len(of_model)} seeds")
+            partly.append(f"{model} with {is_solved.sum()} of {len(of_model)} seeds ({step})")
+        elif of_model["test score"].notna().any():
+            unsolved.append(f"{model} (best seed {best})")
         else:
-            best = of_model["test score"].max()
-            unsolved.append(f"{model} (best {number(round(best, 3))})")
+            without.append(model)
+    rules = lines[lines["rule"] != SOLVED].sort_values(["score", "loss"], ascending=[False, True])
+    trivial = f", where the trivial rule scores {number(rules['score'].iloc[0])}" if len(rules) else ""
     parts = []
     if solved:
-        parts.append(f"{listed(solved)} {'solves' if len(solved) == 1 else 'solve'} it with every seed")
-    parts += partly
+        parts.append(f"solved with every seed by {listed(solved)}")
+    if partly:
+        parts.append(f"solved by {listed(partly)}")
     if unsolved:
-        rules = lines[lines["rule"] != SOLVED].sort_values(["score", "loss"], ascending=[False, True])
-        against = f"; the best trivial rule scores {number(rules['score'].iloc[0])}" if len(rules) else ""
-        verb = "does" if len(unsolved) == 1 else "do"
-        parts.append(f"{listed(unsolved)} {verb} not{' solve it' if not solved else ''}{against}")
-    return "; ".join(parts)
+        parts.append(f"not solved by {listed(unsolved)}{trivial}")
+    if without:
+        parts.append(f"no run of {listed(without)} has been tested")
+    sentence = "; ".join(parts)
+    return sentence[:1].upper() + sentence[1:]
 
 
 @theme.applied()
@@ -105,10 +110,7 @@ def draw(tables: Tables) -> Figure:
     below.set_yscale("log")
     below.set_xlabel("step")
     below.set_xlim(0, curves["step"].max() * 1.02)
-    threshold = float(lines.loc[lines["rule"] == SOLVED, "score"].iloc[0])
-    for model in models:
-        steps = numbers.loc[numbers["model"] == model, "solved at step"].dropna()
-        above.plot(steps, [threshold] * len(steps), color=looks[model].colour, **_marker(looks[model]))
+    _draw_solved(above, numbers, looks, float(lines.loc[lines["rule"] == SOLVED, "score"].iloc[0]))
     handles = [
         Line2D([], [], color=looks[model].colour, linewidth=1.8, label=model, **_marker(looks[model]))
         for model in models
@@ -125,6 +127,16 @@ def _marker(look: theme.Look) -> dict[str, Any]:
         "marker": look.marker, "markersize": 5, "markeredgecolor": theme.PAPER, "markeredgewidth": 0.6,
         "linestyle": "none", "zorder": 5,
     }  # fmt: skip
+
+
+def _draw_solved(axes: Axes, numbers: pd.DataFrame, looks: dict[str, theme.Look], threshold: float) -> None:
+    """A mark for each seed at its step; those that coincide are stacked, so that they can be counted."""
+    low, high = axes.get_ylim()
+    solved = numbers.dropna(subset="solved at step")
+    for step, at_step in solved.groupby("solved at step", sort=True):
+        for place, model in enumerate(at_step["model"]):
+            height = threshold + min(0.026, 0.13 / len(at_step)) * place * (high - low)
+            axes.plot(step, height, color=looks[model].colour, clip_on=False, **_marker(looks[model]))
 
 
 def _limits(values: pd.Series, lines: pd.Series, quantity: str) -> tuple[float, float]:
@@ -157,7 +169,10 @@ def _draw_model(axes: Axes, curves: pd.DataFrame, ended: pd.Series, look: theme.
     if whole.empty:
         return
     over_seeds = interval(whole.to_numpy().T)
-    axes.plot(whole.index, over_seeds.median, color=look.colour, linewidth=1.8, ls=look.dash)
+    alone = look.marker if len(whole) == 1 else "none"  # one validation makes no line
+    axes.plot(
+        whole.index, over_seeds.median, color=look.colour, linewidth=1.8, ls=look.dash, marker=alone, markersize=3.5
+    )
     if whole.shape[1] > 1:
         axes.fill_between(whole.index, over_seeds.low, over_seeds.high, color=look.colour, alpha=0.1, linewidth=0)
 
@@ -166,9 +181,8 @@ def _draw_lines(axes: Axes, lines: pd.DataFrame) -> None:
     """The trivial rules and the threshold, each named at its right end."""
     for rule, value in lines.itertuples(index=False):
         axes.axhline(value, color=theme.QUIET, linewidth=0.7, dashes=(5, 3), zorder=1)
-        name = f"solved: {number(value)}" if rule == SOLVED else f"{rule}: {number(value)}"
-        axes.annotate(name, (1, value), (-2, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
-                      ha="right", fontsize=6.5, color=theme.QUIET)  # fmt: skip
+        axes.annotate(f"{rule}\n{number(value)}", (1, value), (3, 0), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", va="center", fontsize=6.5, color=theme.QUIET)  # fmt: skip
 
 
 def oddities(curves: pd.DataFrame, limits: Limits) -> str:
@@ -192,8 +206,8 @@ def caption(tables: Tables) -> str:
     return (
         f"Score and loss on the {SPLIT} set, as logged, not smoothed. {seeds_in_words(tables['curves'])} "
         "Dashed lines are the task's trivial rules and the score from which on it counts as solved; a mark on that "
-        "line is the step at which a seed reached it, where training stops: such a seed keeps its last value in the "
-        "median. A cross ends a run that diverged, failed or is not finished; it has no part in the median. "
+        "line is a seed at the validation that first reached it, marks of one step being stacked; training stops there, "
+        "and such a seed keeps its last value in the median. A cross ends a run that diverged, failed or is not finished; it has no part in the median. "
         f"{SPLIT.capitalize()} selects the checkpoint; the test scores in the table are of that checkpoint."
     )
 

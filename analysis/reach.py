@@ -95,31 +95,36 @@ def medians(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def finding(tables: Tables) -> str:
-    """Which models' gradients cover the task's lags, after training and before."""
+    """Which models' gradients cover the task's lags after training, with how many seeds, and which did before."""
     numbers = tables[NUMBERS]
     middle = medians(numbers)
     needed = numbers["task's lags, 90 %"].iloc[0]
     if np.isnan(needed):
         reach = [f"{model} {number(row[BEFORE])} → {number(row[AFTER])}" for model, row in middle.iterrows()]
         return f"Median gradient horizon before → after training, in lags: {', '.join(reach)}"
-    covering = [str(model) for model, after in middle[AFTER].items() if after >= needed]
-    short = [f"{model} at {number(after)}" for model, after in middle[AFTER].items() if after < needed]
-    unknown = [str(model) for model, after in middle[AFTER].items() if np.isnan(after)]
+    always, partly, never, from_start = [], [], [], []
+    for model, of_model in numbers.groupby("model", observed=True):
+        covers = {when: of_model[f"horizon {when} (lags)"] >= needed for when in (BEFORE, AFTER)}
+        reached = int(covers[AFTER].sum())
+        at = f"median {number(middle.loc[model, AFTER])}"
+        if reached == len(of_model):
+            always.append(str(model))
+            from_start += [str(model)] if covers[BEFORE].all() else []
+        elif reached:
+            partly.append(f"{model} with {reached} of {len(of_model)} seeds ({at})")
+        else:
+            never.append(f"{model} ({at})")
     parts = []
-    if covering:
-        already = [model for model in covering if middle.loc[model, BEFORE] >= needed]
-        since = f" ({listed(already)} from the start)" if 0 < len(already) < len(covering) else ""
-        since = " (from the start)" if len(already) == len(covering) else since
-        verb = "keeps" if len(covering) == 1 else "keep"
-        parts.append(f"after training {listed(covering)} {verb} the gradient over the {number(needed)} lags that")
-        parts[-1] += f" cover 90 % of the task's{since}"
-    if short:
-        ending = f"{listed(short)} {'falls' if len(short) == 1 else 'fall'} short"
-        parts.append(ending if covering else f"after training {ending} of the {number(needed)} lags that are asked")
-    if unknown:
-        parts.append(f"{listed(unknown)} {'has' if len(unknown) == 1 else 'have'} no horizon")
-    sentence = "; ".join(parts)
-    return sentence[:1].upper() + sentence[1:]
+    if always:
+        who = "" if len(from_start) == len(always) else f"{listed(from_start)} "
+        already = f" ({who}already before it)" if from_start else ""
+        parts.append(f"in {listed(always)} with every seed{already}")
+    if partly:
+        parts.append(f"in {listed(partly)}")
+    if never:
+        parts.append(f"not in {listed(never)}")
+    reaches = f"the gradient reaches {number(needed)} lags back, which covers 90 % of the task's"
+    return f"After training {reaches}: {'; '.join(parts)}"
 
 
 @theme.applied()
@@ -147,9 +152,11 @@ def draw(tables: Tables) -> Figure:
         theme.note(axes, oddities(of_model, depth), (0.03, 0.22))
     panels[0].set_xlim(-0.5, curves["lag"].max() + 0.5)
     panels[0].set_ylim(strip, top)
-    panels[0].set_yticks([power for power in MaxNLocator(6, integer=True).tick_values(depth, top) if depth <= power <= top])
+    panels[0].set_yticks(
+        [power for power in MaxNLocator(6, integer=True).tick_values(depth, top) if depth <= power <= top]
+    )
     panels[0].yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
-    theme.label(panels, "lag: positions back from the scored one", "total gradient / its size at lag 0")
+    theme.label(panels, "lag: positions back from the scored one", "gradient relative to lag 0")
     _draw_legend(figure, len(lags) > 0)
     theme.headline(figure, finding(tables))
     return figure
@@ -188,16 +195,15 @@ def _inside(relative: Sequence[float] | pd.Series, depth: float) -> np.ndarray:
 
 def oddities(curves: pd.DataFrame, depth: float) -> str:
     """How many of a model's points are no number, and how many lie below the axis, in words; mostly empty."""
+    finite = curves["status"] == "finite"
+    kinds = {name: curves["status"] == name for name in ("zero", "censored", "inf", "nan")}
+    kinds[f"below 1e{depth:g}"] = finite & (curves["relative"] < depth)
+    kinds["without a size at lag 0"] = finite & curves["relative"].isna()
     parts = []
-    for when in (BEFORE, AFTER):
-        of_when = curves[curves["when"] == when]
-        counts = {name: int((of_when["status"] == name).sum()) for name in ("zero", "censored", "inf", "nan")}
-        finite = of_when["status"] == "finite"
-        counts[f"below 1e{depth:g}"] = int((finite & (of_when["relative"] < depth)).sum())
-        counts["without a size at lag 0"] = int((finite & of_when["relative"].isna()).sum())
-        found = [f"{count} {name}" for name, count in counts.items() if count]
-        if found:
-            parts.append(f"{when}: {', '.join(found)}")
+    for kind, found in kinds.items():
+        counts = [f"{count} {when}" for when in (BEFORE, AFTER) if (count := (found & (curves["when"] == when)).sum())]
+        if counts:
+            parts.append(f"{kind}: {', '.join(counts)}")
     return "; ".join(parts)
 
 

@@ -1,8 +1,8 @@
 """Small runs written by hand, for tests of the reading side: real folders, made-up numbers.
 
-    outputs = tmp_path / "outputs"
-    write_run(outputs, Fake("lstm", seed=0))
-    write_run(outputs, Fake("elman", seed=0, solved=False, keeps=0.5))
+outputs = tmp_path / "outputs"
+write_run(outputs, Fake("lstm", seed=0))
+write_run(outputs, Fake("elman", seed=0, solved=False, keeps=0.5))
 """
 
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ class Fake:
 
 def write_run(outputs: Path, fake: Fake) -> RunFolder:
     """The folder of the run, complete."""
-    config = {"seed": fake.seed, "steps": STEPS[-1], "model": {"_target_": fake.model}, **fake.config}
+    config = {"study": fake.study, "seed": fake.seed, "steps": STEPS[-1], "model": {"_target_": fake.model}, **fake.config}
     folder = RunFolder(outputs / fake.study / run_name(fake.model, fake.task, config))
     folder.path.mkdir(parents=True)
     folder.write_card(fake.card)

@@ -198,7 +198,7 @@ def test_labels_star_the_marked_and_bar_the_ends() -> None:
         (-3, "one_per_half", "length must be at least 2 for markers='one_per_half', not -3"),
         (1, "any_two", "length must be at least 2 for markers='any_two', not 1"),
         (19, "first_ten", "length must be at least 20 for markers='first_ten', not 19"),
-        (50, "one_per_hal", "markers must be one of .*, not 'one_per_hal': try 'one_per_half'"),
+        (50, "one_per_hal", "markers must be one of .*; not 'one_per_hal'; did you mean 'one_per_half'"),
     ],
 )
 def test_settings_that_make_no_task_are_refused(length: int, markers: str, message: str) -> None:

@@ -151,8 +151,8 @@ def test_labels_name_blanks_and_markers() -> None:
         ({"length": 0, "announced": True}, "length must be at least 1 for announced=True, not 0"),
         ({"symbols": 1}, "symbols must be at least 2, not 1"),
         ({"recall": 0}, "recall must be at least 1, not 0"),
-        ({"delimiter": "evry"}, "delimiter must be one or every, not 'evry': try 'every'"),
-        ({"scored": "answers"}, "scored must be all or answer, not 'answers': try 'answer'"),
+        ({"delimiter": "evry"}, "delimiter must be one of one, every; not 'evry'; did you mean 'every'"),
+        ({"scored": "answers"}, "scored must be one of all, answer; not 'answers'; did you mean 'answer'"),
     ],
 )
 def test_settings_that_make_no_task_are_refused(settings: dict[str, object], message: str) -> None:

@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from retrograde.core.recurrence import Recurrence, perturbed_step
 from retrograde.core.records import Ledger, State, StateGradient
+from retrograde.core.recurrence import Recurrence, perturbed_step
 from retrograde.core.scaled import Scaled, power_of_two
 
 
@@ -143,9 +143,7 @@ class _Unrolled:
                     state = perturbed_step(recurrence, self.weights, x, before, added)
                 self.steps.append((before, state))
                 made.append(state)
-        self.states = {
-            name: torch.stack([state[name].detach() for state in made], 1) for name in recurrence.components
-        }
+        self.states = {name: torch.stack([state[name].detach() for state in made], 1) for name in recurrence.components}
 
     def sweep(self, direct: dict[str, Scaled]) -> "_Swept":
         """The recursion for g_t, and what follows from all g_t at once: totals, gradients of inputs and weights."""
@@ -304,7 +302,8 @@ class _StackFunction(torch.autograd.Function):
                 weights[placed.name] = swept.weights
                 for name in own:
                     total, by_read_out = (
-                        _scaled_order(_time_order, placed, part[name], ctx.order) for part in (swept.total, swept.direct)
+                        _scaled_order(_time_order, placed, part[name], ctx.order)
+                        for part in (swept.total, swept.direct)
                     )
                     times = times_of(placed, ctx.order.shape[1])
                     ctx.ledger.gradients[f"{placed.name}.{name}"] = StateGradient(total, by_read_out, times)
@@ -325,9 +324,7 @@ def _perturbation(placed: Placed, perturb: Mapping[str, Tensor] | None, order: T
     added = {}
     for name, shape in placed.recurrence.components.items():
         given = perturb.get(f"{placed.name}.{name}")
-        added[name] = (
-            like.new_zeros(len(like), states, *shape) if given is None else _own_order(placed, given, order)
-        )
+        added[name] = like.new_zeros(len(like), states, *shape) if given is None else _own_order(placed, given, order)
     return added
 
 

@@ -122,6 +122,9 @@ class SequenceModel(nn.Module, ABC):
     ``model(batch)`` is the fastest form, for training; ``model.trace(batch)`` means the same and shows its inside.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("aligned",)
+    """The kinds of task that it fits."""
+
     causal: bool = True
     """Whether an output depends on nothing later than itself, as built with the default settings."""
 

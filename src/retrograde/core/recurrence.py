@@ -71,9 +71,7 @@ def unroll(
 
 
 @singledispatch
-def sequence(
-    recurrence: Recurrence, inputs: Float[Tensor, "batch time width"]
-) -> Float[Tensor, "batch time hidden"]:
+def sequence(recurrence: Recurrence, inputs: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time hidden"]:
     """The outputs for training, in the fastest form known for the recurrence's type; the loop where none is."""
     return unroll(recurrence, inputs)[recurrence.output][:, 1:]
 

@@ -68,7 +68,9 @@ def _log_sum(natural: Tensor) -> Tensor:
 
 def _quantiles(values: Tensor, status: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     largest = torch.finfo(values.dtype).max
-    rank = torch.where(torch.isnan(values), largest, values)  # NaN above infinity would do as well; it must have a place
+    rank = torch.where(
+        torch.isnan(values), largest, values
+    )  # NaN above infinity would do as well; it must have a place
     rank = torch.where(counts, rank, math.inf)
     order = rank.argsort(dim=0, stable=True)
     index = torch.stack([((counts.sum(0) - 1) * quantile).round().long() for quantile in QUANTILES])

@@ -102,8 +102,7 @@ def model_names(runs: pd.DataFrame) -> list[str]:
     settings = [
         column
         for column in runs.columns
-        if column.startswith("config.")
-        and not any(f"{column}.".startswith(f"config.{name}.") for name in NO_MODEL)
+        if column.startswith("config.") and not any(f"{column}.".startswith(f"config.{name}.") for name in NO_MODEL)
     ]
     names = pd.Series(runs["model"].astype(str), index=runs.index)
     for _, of_model in runs.groupby("model"):
@@ -162,5 +161,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
-
-

@@ -38,7 +38,7 @@ def seeds_in_words(table: pd.DataFrame) -> str:
     if len(sizes) == 1:
         each = f"{sizes[0]} seeds per model" if sizes[0] != 1 else "1 seed per model: no interval"
     else:
-        each = "seeds per model: " + ", ".join(f"{model} {count}" for model, count in counts.items())
+        each = "Seeds per model: " + ", ".join(f"{model} {count}" for model, count in counts.items())
     if sizes[-1] == 1:
         return f"{each}."
     bands = {interval_in_words(size): size for size in sizes if size > 1}

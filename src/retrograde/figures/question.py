@@ -8,14 +8,19 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from matplotlib.figure import Figure
 
 from retrograde.figures.comparison import Comparison, NothingToDraw, Tables, comparisons
+from retrograde.figures.provenance import card_in_words, endings, provenance
 from retrograde.figures.save import save
 from retrograde.record.store import FolderStore
+
+REPORT = "report"
+"""Where a report goes by itself, below the runs that it is on."""
 
 
 class Question(Protocol):
@@ -47,40 +52,71 @@ def asked(docstring: str | None, entry: str = "Question") -> str:
     return " ".join(found.group(1).split()) if found else ""
 
 
-def runs_of(tables: Tables) -> list[str]:
-    """The runs that any of the tables names, sorted."""
-    return sorted({str(run) for table in tables.values() if "run" in table for run in table["run"]})
+@dataclass(frozen=True)
+class Answer:
+    """One question, answered for one comparison and written to files."""
+
+    stem: str
+    question: str
+    expected: str
+    finding: str
+    caption: str
+    card: list[tuple[str, str]]
+    provenance: list[tuple[str, str]]
+    tables: Tables
+    figure: Figure
+    files: list[Path]
+
+
+def answer(question: Question, stem: str, comparison: Comparison, folder: Path) -> Answer:
+    """Loads, draws and saves; raises NothingToDraw where the runs hold nothing on it."""
+    tables = question.load(comparison)
+    runs = sorted({str(run) for table in tables.values() if "run" in table for run in table["run"]})
+    finding = question.finding(tables)
+    caption = f"{question.caption(tables)} {endings(comparison)}".strip()
+    card, made_with = card_in_words(comparison), provenance(comparison, runs)
+    words = [f"{finding}.", caption, *(f"{term}: {meaning}" for term, meaning in [*card, *made_with])]
+    name = f"{comparison.stem}-{stem}"
+    figure = question.draw(tables)
+    return Answer(
+        stem=name,
+        question=asked(question.__doc__) or stem,
+        expected=asked(question.__doc__, "Expect"),
+        finding=finding,
+        caption=caption,
+        card=card,
+        provenance=made_with,
+        tables=tables,
+        figure=figure,
+        files=save(figure, tables, name, folder, runs, "\n\n".join(words)),
+    )
 
 
 def main(question: Question, arguments: Sequence[str] | None = None) -> int:
-    """The command of one question: draws it for every comparison below a folder. Exit code 1 where there is none."""
+    """The command of one question: draws it for every comparison below a folder. Exit code 1 where nothing is drawn."""
     stem = Path(sys.argv[0]).stem if question.__name__ == "__main__" else question.__name__
-    parser = argparse.ArgumentParser(description=asked(question.__doc__))
-    parser.add_argument("outputs", type=Path, help="a folder that holds runs, such as outputs/demo")
-    parser.add_argument("--to", type=Path, help="where to write; OUTPUTS/report where left out")
-    options = parser.parse_args(arguments)
+    options = parser(asked(question.__doc__)).parse_args(arguments)
+    drawn = 0
     try:
         found, left_out = comparisons(FolderStore(options.outputs))
-        drawn = 0
         for run, reason in left_out.items():
             print(f"left out: {run}: {reason}", file=sys.stderr)
         for comparison in found:
             try:
-                tables = question.load(comparison)
+                given = answer(question, stem, comparison, options.to or options.outputs / REPORT)
             except NothingToDraw as reason:
                 print(f"nothing to draw for {comparison.study}, {comparison.task}: {reason}", file=sys.stderr)
                 continue
-            print(question.finding(tables))
-            for path in save(
-                question.draw(tables),
-                tables,
-                f"{comparison.stem}-{stem}",
-                options.to or options.outputs / "report",
-                runs_of(tables),
-            ):
-                print(path)
+            print(f"{given.finding}.", *given.files, sep="\n")
             drawn += 1
     except ValueError as error:
         print(error, file=sys.stderr)
-        return 1
     return 0 if drawn else 1
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that every script has."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("outputs", type=Path, help="a folder that holds runs, such as outputs/demo")
+    arguments.add_argument("--to", type=Path, help=f"where to write; OUTPUTS/{REPORT} where left out")
+    return arguments

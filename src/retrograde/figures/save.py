@@ -2,6 +2,7 @@
 
     <folder>/figures/<stem>.svg .pdf .png     the picture
     <folder>/figures/<stem>.<table>.csv       what is drawn, complete
+    <folder>/figures/<stem>.txt               caption, the task's card, where it comes from
     <folder>/figures/<stem>.runs.txt          the runs, one a line
     <folder>/tables/<stem>.csv .tex           the numbers to report
 
@@ -9,6 +10,7 @@ The same tables give the same bytes: no date is written, and names inside the SV
 """
 
 from collections.abc import Iterable
+from io import StringIO
 from pathlib import Path
 
 import matplotlib as mpl
@@ -26,8 +28,8 @@ UNDATED = {
 }
 
 
-def save(figure: Figure, tables: Tables, stem: str, folder: Path, runs: Iterable[str]) -> list[Path]:
-    """Writes everything; the paths come back, the SVG first."""
+def save(figure: Figure, tables: Tables, stem: str, folder: Path, runs: Iterable[str], words: str) -> list[Path]:
+    """Writes everything, ``words`` as the figure's text; the paths come back, the SVG first."""
     pictures = folder / "figures"
     pictures.mkdir(parents=True, exist_ok=True)
     written = []
@@ -35,15 +37,28 @@ def save(figure: Figure, tables: Tables, stem: str, folder: Path, runs: Iterable
         for kind, metadata in UNDATED.items():
             path = pictures / f"{stem}.{kind}"
             figure.savefig(path, format=kind, metadata=metadata)
+            figure.set_layout_engine("none")  # laid out once: half of the time, and all three formats agree
             written.append(path)
     for name, table in tables.items():
         if name == NUMBERS:
             written += write_numbers(table, stem, folder)
         else:
             written.append(write_csv(table, pictures / f"{stem}.{name}.csv"))
-    listed = pictures / f"{stem}.runs.txt"
-    listed.write_text("".join(f"{run}\n" for run in sorted(set(runs))), encoding="utf-8")
-    return [*written, listed]
+    beside = {f"{stem}.txt": f"{words}\n", f"{stem}.runs.txt": "".join(f"{run}\n" for run in sorted(set(runs)))}
+    for name, text in beside.items():
+        (pictures / name).write_text(text, encoding="utf-8")
+        written.append(pictures / name)
+    return written
+
+
+def untitled(figure: Figure, stem: str) -> str:
+    """The figure as SVG without its headline, for a page that says it in words; the figure loses the headline."""
+    drawn = StringIO()
+    with applied(), mpl.rc_context({"svg.hashsalt": stem}):
+        figure.set_layout_engine("constrained")
+        figure.suptitle("")
+        figure.savefig(drawn, format="svg", metadata=UNDATED["svg"])
+    return drawn.getvalue()
 
 
 def write_numbers(table: pd.DataFrame, stem: str, folder: Path) -> list[Path]:

@@ -144,7 +144,7 @@ def label(panels: list[Axes], x: str, y: str) -> None:
 
 def headline(figure: Figure, text: str) -> None:
     """The finding, over the figure's left edge, broken into lines that fit."""
-    figure.suptitle(wrapped(text, 92), x=0.012, ha="left", linespacing=1.35)
+    figure.suptitle(wrapped(text, 84), x=0.012, ha="left", linespacing=1.35)
 
 
 def note(axes: Axes, text: str, place: tuple[float, float]) -> None:

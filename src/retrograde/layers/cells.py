@@ -15,12 +15,8 @@ from retrograde.core.recurrence import Recurrence, affine, sequence
 
 
 def _weights(fused: nn.RNNBase) -> dict[str, Tensor]:
-    return {
-        "input": fused.weight_ih_l0,
-        "recurrent": fused.weight_hh_l0,
-        "input_bias": fused.bias_ih_l0,
-        "recurrent_bias": fused.bias_hh_l0,
-    }
+    names = ("input", "recurrent", "input_bias", "recurrent_bias")
+    return dict(zip(names, fused.parameters(), strict=True))  # the order in which torch.nn registers them
 
 
 def _projections(weights: Mapping[str, Tensor], x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:

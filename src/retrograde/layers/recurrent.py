@@ -29,27 +29,22 @@ class RecurrentStack(nn.Module):
             raise ValueError(f"layers must be at least 1, not {layers}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), not {dropout}")
-        directions = len(DIRECTIONS) if bidirectional else 1
-        self.layers = nn.ModuleList()
+        self.placed: list[list[Placed]] = []
         width = inputs
-        for _ in range(layers):
-            layer = [make(width) for _ in range(directions)]
-            self.layers.append(nn.ModuleList(layer))
-            width = sum(cell.components[cell.output][-1] for cell in layer)
+        for depth in range(layers):
+            directions = DIRECTIONS if bidirectional else DIRECTIONS[:1]
+            layer = [Placed(f"{depth}.{name}", make(width), name == "backward") for name in directions]
+            self.placed.append(layer)
+            width = sum(cell.components[cell.output][-1] for cell in (placed.recurrence for placed in layer))
         self.width = width
+        self.layers = nn.ModuleList(nn.ModuleList(placed.recurrence for placed in layer) for layer in self.placed)
         self.dropout = nn.Dropout(dropout)
-
-    def placed(self) -> list[list[Placed]]:
-        return [
-            [Placed(f"{depth}.{name}", cell, name == "backward") for name, cell in zip(DIRECTIONS, layer, strict=False)]
-            for depth, layer in enumerate(self.layers)
-        ]
 
     def forward(
         self, inputs: Float[Tensor, "batch time width"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch time hidden"]:
         value = inputs
-        for depth, layer in enumerate(self.placed()):
+        for depth, layer in enumerate(self.placed):
             if depth > 0:
                 value = self.dropout(value)
             made = []
@@ -69,7 +64,7 @@ class RecurrentStack(nn.Module):
         ledger: Ledger,
         perturb: Mapping[str, Tensor] | None = None,
     ) -> Traced:
-        return trace_stack(self.placed(), inputs, lengths, ledger, perturb)
+        return trace_stack(self.placed, inputs, lengths, ledger, perturb)
 
 
 class RecurrentModel(SequenceModel):
@@ -95,9 +90,6 @@ class RecurrentModel(SequenceModel):
     @property
     def state_size(self) -> int:
         shapes = [
-            shape
-            for layer in self.layers.placed()
-            for placed in layer
-            for shape in placed.recurrence.components.values()
+            shape for layer in self.layers.placed for placed in layer for shape in placed.recurrence.components.values()
         ]
         return sum(torch.Size(shape).numel() for shape in shapes)

@@ -30,11 +30,12 @@ def irnn(
 
     def make(width: int) -> ElmanCell:
         cell = ElmanCell(width, hidden, "relu")
+        weights = cell.weights()
         with torch.no_grad():
-            nn.init.normal_(cell.fused.weight_ih_l0, std=0.001)
-            cell.fused.weight_hh_l0.copy_(scale * torch.eye(hidden))
-            nn.init.zeros_(cell.fused.bias_ih_l0)
-            nn.init.zeros_(cell.fused.bias_hh_l0)
+            nn.init.normal_(weights["input"], std=0.001)
+            weights["recurrent"].copy_(scale * torch.eye(hidden))
+            nn.init.zeros_(weights["input_bias"])
+            nn.init.zeros_(weights["recurrent_bias"])
         return cell
 
     return RecurrentModel(task, make, layers, bidirectional, dropout)

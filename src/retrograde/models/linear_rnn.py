@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retrograde.core.choices import require_one_of
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
 from retrograde.core.recurrence import Recurrence
@@ -52,8 +53,7 @@ class LinearCell(Recurrence):
 
 def recurrent_matrix(size: int, radius: float, matrix: Matrix) -> Float[Tensor, "size size"]:
     """A random square matrix of the kind asked for, its largest eigenvalue ``radius`` in absolute value."""
-    if matrix not in get_args(Matrix):
-        raise ValueError(f"matrix must be one of {', '.join(get_args(Matrix))}; not '{matrix}'")
+    require_one_of("matrix", matrix, get_args(Matrix))
     if radius < 0:
         raise ValueError(f"radius must not be negative, as {radius} is")
     gaussian = torch.randn(size, size)

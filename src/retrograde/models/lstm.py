@@ -32,9 +32,10 @@ def lstm(
 
     def make(width: int) -> LSTMCell:
         cell = LSTMCell(width, hidden)
+        weights = cell.weights()
         with torch.no_grad():
-            cell.fused.bias_ih_l0[hidden : 2 * hidden] = forget_bias
-            cell.fused.bias_hh_l0[hidden : 2 * hidden] = 0.0
+            weights["input_bias"][hidden : 2 * hidden] = forget_bias
+            weights["recurrent_bias"][hidden : 2 * hidden] = 0.0
         return cell
 
     return RecurrentModel(task, make, layers, bidirectional, dropout)

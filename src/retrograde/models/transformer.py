@@ -10,12 +10,13 @@ Source: Vaswani et al. 2017, arXiv:1706.03762; the norm's place: Xiong et al. 20
 Differs: no encoder; the last LayerNorm that pre-norm needs; dropout after each sublayer alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retrograde.core.choices import require_one_of
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, Trace
 from retrograde.layers.attention import MultiHeadAttention
@@ -68,8 +69,7 @@ class Transformer(SequenceModel):
         position: Position = "sinusoidal",
     ) -> None:
         super().__init__()
-        if position not in get_args(Position):
-            raise ValueError(f"position must be one of {', '.join(get_args(Position))}; not '{position}'")
+        require_one_of("position", position, get_args(Position))
         if layers < 1:
             raise ValueError(f"layers must be at least 1, not {layers}")
         if position == "rope" and hidden % (2 * heads):
@@ -83,7 +83,7 @@ class Transformer(SequenceModel):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch time size"]:
         x = self._embedded(batch)
-        for block in self.blocks:
+        for block in self._each_block():
             x = block(x)
         return self.readout(self.norm(x))
 
@@ -98,7 +98,7 @@ class Transformer(SequenceModel):
             return states[key]
 
         x = kept(0, self._embedded(batch))
-        for depth, block in enumerate(self.blocks):
+        for depth, block in enumerate(self._each_block()):
             x, maps[str(depth)] = block.trace(x)
             x = kept(depth + 1, x)
         return Trace(self.readout(self.norm(x)), states, {key: range(batch.length) for key in states}, maps)
@@ -107,6 +107,11 @@ class Transformer(SequenceModel):
     def state_size(self) -> None:
         """None: keys and values of every earlier position are kept."""
         return None
+
+    def _each_block(self) -> Iterator[Block]:
+        for block in self.blocks:
+            assert isinstance(block, Block)  # a ModuleList forgets what it holds
+            yield block
 
     def _embedded(self, batch: Batch) -> Tensor:
         x = self.project(self.embedding(batch.inputs))

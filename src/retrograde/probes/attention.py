@@ -110,4 +110,3 @@ def _mean(values: Float[Tensor, "batch head query"], counts: Tensor) -> Float[Te
     """Over samples and queries that count; NaN where none does."""
     counts = (counts if counts.ndim == values.ndim else counts[:, None]).expand_as(values)
     return values.where(counts, 0.0).sum((0, 2)) / counts.sum((0, 2))
-

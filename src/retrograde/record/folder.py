@@ -1,11 +1,11 @@
 """A run's folder: what it is called and what lies in it.
 
-    <outputs>/<study>/<model>-<task>-s<seed>-<hash>/
-        run.json        who, what, with which settings and versions; how it ended; its summary
-        card.json       the task's card
-        tables/         see ``tables``
-        checkpoints/    best.ckpt by validation, last.ckpt
-        wandb/          the W&B run
+<outputs>/<study>/<model>-<task>-s<seed>-<hash>/
+    run.json        who, what, with which settings and versions; how it ended; its summary
+    card.json       the task's card
+    tables/         see ``tables``
+    checkpoints/    best.ckpt by validation, last.ckpt
+    wandb/          the W&B run
 """
 
 import hashlib
@@ -20,7 +20,15 @@ from typing import Any
 
 from retrograde.core.contracts import Card
 
-NOT_PART_OF_THE_RESULT = ("hydra", "launcher", "recorder", "progress", "outputs", "trainer.accelerator", "trainer.devices")
+NOT_PART_OF_THE_RESULT = (
+    "hydra",
+    "launcher",
+    "recorder",
+    "progress",
+    "outputs",
+    "trainer.accelerator",
+    "trainer.devices",
+)
 """Settings that a run may change without becoming another run."""
 
 FINISHED, FAILED, INTERRUPTED, RUNNING = "finished", "failed", "interrupted", "running"
@@ -98,4 +106,4 @@ def _without(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(json.dumps(content, indent=1, default=str))
-    os.replace(aside, path)
+    aside.replace(path)

@@ -100,7 +100,7 @@ class FolderStore:
         table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
         frame = table.to_pandas()
         texts = frame.select_dtypes("category").columns
-        return frame.astype({column: "str" for column in texts})
+        return frame.astype(dict.fromkeys(texts, "str"))
 
 
 def table_files(tables: Path, name: str) -> list[Path]:

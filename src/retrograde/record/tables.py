@@ -93,7 +93,7 @@ def write_aside(table: pa.Table, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     pq.write_table(table, aside, compression="zstd")
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 class TableWriter:

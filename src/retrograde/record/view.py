@@ -78,7 +78,9 @@ class WandbView:
                 logged |= self._curve(name, reading)
             elif len(dims) == 1:
                 coordinates = reading.dims[dims[0]]
-                logged |= {f"{name}/{label}": float(value) for label, value in zip(coordinates, reading.values, strict=True)}
+                logged |= {
+                    f"{name}/{label}": float(value) for label, value in zip(coordinates, reading.values, strict=True)
+                }
             elif dims[-2:] == ("query", "key") and self._draws():
                 logged |= self._maps(name, reading)
         if logged:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from retrograde.core.choices import require_one_of
 from retrograde.core.contracts import Baseline, Reals, Task
 from retrograde.core.records import Batch
 
@@ -59,10 +59,7 @@ class Adding(Task):
     markers: Literal["first_ten", "one_per_half", "any_two"] = "one_per_half"
 
     def __post_init__(self) -> None:
-        if self.markers not in SHORTEST:
-            nearest = get_close_matches(str(self.markers), SHORTEST, n=1, cutoff=0)[0]
-            known = ", ".join(SHORTEST)
-            raise ValueError(f"markers must be one of {known}, not {self.markers!r}: try {nearest!r}")
+        require_one_of("markers", self.markers, SHORTEST)
         least = SHORTEST[self.markers]
         if self.length < least:
             raise ValueError(f"length must be at least {least} for markers={self.markers!r}, not {self.length}")

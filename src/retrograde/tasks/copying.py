@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from math import log
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from retrograde.core.choices import require_one_of
 from retrograde.core.contracts import Baseline, Task, Tokens
 from retrograde.core.records import Batch
 
@@ -72,10 +72,7 @@ class Copying(Task):
 
     def __post_init__(self) -> None:
         for name, known in (("delimiter", ("one", "every")), ("scored", ("all", "answer"))):
-            value = getattr(self, name)
-            if value not in known:
-                nearest = get_close_matches(str(value), known, n=1, cutoff=0)[0]
-                raise ValueError(f"{name} must be {' or '.join(known)}, not {value!r}: try {nearest!r}")
+            require_one_of(name, getattr(self, name), known)
         if self.announced and self.length < 1:
             raise ValueError(f"length must be at least 1 for announced=True, not {self.length}")
         for name, least in (("length", 0), ("symbols", 2), ("recall", 1)):

@@ -40,6 +40,7 @@ def main() -> None:
 
 
 def study_folder(*, _root_: DictConfig) -> str:
+    """The study's folder below ``outputs``."""
     return study_name(_root_.hydra.runtime.choices)
 
 
@@ -52,6 +53,7 @@ def run_folder(*, _root_: DictConfig) -> str:
 
 
 def study_name(choices: Any) -> str:
+    """The chosen study, or the name for what belongs to none."""
     chosen = choices.get("study")
     return SINGLE if chosen in (None, "null") else str(chosen)
 
@@ -59,7 +61,7 @@ def study_name(choices: Any) -> str:
 def run_config(config: DictConfig) -> dict[str, Any]:
     """The resolved settings of a run, with the study that it belongs to and without Hydra's own."""
     study = study_name(config.hydra.runtime.choices if "hydra" in config else HydraConfig.get().runtime.choices)
-    content = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    content = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     resolved = OmegaConf.to_container(content, resolve=True)
     assert isinstance(resolved, dict)  # train.yaml is a mapping
     return {**{str(key): value for key, value in resolved.items()}, "study": study}
@@ -112,7 +114,6 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
         probing=ProbingSettings(**settings["probing"]),
         recorder=instantiate(settings["recorder"]),
     )
-    identity = Identity(settings["study"], choices.model, choices.task)
+    identity = Identity(settings["study"], str(choices["model"]), str(choices["task"]))
     result = carry_out(run, folder, identity, settings, settings["progress"], number)
     return f"{prefix}{closing_line(folder, result)}"
-

@@ -10,8 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
 from omegaconf import OmegaConf
 
+from retrograde.core.choices import nearest
 from retrograde.train.configuration import config_folder, options
-from retrograde.train.settings import nearest
 
 
 def in_one_line(error: BaseException, arguments: Sequence[str]) -> str:

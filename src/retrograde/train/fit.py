@@ -93,6 +93,9 @@ class Identity:
     task: str
 
 
+ADAM = partial(torch.optim.Adam, lr=3e-3)
+
+
 def fit(
     model: Callable[[Task], SequenceModel],
     task: Task,
@@ -101,7 +104,7 @@ def fit(
     seed: int = 0,
     steps: int = 2000,
     batch_size: int = 64,
-    optimizer: OptimizerFactory = partial(torch.optim.Adam, lr=3e-3),
+    optimizer: OptimizerFactory = ADAM,
     scheduler: SchedulerFactory | None = None,
     trainer: TrainerSettings = TrainerSettings(),
     probing: ProbingSettings = ProbingSettings(),
@@ -115,15 +118,13 @@ def fit(
     ``model`` is a factory, such as ``partial(lstm, hidden=32)``, so that the seed covers the initial weights.
     ``probes`` are the default ones where none are named; ``{}`` is none at all.
     """
-    made_of = {
-        "model": specification(model),
-        "task": specification(task),
-        "optimizer": specification(optimizer),
-        "scheduler": None if scheduler is None else specification(scheduler),
-    }
-    check_types({key: value for key, value in made_of.items() if value is not None})
+    made_of = {"model": specification(model), "task": specification(task), "optimizer": specification(optimizer)}
+    if scheduler is not None:
+        made_of["scheduler"] = specification(scheduler)
+    check_types(made_of)
     probes = default_probes() if probes is None else probes
     config = {
+        "scheduler": None,
         **made_of,
         "probe": {name: _settings_of(probe) for name, probe in probes.items()},
         "seed": seed,
@@ -184,6 +185,9 @@ def carry_out(
     """The run itself. What run.json says at the end comes back; an exception leaves it failed or interrupted."""
     torch.manual_seed(job.seed)
     model = job.model(job.task)
+    if job.task.kind not in model.kinds:
+        fitting = " and ".join(model.kinds)
+        raise ValueError(f"{identity.model} is made for {fitting} tasks, and {identity.task} is of kind {job.task.kind}")
     card = job.task.card
     folder.clear()
     folder.write_card(card)

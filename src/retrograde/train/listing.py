@@ -9,6 +9,7 @@ GROUPS = {"models": "model", "tasks": "task", "probes": "probe", "studies": "stu
 
 
 def main() -> None:
+    """Print the options of one kind, each with its description."""
     parser = argparse.ArgumentParser(prog="retrograde-list", description="What there is to choose from, a line each.")
     parser.add_argument("what", choices=GROUPS)
     parser.add_argument("--config-dir", type=Path, help="a folder of configurations of your own")

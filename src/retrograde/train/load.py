@@ -49,6 +49,8 @@ def load(run: Path | str) -> Run:
     model = instantiate(metadata["config"]["model"])(task)
     checkpoint = torch.load(folder.checkpoints / "best.ckpt", weights_only=True, map_location="cpu")
     prefix = "model."
-    weights = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
+    weights = {
+        name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
+    }
     model.load_state_dict(weights)
     return Run(folder, model.eval(), task, metadata, FolderStore(folder.path))

@@ -191,10 +191,12 @@ def batches(task: Task, name: str, samples: int, batch_size: int) -> list[Batch]
 
 
 def mean_loss(task: Task, outputs: Float[Tensor, "batch time size"], batch: Batch) -> Float[Tensor, ""]:
+    """Mean over the batch of each sample's mean loss."""
     return sample_means(task.loss(outputs, batch), batch.scored).mean()
 
 
 def mean_score(task: Task, outputs: Float[Tensor, "batch time size"], batch: Batch) -> Float[Tensor, ""]:
+    """Mean over the batch of each sample's score."""
     return sample_means(task.score(outputs, batch), batch.scored).mean()
 
 
@@ -205,11 +207,14 @@ def evaluation_sums(task: Task, outputs: Tensor, batch: Batch) -> Float[Tensor, 
     return torch.stack([loss, score, torch.tensor(float(len(batch)), dtype=torch.float64, device=loss.device)]).cpu()
 
 
-def evaluate(model: SequenceModel, task: Task, evaluation: Iterable[Batch], device: torch.device) -> tuple[float, float]:
+def evaluate(
+    model: SequenceModel, task: Task, evaluation: Iterable[Batch], device: torch.device
+) -> tuple[float, float]:
     """Mean loss and score."""
     model.eval()
     with torch.no_grad():
-        sums = sum(evaluation_sums(task, model(moved), moved) for moved in (batch.to(device) for batch in evaluation))
+        moved = (batch.to(device) for batch in evaluation)
+        sums = torch.stack([evaluation_sums(task, model(batch), batch) for batch in moved]).sum(0)
     loss, score = (sums[:2] / sums[2]).tolist()
     return loss, score
 

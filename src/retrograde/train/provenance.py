@@ -18,6 +18,7 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str | None:
+    """The commit of the checkout that this file belongs to."""
     here = Path(__file__).parent
     try:
         described = subprocess.run(

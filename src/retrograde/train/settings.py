@@ -1,14 +1,15 @@
 """Settings: what they mean when they come from a configuration, and what they are called when they come from Python."""
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
+
+from retrograde.core.choices import nearest
 
 
 def check_types(config: Any, path: str = "") -> None:
@@ -33,7 +34,9 @@ def check_against(target: Any, config: Mapping[str, Any], path: str = "") -> Non
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
     for key, value in config.items():
         if key in hints and _plain(value) and not fits(value, hints[key]):
-            raise ValueError(f"{path}{key} must be {in_words(hints[key])}, not {value!r}{suggestion(value, hints[key])}")
+            raise ValueError(
+                f"{path}{key} must be {in_words(hints[key])}, not {value!r}{suggestion(value, hints[key])}"
+            )
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -65,15 +68,10 @@ def in_words(hint: Any) -> str:
 
 
 def suggestion(value: Any, hint: Any) -> str:
+    """The nearest of the words that an annotation allows, where it lists them."""
     if get_origin(hint) is not Literal:
         return ""
     return nearest(str(value), [str(option) for option in get_args(hint)])
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean …?`` with the known names most like ``name``, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
 
 
 def specification(thing: Any) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""Every figure for which the runs hold data, as one page and as files.
+
+    python analysis/report.py outputs/demo --to report
+
+    <to>/index.html        the page: complete in itself, nothing is fetched
+    <to>/figures/          each figure as SVG, PDF and PNG, with what it was drawn from
+    <to>/tables/           the numbers, as CSV and LaTeX
+
+A question is every script beside this one that defines load, draw, finding and caption. The same runs give the same
+bytes.
+"""
+
+import ast
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from retrograde.figures import summary, theme
+from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, comparisons, exceptions
+from retrograde.figures.provenance import card_in_words, lag_quantiles, number
+from retrograde.figures.question import REPORT, Answer, Question, answer, parser
+from retrograde.figures.save import untitled, write_numbers
+from retrograde.record.store import FolderStore
+
+HERE = Path(__file__).parent
+INTERFACE = {"load", "draw", "finding", "caption"}
+
+GROUNDS = {theme.INK: "--ink", theme.QUIET: "--quiet", theme.RULE: "--rule", theme.PAPER: "--paper"}
+"""The page's own colours for what in a figure is not data."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that the page says of one comparison."""
+
+    comparison: Comparison
+    verdict: str
+    rows: list[summary.Row]
+    baseline: str
+    lag: str
+    card: list[tuple[str, str]]
+    exceptions: list[str]
+    answers: list[Answer]
+    not_drawn: list[tuple[str, str]]
+
+
+def questions(folder: Path = HERE) -> dict[str, Question]:
+    """The scripts that offer the interface, by stem; others are not even imported."""
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        defined = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+        if INTERFACE <= defined:
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            assert spec is not None and spec.loader is not None  # a file that was just read
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            found[path.stem] = cast(Question, module)
+    return found
+
+
+def section(comparison: Comparison, asked: dict[str, Question], folder: Path) -> Section:
+    """Draws everything that the comparison holds data for, and writes it; what covers most models comes first."""
+    answers, not_drawn = [], []
+    for stem, question in asked.items():
+        try:
+            answers.append(answer(question, stem, comparison, folder))
+        except NothingToDraw as reason:
+            not_drawn.append((stem, str(reason)))
+    runs = summary.per_run(comparison)
+    write_numbers(runs, f"{comparison.stem}-summary", folder)
+    rows = summary.per_model(runs, comparison.card)
+    best = max(comparison.card["baselines"], key=lambda rule: (rule["score"], -rule["loss"]), default=None)
+    lags = lag_quantiles(comparison.card)
+    return Section(
+        comparison=comparison,
+        verdict=summary.verdict(rows, comparison),
+        rows=rows,
+        baseline="" if best is None else f"{number(best['score'])} ({best['rule']})",
+        lag=number(lags["90 %"]) if lags else "",
+        card=card_in_words(comparison),
+        exceptions=exceptions(comparison.runs),
+        answers=sorted(answers, key=lambda given: (-given.tables[NUMBERS]["model"].nunique(), given.stem)),
+        not_drawn=not_drawn,
+    )
+
+
+def inlined(svg: str, stem: str, words: str) -> Markup:
+    """An SVG file as part of a page: named for those who cannot see it, in the page's colours, its ids its own."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{stem}-", body)
+    for colour, name in GROUNDS.items():
+        body = body.replace(colour, f"var({name})")
+    box = re.search(r'viewBox="[^"]*"', body)
+    assert box is not None  # matplotlib writes one
+    opening = f'<svg role="img" aria-label="{escape(words)}" {box.group()} xmlns="http://www.w3.org/2000/svg" '
+    opening += 'xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return Markup(re.sub(r"<svg[^>]*>", lambda _: opening, body, count=1))
+
+
+def reported(table: pd.DataFrame) -> dict[str, Any]:
+    """A table as the page shows it; the runs' names stand in the provenance."""
+    shown = table.drop(columns="run", errors="ignore")
+    numeric = [pd.api.types.is_numeric_dtype(shown[column]) for column in shown]
+    rows = [[number(value) for value in row] for row in shown.astype(object).itertuples(index=False)]
+    return {"columns": list(zip(shown.columns, numeric, strict=True)), "rows": rows}
+
+
+def page(sections: list[Section], left_out: dict[str, str], folder: Path) -> str:
+    """The HTML; everything that comes from runs is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    pictures = {
+        given.stem: inlined(untitled(given.figure, given.stem), given.stem, f"{given.finding}.")
+        for one in sections
+        for given in one.answers
+    }
+    files = {
+        given.stem: [path.relative_to(folder).as_posix() for path in given.files]
+        for one in sections
+        for given in one.answers
+    }
+    return environment.get_template("report.html.jinja").render(
+        sections=sections, left_out=left_out, pictures=pictures, files=files, reported=reported, NUMBERS=NUMBERS,
+        studies=list(dict.fromkeys(one.comparison.study for one in sections)),
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser("A page of every figure for which the runs hold data.").parse_args(arguments)
+    folder: Path = options.to or options.outputs / REPORT
+    try:
+        found, left_out = comparisons(FolderStore(options.outputs))
+        if not found:
+            raise ValueError(f"'{options.outputs}' holds no run that can be shown: {'; '.join(left_out.values())}")
+        asked = questions()
+        sections = [section(comparison, asked, folder) for comparison in found]
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    root = f"{options.outputs.resolve()}/"
+    left_out = {run: reason.replace(root, "") for run, reason in sorted(left_out.items())}
+    for one in sections:
+        for stem, reason in one.not_drawn:
+            print(f"not drawn: {stem} for {one.comparison.study}, {one.comparison.task}: {reason}")
+    for run, reason in left_out.items():
+        print(f"left out: {run}: {reason}")
+    index = folder / "index.html"
+    index.write_text(page(sections, left_out, folder), encoding="utf-8")
+    print(index)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

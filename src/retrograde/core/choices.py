@@ -1,0 +1,19 @@
+"""Settings that are one of a few words."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+def require_one_of(setting: str, value: Any, known: Iterable[Any]) -> None:
+    """Raise ValueError, with the known values and the nearest of them, where ``value`` is none of them."""
+    options = list(known)
+    if value not in options:
+        names = [str(option) for option in options]
+        raise ValueError(f"{setting} must be one of {', '.join(names)}; not {value!r}{nearest(str(value), names)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean …?`` with the known names most like ``name``, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(match) for match in close)}?" if close else ""

@@ -1,0 +1,159 @@
+"""Every model of ``conf/model`` keeps the contract; and the checks catch models that do not."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import model_contract as contract
+import pytest
+import torch
+from members import model as built
+from members import stems
+from torch import Tensor, nn
+
+from retrograde.core.contracts import SequenceModel, Task
+from retrograde.core.records import Batch, State, Trace
+from retrograde.layers.cells import ElmanCell, GRUCell
+from retrograde.layers.recurrent import RecurrentModel
+from retrograde.tasks.adding import Adding
+from retrograde.tasks.copying import Copying
+from retrograde.tasks.temporal_order import TemporalOrder
+
+Check = Callable[[SequenceModel, Task, Batch], None]
+
+CHECKS: dict[str, Check] = {
+    name.removeprefix("check_"): check for name, check in vars(contract).items() if name.startswith("check_")
+}
+FUTURE = "outputs_do_not_see_the_future"
+
+TASKS: dict[str, Task] = {
+    "reals, one position scored, lengths differ": Adding(length=20, markers="first_ten"),
+    "tokens, all positions scored": Copying(length=4, symbols=3, recall=2),
+    "tokens, one position scored": TemporalOrder(length=10),
+}
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def somewhere(model: SequenceModel) -> SequenceModel:
+    """The model away from its initialisation, which may sit on a kink: zero biases under a ReLU do."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def drawn(task: Task) -> Batch:
+    return task.sample(3, torch.Generator().manual_seed(1))
+
+
+def variants(stem: str) -> list[tuple[str, ...]]:
+    """As it stands, and, for what can be stacked and reversed, two layers in both directions."""
+    task = TASKS["tokens, one position scored"]
+    stacked = ("model.layers=2", "model.bidirectional=true")
+    return [(), stacked] if isinstance(built(stem, task), RecurrentModel) else [()]
+
+
+CASES = [(stem, *variant) for stem in stems("model") for variant in variants(stem)]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
+def test_a_model_keeps_the_contract(case: tuple[str, ...], task: str, check: str) -> None:
+    model = somewhere(built(case[0], TASKS[task], *case[1:]).eval())
+    reason = model.exempt.get(check)
+    if reason is not None:
+        pytest.skip(reason)  # said by the model itself, with its reason
+    if check == FUTURE and not model.causal:
+        with pytest.raises(AssertionError):
+            CHECKS[check](model, TASKS[task], drawn(TASKS[task]))
+        return
+    CHECKS[check](model, TASKS[task], drawn(TASKS[task]))
+
+
+@pytest.mark.parametrize("stem", stems("model"))
+def test_the_same_seed_gives_the_same_model(stem: str) -> None:
+    task = TASKS["tokens, one position scored"]
+
+    def outputs(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return built(stem, task)(drawn(task))
+
+    assert torch.equal(outputs(0), outputs(0))
+    assert not torch.equal(outputs(0), outputs(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("stem", stems("model"))
+def test_a_model_runs_in_every_precision(stem: str, dtype: torch.dtype) -> None:
+    task = TASKS["tokens, one position scored"]
+    model = built(stem, task).to(dtype)
+    batch = drawn(task)
+    outputs = model(batch)
+    assert outputs.dtype == model.trace(batch).outputs.dtype == dtype
+    task.loss(outputs, batch)[batch.scored].sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+class Untrue(SequenceModel):
+    """Shows the states of another computation than its own: those of its doubled inputs."""
+
+    def __init__(self, model: RecurrentModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.model(batch)
+
+    def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
+        honest = self.model.trace(batch, perturb)
+        shown = {key: 2 * state for key, state in honest.states.items()}
+        return Trace(honest.outputs, shown, honest.times, ledger=honest.ledger)
+
+    @property
+    def state_size(self) -> int:
+        return self.model.state_size
+
+
+class Aside(Untrue):
+    """Shows states that its outputs do not come from, consistently changed where a change is asked for."""
+
+    def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
+        shown = self.model.trace(batch, perturb)
+        return Trace(self.model.trace(batch).outputs, shown.states, shown.times, ledger=shown.ledger)
+
+
+class OtherStep(GRUCell):
+    """Its step swaps the gate's sides, so that step and fused kernel differ."""
+
+    def step(self, weights: Mapping[str, Tensor], x: Tensor, state: State) -> State:
+        after = super().step(weights, x, state)["hidden"]
+        return {"hidden": 0.9 * after + 0.1 * state["hidden"]}
+
+
+def wrong(cell: type[nn.Module], task: Task) -> RecurrentModel:
+    return RecurrentModel(task, lambda width: cell(width, 5), layers=1, bidirectional=False, dropout=0.0)
+
+
+@pytest.mark.parametrize("untrue", [Untrue, Aside])
+def test_states_that_the_model_does_not_compute_with_are_caught(untrue: type[Untrue]) -> None:
+    task = TASKS["tokens, one position scored"]
+    model = untrue(wrong(ElmanCell, task))
+    caught = []
+    for check in (contract.check_states_are_those_computed_with, contract.check_totals_are_finite_differences):
+        try:
+            check(model, task, drawn(task))
+        except AssertionError:
+            caught.append(check.__name__)
+    assert caught
+
+
+def test_a_step_that_differs_from_the_forward_is_caught() -> None:
+    task = TASKS["tokens, one position scored"]
+    with pytest.raises(AssertionError):
+        contract.check_trace_computes_the_outputs(wrong(OtherStep, task), task, drawn(task))
