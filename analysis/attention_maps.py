@@ -40,7 +40,8 @@ def load(comparison: Comparison) -> Tables:
     maps = ends(comparison.readings("attention/map", sorted(int(step) for step in heads["step"].unique())))
     maps = maps[maps["run"].isin(first) & (maps["sample"] == 0)]
     maps = maps.sort_values(["model", "run", "when", "layer", "head", "query", "key"], ignore_index=True)
-    labels = pd.concat([comparison.labels(run).assign(model=model) for model, run in first.items()], ignore_index=True)
+    named = [comparison.labels(str(run)).assign(model=str(model)) for model, run in first.items()]
+    labels = pd.concat(named, ignore_index=True)
     labels = labels[(labels["sample"] == 0) & (labels["label"] != "")]
     labels["marked"] = labels["label"].str.endswith(MARKED)
     return {
@@ -93,11 +94,11 @@ def finding(tables: Tables) -> str:
         of_model = numbers[numbers["model"] == model]
         name = "weight on marked inputs"
         if f"{name}, {AFTER}" in of_model and of_model[f"{name}, {AFTER}"].notna().any():
-            best = of_model.loc[of_model[f"{name}, {AFTER}"].idxmax()]
+            best = of_model.sort_values(f"{name}, {AFTER}", na_position="first").iloc[-1]
             before, after = (best[f"{name}, {when}"] for when in (BEFORE, AFTER))
             parts.append(
-                f"{model}: after training head {best['head']} of layer {best['layer']} puts {after:.0%} of the scored "
-                f"position's attention on the marked inputs, before it {before:.0%}"
+                f"{model}: after training head {best['head']} of layer {best['layer']} puts {100 * after:.0f} % of the "
+                f"scored position's attention on the marked inputs, before it {100 * before:.0f} %"
             )
         else:
             name = PER_HEAD["entropy_share"]
@@ -111,11 +112,14 @@ def finding(tables: Tables) -> str:
 def draw(tables: Tables) -> Figure:
     """A row per layer before training, then one per layer after it; a column per head; model under model."""
     maps = tables["maps"]
-    rows = list(maps.groupby(["model", "when", "layer"], observed=True, sort=True).groups)
-    rows = sorted(rows, key=lambda row: (theme.present(maps["model"]).index(row[0]), row[1] == AFTER, row[2]))
+    found = maps[["model", "when", "layer"]].drop_duplicates().itertuples(index=False, name=None)
+    rows = sorted(found, key=lambda row: (theme.present(maps["model"]).index(row[0]), row[1] == AFTER, row[2]))
     columns = int(maps["head"].max()) + 1
     side = min(1.7, theme.WIDTH / (columns + 0.6))
-    figure = Figure(figsize=(theme.WIDTH, len(rows) * (side + 0.12) + 1.5), layout="constrained")
+    figure = Figure(
+        figsize=(min(theme.WIDTH, max(4.5, columns * side + 1.2)), len(rows) * (side + 0.12) + 1.5),
+        layout="constrained",
+    )
     grid = figure.subplots(len(rows), columns, squeeze=False)
     norm = PowerNorm(0.5, 0, float(maps["value"].max()))
     several = maps["model"].nunique() > 1
@@ -140,15 +144,15 @@ def draw(tables: Tables) -> Figure:
     assert image is not None  # load found maps
     bar = figure.colorbar(image, ax=grid, location="bottom", shrink=0.5, aspect=40, pad=0.02)
     bar.set_label("attention weight (square-root scale, one for all maps)")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     theme.headline(figure, finding(tables))
     return figure
 
 
 def _draw_map(axes: Axes, of_head: pd.DataFrame, norm: PowerNorm) -> AxesImage:
     wide = of_head.pivot(index="query", columns="key", values="value")
-    block = int(wide.columns[1] - wide.columns[0]) if wide.shape[1] > 1 else 1
-    end = int(wide.columns[-1]) + block - 0.5
+    starts = wide.columns.to_numpy()
+    end = starts[-1] + (starts[1] - starts[0] if len(starts) > 1 else 1) - 0.5
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcome
+from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcome, records
 from retrograde.figures.provenance import number, seeds_in_words
 from retrograde.figures.statistics import interval
 
@@ -39,14 +39,14 @@ RESULTS = {
 
 
 def load(comparison: Comparison) -> Tables:
-    """``curves`` run, step, quantity, value; ``lines`` the trivial rules and the threshold; ``numbers`` one row a run."""
+    """``curves`` run, step, quantity, value; ``lines`` trivial rules and threshold; ``numbers`` one row a run."""
     metrics = comparison.metrics()
     shown = (metrics["split"] == SPLIT) & metrics["quantity"].isin(["score", "loss"])
     curves = metrics[shown].sort_values(["model", "seed", "run", "quantity", "step"], ignore_index=True)
     if curves.empty:
         raise NothingToDraw("no run has been validated yet")
     runs = comparison.runs.reindex(columns=list(dict.fromkeys([*comparison.runs.columns, *RESULTS])))
-    ended = [outcome(run) for run in runs.to_dict("records")]
+    ended = [outcome(run) for run in records(runs)]
     numbers = runs[["model", "seed"]].assign(outcome=ended).join(runs[list(RESULTS)]).rename(columns=RESULTS)
     card = comparison.card
     lines = [(rule["rule"], rule["score"], rule["loss"]) for rule in card["baselines"]]
@@ -65,7 +65,7 @@ def finding(tables: Tables) -> str:
         of_model = numbers[numbers["model"] == model]
         is_solved = of_model["outcome"] == SOLVED
         step = f"step {number(of_model.loc[is_solved, 'solved at step'].median())}"
-        best = number(of_model["test score"].astype(float).max().round(3))
+        best = number(round(float(of_model["test score"].astype(float).max()), 3))
         if is_solved.all():
             solved.append(f"{model} ({step})")
         elif is_solved.any():
@@ -133,10 +133,11 @@ def _draw_solved(axes: Axes, numbers: pd.DataFrame, looks: dict[str, theme.Look]
     """A mark for each seed at its step; those that coincide are stacked, so that they can be counted."""
     low, high = axes.get_ylim()
     solved = numbers.dropna(subset="solved at step")
-    for step, at_step in solved.groupby("solved at step", sort=True):
-        for place, model in enumerate(at_step["model"]):
-            height = threshold + min(0.026, 0.13 / len(at_step)) * place * (high - low)
-            axes.plot(step, height, color=looks[model].colour, clip_on=False, **_marker(looks[model]))
+    at_step = solved.groupby("solved at step")["model"]
+    places, crowds = at_step.cumcount(), at_step.transform("size")
+    heights = threshold + places * np.minimum(0.026, 0.13 / crowds) * (high - low)
+    for model, step, height in zip(solved["model"], solved["solved at step"], heights, strict=True):
+        axes.plot([step], [height], color=looks[model].colour, clip_on=False, **_marker(looks[model]))
 
 
 def _limits(values: pd.Series, lines: pd.Series, quantity: str) -> tuple[float, float]:
@@ -162,10 +163,9 @@ def _draw_model(axes: Axes, curves: pd.DataFrame, ended: pd.Series, look: theme.
             last = of_run[np.isfinite(of_run["value"])].tail(1)
             axes.plot(last["step"], last["value"].clip(*limits), "x", color=look.colour, markersize=5)
     wide = curves.pivot(index="step", columns="run", values="value")
-    for run in wide:
-        if ended[run] == SOLVED:
-            wide[run] = wide[run].ffill()
-    whole = wide[[run for run in wide if not early[run]]].dropna()
+    stopped = wide.columns[ended[wide.columns] == SOLVED]
+    wide[stopped] = wide[stopped].ffill()
+    whole = wide[wide.columns[~early[wide.columns]]].dropna()
     if whole.empty:
         return
     over_seeds = interval(whole.to_numpy().T)
@@ -206,8 +206,9 @@ def caption(tables: Tables) -> str:
     return (
         f"Score and loss on the {SPLIT} set, as logged, not smoothed. {seeds_in_words(tables['curves'])} "
         "Dashed lines are the task's trivial rules and the score from which on it counts as solved; a mark on that "
-        "line is a seed at the validation that first reached it, marks of one step being stacked; training stops there, "
-        "and such a seed keeps its last value in the median. A cross ends a run that diverged, failed or is not finished; it has no part in the median. "
+        "line is a seed at the validation that first reached it, marks of one step being stacked; training stops "
+        "there, and such a seed keeps its last value in the median. A cross ends a run that diverged, failed or is "
+        "not finished; it has no part in the median. "
         f"{SPLIT.capitalize()} selects the checkpoint; the test scores in the table are of that checkpoint."
     )
 

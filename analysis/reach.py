@@ -9,7 +9,7 @@ Data:      readings lag_gradient/norm and lag_gradient/horizon of the first and 
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -106,7 +106,7 @@ def finding(tables: Tables) -> str:
     for model, of_model in numbers.groupby("model", observed=True):
         covers = {when: of_model[f"horizon {when} (lags)"] >= needed for when in (BEFORE, AFTER)}
         reached = int(covers[AFTER].sum())
-        at = f"median {number(middle.loc[model, AFTER])}"
+        at = f"median {number(middle[AFTER][model])}"
         if reached == len(of_model):
             always.append(str(model))
             from_start += [str(model)] if covers[BEFORE].all() else []
@@ -156,7 +156,7 @@ def draw(tables: Tables) -> Figure:
         [power for power in MaxNLocator(6, integer=True).tick_values(depth, top) if depth <= power <= top]
     )
     panels[0].yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
-    theme.label(panels, "lag: positions back from the scored one", "gradient relative to lag 0")
+    theme.label(panels, "lag (positions back)", "gradient relative to lag 0")
     _draw_legend(figure, len(lags) > 0)
     theme.headline(figure, finding(tables))
     return figure
@@ -187,7 +187,7 @@ def _draw_curves(axes: Axes, curves: pd.DataFrame, colour: str, dash: object, de
         axes.fill_between(whole.index, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
-def _inside(relative: Sequence[float] | pd.Series, depth: float) -> np.ndarray:
+def _inside(relative: pd.Series | np.ndarray, depth: float) -> np.ndarray:
     """NaN, which is not drawn, in place of what lies below the axis or is infinite."""
     values = np.asarray(relative, dtype=float)
     return np.where((values >= depth) & (values < np.inf), values, np.nan)
@@ -224,13 +224,13 @@ def caption(tables: Tables) -> str:
     steps = {when: curves.loc[curves["when"] == when, "step"] for when in (BEFORE, AFTER)}
     at = [f"{when} is step {_span(of_when)}" for when, of_when in steps.items() if len(of_when)]
     return (
-        "Norm of the loss's total gradient at the state that lies the given number of positions back, mean of the "
-        "probe batch's samples, relative to its size at lag 0; lowest layer (for a model without recurrence: its "
-        "embedded input). Of a state with several components, such as an LSTM's hidden and cell, the one counts that "
-        "kept most. The horizon, over each panel as median before → after, is the largest lag that keeps 1 %. "
-        f"Here {', '.join(at)}: the last snapshot of each run. {seeds_in_words(curves)} "
-        "Triangles stand for what is zero, censored, infinite or beyond the axis, and are counted in the panel; a run with "
-        "a point that is no number has no part in the median."
+        "Norm of the loss's total gradient at the state that lies the given number of positions back from the scored "
+        "one, mean of the probe batch's samples, relative to its size at lag 0; lowest layer (for a model without "
+        "recurrence: its embedded input). Of a state with several components, such as an LSTM's hidden and cell, the "
+        "one counts that kept most. The horizon, over each panel as median before → after, is the largest lag that "
+        f"keeps 1 %. Here {', '.join(at)}: the last snapshot of each run. {seeds_in_words(curves)} "
+        "Triangles stand for what is zero, censored, infinite or beyond the axis, and are counted in the panel; a run "
+        "with a point that is no number has no part in the median."
     )
 
 

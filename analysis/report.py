@@ -57,7 +57,7 @@ def questions(folder: Path = HERE) -> dict[str, Question]:
     found = {}
     for path in sorted(folder.glob("*.py")):
         defined = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
-        if INTERFACE <= defined:
+        if defined >= INTERFACE:
             spec = importlib.util.spec_from_file_location(path.stem, path)
             assert spec is not None and spec.loader is not None  # a file that was just read
             module = importlib.util.module_from_spec(spec)

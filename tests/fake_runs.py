@@ -58,7 +58,13 @@ class Fake:
 
 def write_run(outputs: Path, fake: Fake) -> RunFolder:
     """The folder of the run, complete."""
-    config = {"study": fake.study, "seed": fake.seed, "steps": STEPS[-1], "model": {"_target_": fake.model}, **fake.config}
+    config = {
+        "study": fake.study,
+        "seed": fake.seed,
+        "steps": STEPS[-1],
+        "model": {"_target_": fake.model},
+        **fake.config,
+    }
     folder = RunFolder(outputs / fake.study / run_name(fake.model, fake.task, config))
     folder.path.mkdir(parents=True)
     folder.write_card(fake.card)

@@ -2,7 +2,7 @@
 
 Runs of other variants are another comparison, because a loss on a longer sequence is another quantity. Within one, runs
 that differ in their seed alone are drawn as one model; where other settings differ, each setting is a model of its own,
-named after what differs: ``lstm, hidden=64``.
+named after what differs: ``lstm (hidden=64)``.
 """
 
 import re
@@ -80,9 +80,10 @@ def comparisons(store: FolderStore) -> tuple[list[Comparison], dict[str, str]]:
     runs["variant"] = [cards[run]["variant"] for run in runs["run"]]
     groups = list(runs.groupby(["study", "task", "variant"], sort=True))
     named = [frame.assign(model=model_names(frame)) for _, frame in groups]
-    models = pd.CategoricalDtype(sorted({name for frame in named for name in frame["model"]}))
+    models = pd.CategoricalDtype(sorted({name for frame in named for name in frame["model"]}, key=in_order))
     found: list[Comparison] = []
-    for ((study, task, _), _), frame in zip(groups, named, strict=True):
+    for (key, _), frame in zip(groups, named, strict=True):
+        study, task, _ = (str(part) for part in key)
         frame = frame.astype({"model": models}).sort_values(["model", "seed", "run"], ignore_index=True)
         stem = slug(f"{study}-{task}")
         same = sum(slug(f"{one.study}-{one.task}") == stem for one in found)
@@ -97,20 +98,32 @@ def model_names(runs: pd.DataFrame) -> list[str]:
     >>> model_names(pd.DataFrame({"model": ["lstm"] * 2, "seed": [0, 1], "config.seed": [0, 1]}))
     ['lstm', 'lstm']
     >>> model_names(pd.DataFrame({"model": ["lstm"] * 2, "seed": [0, 0], "config.model.hidden": [8.0, 16.0]}))
-    ['lstm, hidden=8', 'lstm, hidden=16']
+    ['lstm (hidden=8)', 'lstm (hidden=16)']
     """
     settings = [
         column
         for column in runs.columns
         if column.startswith("config.") and not any(f"{column}.".startswith(f"config.{name}.") for name in NO_MODEL)
     ]
-    names = pd.Series(runs["model"].astype(str), index=runs.index)
-    for _, of_model in runs.groupby("model"):
-        texts = of_model[settings].map(_plain)
-        for column in settings:
-            if texts[column].nunique() > 1:
-                names[of_model.index] += [f", {column.rpartition('.')[2]}={value}" for value in texts[column]]
-    return names.tolist()
+    texts = runs[settings].map(_plain)
+    differing = {
+        model: [column for column in settings if of_model[column].nunique() > 1]
+        for model, of_model in texts.groupby(runs["model"])
+    }
+    names = []
+    for model, text in zip(runs["model"], records(texts), strict=True):
+        entries = [f"{column.rpartition('.')[2]}={text[column]}" for column in differing[model]]
+        names.append(f"{model} ({', '.join(entries)})" if entries else str(model))
+    return names
+
+
+def in_order(name: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers within names by their size.
+
+    >>> sorted(["hidden=16", "hidden=8"], key=in_order)
+    ['hidden=8', 'hidden=16']
+    """
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def ends(table: pd.DataFrame) -> pd.DataFrame:
@@ -119,6 +132,11 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
     first, last = steps.transform("min"), steps.transform("max")
     when = np.where(table["step"] == first, BEFORE, np.where(table["step"] == last, AFTER, ""))
     return table.assign(when=when)[when != ""].reset_index(drop=True)
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as mappings."""
+    return [{str(column): value for column, value in row.items()} for row in table.to_dict("records")]
 
 
 def outcome(run: Mapping[str, Any]) -> str:
@@ -133,7 +151,7 @@ def outcome(run: Mapping[str, Any]) -> str:
 def exceptions(runs: pd.DataFrame) -> list[str]:
     """One sentence for every run that did not end as it should."""
     sentences = []
-    for run in runs.to_dict("records"):
+    for run in records(runs):
         ended = outcome(run)
         if ended in ("solved", "unsolved"):
             continue

@@ -72,6 +72,7 @@ def write_numbers(table: pd.DataFrame, stem: str, folder: Path) -> list[Path]:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> Path:
+    """Six digits, one kind of line end on every system."""
     table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
     return path
 

@@ -1,5 +1,6 @@
 """A comparison in one table: per model, what came out, beside what a trivial rule scores and what the task asks for."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from retrograde.figures import theme
-from retrograde.figures.comparison import Comparison, listed, outcome
+from retrograde.figures.comparison import Comparison, listed, outcome, records
 from retrograde.figures.provenance import lag_quantiles, number
 
 COLUMNS = {
@@ -56,9 +57,10 @@ class Row:
 def per_run(comparison: Comparison) -> pd.DataFrame:
     """One row a run, failed ones with dashes: the table behind the summary."""
     runs = comparison.runs.reindex(columns=list(dict.fromkeys([*comparison.runs.columns, *COLUMNS])))
-    ended = [outcome(run) for run in runs.to_dict("records")]
+    ended = [outcome(run) for run in records(runs)]
     table = runs[["model", "seed"]].assign(outcome=ended).join(runs[list(COLUMNS)]).rename(columns=COLUMNS)
-    table.insert(table.columns.get_loc("parameters"), "task's lags, 90 %", lag_quantiles(comparison.card).get("90 %"))
+    asked = lag_quantiles(comparison.card).get("90 %")
+    table.insert(table.columns.tolist().index("parameters"), "task's lags, 90 %", asked)
     return table
 
 
@@ -115,7 +117,7 @@ def _middle(values: pd.Series) -> str:
 
 
 def _seconds(values: pd.Series) -> str:
-    middle = values.astype(float).median()
-    if pd.isna(middle):
+    middle = float(values.astype(float).median())
+    if math.isnan(middle):
         return "–"
     return f"{middle:.0f} s" if middle < 120 else f"{middle / 60:.0f} min"

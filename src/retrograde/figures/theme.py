@@ -1,8 +1,9 @@
 """How figures look: one page width, one palette, one look per model.
 
 A model's look follows from the categories of a table's ``model`` column, not from the rows that happen to be there: so
-a model keeps its colour in every figure of a report, also in one that shows it alone. The colour is that of the family,
-the text before the first comma; settings that differ within a family (``lstm, forget_bias=0``) change the line style.
+a model keeps its colour in every figure of a report, also in one that shows it alone. The colour is that of the
+family, the text before the first bracket; settings that differ within a family (``lstm (forget_bias=0)``) change the
+line style.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ INK, QUIET, RULE, PAPER = "#1d252c", "#5d6872", "#d5dade", "#ffffff"
 """Text, secondary text, lines that carry no data, ground. The page swaps these four where the reader prefers dark."""
 
 FAMILIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6a3f")
-"""Okabe & Ito's colours for every kind of colour vision, but for yellow and black, which one of the grounds swallows."""
+"""Okabe & Ito's colours, for every kind of colour vision; not their yellow and black, lost on one of the grounds."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2, 2, 2, 2, 2)))
@@ -84,15 +85,16 @@ class Look:
 @contextmanager
 def applied() -> Iterator[None]:
     """The theme for a block, or, as a decorator, for a function; the process's own settings stay as they were."""
-    with mpl.rc_context({**sns.axes_style("ticks"), **SETTINGS}):
+    settings: dict[Any, Any] = {**sns.axes_style("ticks"), **SETTINGS}
+    with mpl.rc_context(settings):
         yield
 
 
 def looks(model: pd.Series) -> dict[str, Look]:
     """The look of every category of a ``model`` column.
 
-    >>> models = pd.Series(["lstm, hidden=8"]).astype(pd.CategoricalDtype(["gru", "lstm, hidden=4", "lstm, hidden=8"]))
-    >>> [look.colour for look in looks(models).values()]
+    >>> models = pd.CategoricalDtype(["gru", "lstm (hidden=4)", "lstm (hidden=8)"])
+    >>> [look.colour for look in looks(pd.Series(["lstm (hidden=8)"]).astype(models)).values()]
     ['#0072b2', '#d55e00', '#d55e00']
     """
     names = [str(name) for name in model.cat.categories]
@@ -111,7 +113,8 @@ def looks(model: pd.Series) -> dict[str, Look]:
 
 
 def family(name: str) -> str:
-    return name.partition(", ")[0]
+    """The model without the settings that tell its variants apart."""
+    return name.partition(" (")[0]
 
 
 def present(model: pd.Series) -> list[str]:
@@ -134,17 +137,20 @@ def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def label(panels: list[Axes], x: str, y: str) -> None:
-    """Names the axes once where they are drawn: along the bottom and down the left."""
+    """Names the axes once: along the last row and down the first column."""
     for axes in panels:
-        if axes.xaxis.get_tick_params()["labelbottom"]:
+        place = axes.get_subplotspec()
+        assert place is not None  # panels are subplots
+        if place.is_last_row():
             axes.set_xlabel(x)
-        if axes.yaxis.get_tick_params()["labelleft"]:
+        if place.is_first_col():
             axes.set_ylabel(y)
 
 
 def headline(figure: Figure, text: str) -> None:
     """The finding, over the figure's left edge, broken into lines that fit."""
-    figure.suptitle(wrapped(text, 84), x=0.012, ha="left", linespacing=1.35)
+    width = figure.get_figwidth()
+    figure.suptitle(wrapped(text, int(84 * width / WIDTH)), x=0.085 / width, ha="left", linespacing=1.35)
 
 
 def note(axes: Axes, text: str, place: tuple[float, float]) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from retrograde.core.contracts import Snapshot
 from retrograde.core.records import Reading
-from retrograde.core.scaled import log10_norm
+from retrograde.core.scaled import CENSORED, ZERO, log10_norm
 from retrograde.core.statistics import STATISTICS, linear_statistics, log10_statistics, present
 
 
@@ -37,9 +37,10 @@ class StateGradient:
                 yield Reading(
                     f"{name}/{key}", values.cpu().numpy(), dims, "log10 loss per state", statuses.cpu().numpy()
                 )
-            carried, _ = log10_norm(gradient.total - gradient.direct)
+            carried, carried_status = log10_norm(gradient.total - gradient.direct)
             direct, _ = log10_norm(gradient.direct)
-            share = torch.where(torch.isneginf(carried), 0.0, 1 / (1 + 10 ** (direct - carried)))
+            none = (carried_status == ZERO) | (carried_status == CENSORED)  # the difference is nothing
+            share = torch.where(none, 0.0, 1 / (1 + 10 ** (direct - carried)))
             yield Reading(
                 f"carried/{key}", linear_statistics(share[:, kept], counts[:, kept]).cpu().numpy(), dims, "share"
             )

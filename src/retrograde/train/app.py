@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from retrograde.train.configuration import config_folder
-from retrograde.train.errors import in_one_line
+from retrograde.train.errors import flags_first, in_one_line
 from retrograde.train.sweep import place
 
 SINGLE = "single"
@@ -32,6 +32,7 @@ def main() -> None:
         return
     os.environ[FULL_ERROR] = "1"  # else Hydra prints the error itself, over many lines
     try:
+        sys.argv[1:] = flags_first(sys.argv[1:])
         command()
     except KeyboardInterrupt:
         sys.exit("retrograde: interrupted")

@@ -1,10 +1,12 @@
 """Where the configurations lie, and what can be made of one without a command line."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 
 def config_folder() -> Path:
@@ -12,6 +14,15 @@ def config_folder() -> Path:
     package = Path(__file__).parents[1]
     installed, checkout = package / "conf", package.parents[1] / "conf"
     return installed if installed.is_dir() else checkout
+
+
+def common_keys() -> list[str]:
+    """The keys of a run's settings: the groups that train.yaml chooses from, and what it sets itself."""
+    content = OmegaConf.load(config_folder() / "train.yaml")
+    assert isinstance(content, DictConfig)  # train.yaml is a mapping
+    groups = [str(key) for choice in content.pop("defaults") if isinstance(choice, Mapping) for key in choice]
+    chosen = [group for group in groups if not group.startswith("override ")]
+    return list(dict.fromkeys([*chosen, *(str(key) for key in content if key != "hydra")]))
 
 
 def probes_of(preset: str) -> dict[str, Any]:

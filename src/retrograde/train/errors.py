@@ -1,49 +1,112 @@
 """What a person reads when something is wrong: one line that names the culprit and says what was expected."""
 
+import errno
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from retrograde.core.choices import nearest
 from retrograde.train.configuration import config_folder, options
+from retrograde.train.settings import unknown_key
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
+
+SECOND_CHOICE = r"Multiple values for (\S+)\.|An item is already at '(\S+)'"
+SEVERAL_VALUES = r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'"
+UNKNOWN_KEY = r"Could not override '([^'@]+)|Could not delete from config\. '(\S+)' does not exist"
+MERGING = r"Error merging override ([^=]+)="
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments in the one order in which Hydra understands all of them: flags, then overrides.
+
+    Raises ValueError for a flag that does not exist or lacks its value.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]  # which would print a page and leave
+    known, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+        raise ValueError(f"unknown flag '{unknown[0]}'{nearest(unknown[0], flags) or '; --hydra-help lists them'}")
+    return [argument for argument in arguments if argument not in known.overrides] + known.overrides
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(message)
 
 
 def in_one_line(error: BaseException, arguments: Sequence[str]) -> str:
     """The message for an exception that the command line ``arguments`` led to."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_option(error.missing_cfg_file, error.options, arguments)
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}' cannot be read: write key=value, and quote what is not a plain word or number"
     if isinstance(error, ConfigCompositionException):
-        unknown = re.search(r"(?:Could not override|Error merging override|Could not delete) '?([^'=\s]+)", str(error))
-        if unknown:
-            return _unknown_key(unknown[1].lstrip("+~"), arguments)
+        return _composition(error, arguments)
     if isinstance(error, InstantiationException):
         where = re.search(r"full_key: (\S+)", str(error))
         cause = error.__cause__ or error.__context__
-        message = str(error).splitlines()[0] if cause is None else _first_line(cause)
+        message = str(error).splitlines()[0] if cause is None else first_line(cause)
         return f"{where[1]}: {message}" if where else message
-    if isinstance(error, (ValueError, OSError)):
-        return _first_line(error)
-    return f"{type(error).__name__}: {_first_line(error)}"
+    if isinstance(error, OSError) and error.filename is not None:
+        way_out = "; outputs=FOLDER chooses another place" if error.errno in UNWRITABLE else ""
+        return f"'{error.filename}': {str(error.strerror).lower()}{way_out}"
+    if "Config group override must be a string" in str(error):
+        culprit = next((argument for argument in arguments if argument.endswith("=null")), "a choice")
+        return f"{culprit}: a choice of null is made by leaving it out"
+    if isinstance(error, (ValueError, OSError, HydraException, OmegaConfBaseException)):
+        return first_line(error)
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of the message that says something, without what OmegaConf puts before a resolver's."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    message = lines[0] if lines else type(error).__name__
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", message)
+
+
+def _composition(error: ConfigCompositionException, arguments: Sequence[str]) -> str:
+    message, cause = str(error), error.__cause__
+    if several := re.search(SEVERAL_VALUES, message):
+        return f"'{several[1]}' are several values: add --multirun for a run of each"
+    if second := re.search(SECOND_CHOICE, message):
+        return f"'{second[1] or second[2]}' has a value already: write it without the +"
+    if unknown := re.search(UNKNOWN_KEY, message):
+        return _unknown_key((unknown[1] or unknown[2]).lstrip("+~"), arguments)
+    if merging := re.search(MERGING, message):
+        key = merging[1].lstrip("+~")
+        if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
+            return _unknown_key(key, arguments)
+        return f"{key}: {first_line(cause or error)}"
+    if not message and cause is not None:
+        key = getattr(cause, "full_key", None)
+        return f"{key}: {first_line(cause)}" if key else first_line(cause)
+    return first_line(error)
 
 
 def _unknown_option(missing: str, known: Sequence[str] | None, arguments: Sequence[str]) -> str:
     """``missing`` is ``group/option``, or the name of the primary configuration."""
     group, _, option = missing.rpartition("/")
     names = sorted(set(known or ()) | set(options(group, config_folder(), *config_dirs(arguments))))
-    if not names:
+    if not group or not names:
         return f"there is no configuration '{missing}'"
-    return f"unknown {group} '{option}'{nearest(option, names)} known: {', '.join(names)}".replace("? known", "? Known")
+    hint = nearest(option, names)
+    return f"unknown {group} '{option}'{hint}{' Known' if hint else '; known'}: {', '.join(names)}"
 
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> str:
@@ -55,17 +118,17 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     if not isinstance(node, Mapping):
         return _unknown_key(parent, arguments)
     names = [str(known) for known in node if not str(known).startswith("_")]
-    owner = f"'{parent}' has" if parent else "the keys are"
-    hint = nearest(name, names)
-    return f"unknown key '{key}'{hint or ';'} {owner} {', '.join(names)}".replace("? ", "? Here ", 1)
+    if not parent:
+        names.remove("hydra")  # Hydra's own; not what somebody has misspelt
+    return unknown_key(name, names, f"{parent}." if parent else "")
 
 
 def _chosen(arguments: Sequence[str]) -> dict[str, Any]:
     """The configuration with the groups chosen on the command line, and nothing else of it."""
-    folder = config_folder()
-    groups = {path.name for place in (folder, *config_dirs(arguments)) for path in place.iterdir() if path.is_dir()}
+    folder, others = config_folder(), config_dirs(arguments)
+    groups = {path.name for place in (folder, *others) for path in place.iterdir() if path.is_dir()}
     parser = OverridesParser.create()
-    choices = []
+    choices = ["hydra.searchpath=[" + ",".join(f"'{path.resolve()}'" for path in others) + "]"]
     for argument in arguments:
         if "=" not in argument or argument.startswith("-"):
             continue
@@ -73,7 +136,7 @@ def _chosen(arguments: Sequence[str]) -> dict[str, Any]:
         if override.key_or_group in groups and not override.is_sweep_override():
             choices.append(argument)
     with initialize_config_dir(str(folder), version_base="1.3"):
-        config = compose("train", overrides=choices)
+        config = compose("train", overrides=choices, return_hydra_config=True)
     content = OmegaConf.to_container(config, resolve=False)
     assert isinstance(content, dict)  # train.yaml is a mapping
     return {str(key): value for key, value in content.items()}

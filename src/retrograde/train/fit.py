@@ -187,7 +187,9 @@ def carry_out(
     model = job.model(job.task)
     if job.task.kind not in model.kinds:
         fitting = " and ".join(model.kinds)
-        raise ValueError(f"{identity.model} is made for {fitting} tasks, and {identity.task} is of kind {job.task.kind}")
+        raise ValueError(
+            f"{identity.model} is made for {fitting} tasks, and {identity.task} is of kind {job.task.kind}"
+        )
     card = job.task.card
     folder.clear()
     folder.write_card(card)

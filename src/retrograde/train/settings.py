@@ -4,16 +4,22 @@ import dataclasses
 import functools
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
 
 from retrograde.core.choices import nearest
 
+PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
+"""The types of a value that a configuration can hold, in a reader's words."""
+
 
 def check_types(config: Any, path: str = "") -> None:
-    """Raise ValueError, naming the key, where a value does not fit the annotation of the constructor that takes it."""
+    """Raise ValueError, naming the key, where the constructor that takes a value has no such key or wants another type.
+
+    Keys are checked here too, because composition takes whatever a study's file adds to a group.
+    """
     if isinstance(config, Mapping):
         if "_target_" in config:
             _check_target(config, path)
@@ -26,21 +32,51 @@ def _check_target(config: Mapping[str, Any], path: str) -> None:
         target = get_object(config["_target_"])
     except Exception as error:  # hydra wraps whatever importing a user's module raises
         raise ValueError(f"{path}_target_: '{config['_target_']}' cannot be imported: {error}") from error
+    known = takes(target)
+    if known is not None and config.get("_partial_"):
+        known = known[1:]  # the first is what a factory is called with
+    check_keys([key for key in config if not key.startswith("_")], known, path)
     check_against(target, config, path)
 
 
+def check_keys(keys: Iterable[str], known: Collection[str] | None, path: str = "") -> None:
+    """Raise ValueError for a key that is not among the known ones, where these are known at all."""
+    unknown = [] if known is None else [key for key in keys if key not in known]
+    if unknown:
+        raise ValueError(unknown_key(unknown[0], known or (), path))
+
+
+def unknown_key(key: str, known: Iterable[str], path: str = "") -> str:
+    """What is said of a key that does not exist; ``path`` is the part that it was looked for in, with its last dot."""
+    names = list(known)
+    hint = nearest(key, names)
+    there = f"'{path[:-1]}' has" if path else "the keys are"
+    return f"unknown key '{path}{key}'{hint}{' Here' if hint else ';'} {there} {', '.join(names) or 'none'}"
+
+
+def takes(target: Any) -> list[str] | None:
+    """The names of the settings that a constructor or function takes; None where it takes any."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except ValueError:  # of some that are written in C nothing is known
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY]
+
+
 def check_against(target: Any, config: Mapping[str, Any], path: str = "") -> None:
-    """The same for the settings that a constructor or function shares with ``config``."""
+    """Raise ValueError where a setting that a constructor or function shares with ``config`` is of another type."""
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
     for key, value in config.items():
-        if key in hints and _plain(value) and not fits(value, hints[key]):
+        if key in hints and (_plain(value) or isinstance(value, list)) and not fits(value, hints[key]):
             raise ValueError(
                 f"{path}{key} must be {in_words(hints[key])}, not {value!r}{suggestion(value, hints[key])}"
             )
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value may stand for an annotation; an annotation that is no class is left to the callee."""
+    """Whether a plain value or a list may stand for an annotation; one that is no class is left to the callee."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, option) for option in get_args(hint))
@@ -50,8 +86,10 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if inspect.isclass(hint) and hint is not object:
+    if hint in PLAIN:
         return isinstance(value, hint)
+    if inspect.isclass(hint) and hint not in (object, Any):
+        return isinstance(value, (list, hint))  # what a list may hold is left to the callee
     return True
 
 
@@ -59,12 +97,12 @@ def in_words(hint: Any) -> str:
     """An annotation as a reader of an error message wants it."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(in_words(option) for option in get_args(hint))
+        options = get_args(hint)
+        written = [option for option in options if option in PLAIN or get_origin(option) is Literal]
+        return " or ".join(in_words(option) for option in written or options)  # a tensor cannot be written down
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in get_args(hint))
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}.get(
-        hint, str(hint)
-    )
+    return PLAIN.get(hint, str(hint))
 
 
 def suggestion(value: Any, hint: Any) -> str:

@@ -1,0 +1,482 @@
+"""What training with Retrograde costs, against a bare PyTorch loop over the same network.
+
+    python benchmarks/overhead.py                         about 7 minutes on two cores
+    python benchmarks/overhead.py --pairs 2 --length 20   a look at whether it runs
+
+One run of Lightning's Trainer is stopped after every block of steps; the bare loop then takes as many steps, one step
+is taken on which the default probes fire, and the single measurements follow. All that is compared has thus met the
+machine in the same state, and a ratio is formed within each such pair of blocks before the median is taken. The
+interval is the 95 % bootstrap interval of that median, over pairs.
+
+- A block of ours lasts from the end of the Trainer's last hook before it to the beginning of the last hook in it, so
+  that everything that Lightning does between two steps is inside, and the scalars are logged once in each block (more
+  often than by default). Validation, checkpoints and a progress bar are no part of either side.
+- The bare loop draws its batches with the same task and the same stream, from the same first weights; that both sides
+  train the same network is checked by their losses.
+- A firing is everything that probes add to a run at a scheduled step: the copies that the step makes, the snapshot, all
+  default probes, tables and W&B's view of them, written to disk at once.
+- By hand, the totals come from a loop over time with the gradient of every state retained. They are compared with ours
+  at every pair; a difference ends the benchmark.
+"""
+
+import argparse
+import json
+import logging
+import math
+import platform
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from retrograde.core.contracts import Probe, SequenceModel
+from retrograde.core.records import Batch, StateGradient
+from retrograde.core.snapshot import snapshot
+from retrograde.models.lstm import lstm
+from retrograde.record.folder import FINISHED, RunFolder
+from retrograde.record.recorder import RunRecorder
+from retrograde.record.view import WandbView
+from retrograde.tasks.adding import Adding
+from retrograde.train.fit import ADAM, ProbingSettings, TrainerSettings, default_probes
+from retrograde.train.module import Training
+from retrograde.train.probing import Probing, probe_batch, schedule
+from retrograde.train.provenance import commit
+from retrograde.train.streams import generator
+
+SEED = 0
+RUN = 2000
+"""Steps of the run over which the firings of the default schedule are counted."""
+
+WARM_UP = 2
+"""Pairs thrown away."""
+
+RESAMPLES = 4000
+TOLERANCE = 1e-4
+"""Of the largest total over time: float32 along a few hundred steps; what autograd alone shows is off by over 0.3."""
+
+SAME_LOSS = 1e-2
+"""Relative difference of the two sides' losses after one block: rounding grows, another network or stream shows."""
+
+WITHOUT, WITH, FIRING = "training without probes", "training with default probes", "one firing of the default probes"
+ALONE = "state_gradient alone, {} batch"
+BY_HAND = "the same totals by hand, {} batch"
+BATCHES = ("probe", "training")
+GOALS = {WITHOUT: 1.10, WITH: 1.20}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Sizes of network, batch and sequence, and how long to measure; ``conf/train.yaml`` sets what is not here."""
+
+    pairs: int
+    block: int
+    hidden: int
+    batch: int
+    length: int
+    threads: int
+    device: str
+
+    def __post_init__(self) -> None:
+        for name in ("pairs", "block", "hidden", "batch", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda: this machine has no CUDA device; --device cpu works everywhere")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A cost as a multiple of another: the median over pairs, and the interval that it lies in."""
+
+    name: str
+    against: str
+    median: float
+    lower: float
+    upper: float
+    goal: float | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the goal is met; ``open`` where the interval holds it."""
+        if self.goal is None:
+            return ""
+        return "met" if self.upper <= self.goal else "missed" if self.lower > self.goal else "open"
+
+
+@dataclass
+class Samples:
+    """Seconds, one entry per pair: a block of either side, a firing, and the single measurements by name."""
+
+    ours: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+    firing: list[float] = field(default_factory=list)
+    single: dict[str, list[float]] = field(default_factory=dict)
+    difference: float = 0.0  # the largest between our totals and those by hand
+
+
+class BareLoop:
+    """What a careful user writes without any framework."""
+
+    def __init__(self, task: Adding, hidden: int, batch: int, clip: float, device: torch.device) -> None:
+        self.lstm = nn.LSTM(task.inputs.size, hidden, batch_first=True).to(device)
+        self.readout = nn.Linear(hidden, task.outputs.size).to(device)
+        self.parameters = [*self.lstm.parameters(), *self.readout.parameters()]
+        self.optimizer = ADAM(self.parameters)
+        self.task = task
+        self.batch = batch
+        self.clip = clip
+        self.stream = generator("train:0", SEED, device)
+
+    def train(self, steps: int) -> float:
+        """The loss of the last step."""
+        for _ in range(steps):
+            batch = self.task.sample(self.batch, self.stream)
+            outputs = self.readout(self.lstm(batch.inputs)[0])
+            loss = nn.functional.mse_loss(outputs[:, -1], batch.targets[:, -1])
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+
+def totals_by_hand(lstm: nn.LSTM, readout: nn.Linear, batch: Batch) -> dict[str, Tensor]:
+    """dL/dz_t of every hidden and cell state, t = -1 first, by a loop that keeps them all in the graph.
+
+    L is one sample's squared error at the last position.
+    """
+    from_input = nn.functional.linear(batch.inputs, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
+    hidden, cell = (from_input.new_zeros(len(batch), lstm.hidden_size, requires_grad=True) for _ in range(2))
+    hiddens, cells = [hidden], [cell]
+    for now in from_input.unbind(1):
+        gates = now + hidden @ lstm.weight_hh_l0.T
+        input_gate, forget_gate, candidate, output_gate = gates.chunk(4, 1)
+        cell = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
+        hidden = torch.sigmoid(output_gate) * torch.tanh(cell)
+        hidden.retain_grad()
+        cell.retain_grad()
+        hiddens.append(hidden)
+        cells.append(cell)
+    loss = (readout(hidden) - batch.targets[:, -1]).square().sum()
+    loss.backward(inputs=[*hiddens, *cells])  # the weights' gradients are not asked for
+    states = {"hidden": hiddens, "cell": cells}
+    return {name: torch.stack([state.grad for state in kept], 1) for name, kept in states.items()}  # type: ignore[misc]
+
+
+def largest_difference(ours: Mapping[str, Tensor], by_hand: Mapping[str, Tensor]) -> float:
+    """Between the totals, relative to the largest of its component; raises ValueError where it is not rounding."""
+    worst = 0.0
+    for name, total in by_hand.items():
+        difference = float((ours[name] - total).abs().max() / total.abs().max())
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"the totals of '{name}' differ from those by hand by {difference:.1e} of the largest, more than "
+                f"{TOLERANCE:.0e}: the two do not measure the same"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def totals(gradients: Mapping[str, StateGradient]) -> dict[str, Tensor]:
+    """The totals of the only layer, by component."""
+    return {key.rpartition(".")[2]: gradient.total.value() for key, gradient in gradients.items()}
+
+
+class Interleaved(pl.Callback):
+    """Takes over from the Trainer at the end of every block, measures everything else, and gives back.
+
+    A cycle is one block and one step on which probes fire. The cycles begin after half a cycle, so that the step at
+    which scalars are logged, once in a cycle, lies inside the block.
+    """
+
+    def __init__(self, options: Options, bare: BareLoop, probing: Probing, training_batch: Batch) -> None:
+        self.block = options.block
+        self.pairs = options.pairs
+        self.bare = bare
+        self.probing = probing
+        self.state_gradient: Probe = probing.probes["state_gradient"]
+        self.batches = dict(zip(BATCHES, (probing.batch, training_batch), strict=True))
+        self.cycle = cycle(options.block)
+        self.lead = lead(options.block)
+        self.started = 0.0
+        self.samples = Samples()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, Training)  # as ``measured`` has made it
+        step = batch_idx + 1
+        place = (step - self.lead) % self.cycle
+        if step < self.lead or place not in (0, self.block):
+            return
+        if step == self.lead:
+            self._check_losses(pl_module, self.bare.train(step), float(outputs["loss"]))
+        elif place == self.block:
+            self.samples.ours.append(now(pl_module.device) - self.started)
+            self.samples.bare.append(seconds(partial(self.bare.train, self.block), pl_module.device))
+        else:
+            self.probing.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self.probing.recorder.flush()
+            step_with_firing = now(pl_module.device) - self.started
+            self.bare.train(1)
+            self.samples.firing.append(step_with_firing - self.samples.ours[-1] / self.block)
+            self._measure_singly(pl_module)
+            self._end_pair()
+        self.started = now(pl_module.device)
+
+    def _check_losses(self, training: Training, bare: float, ours: float) -> None:
+        if not math.isclose(bare, ours, rel_tol=SAME_LOSS):
+            raise ValueError(f"after {self.lead} steps the bare loop's loss is {bare}, ours {ours}: not the same network")
+
+    def _measure_singly(self, training: Training) -> None:
+        model, device = training.model, training.device
+        network = next(part for part in model.modules() if isinstance(part, nn.LSTM))
+        readout = next(part for part in model.modules() if isinstance(part, nn.Linear))
+        for name, batch in self.batches.items():
+            batch = batch.to(device)
+            kept: dict[str, Any] = {}
+
+            def ours(batch: Batch = batch, kept: dict[str, Any] = kept) -> None:
+                kept["ours"] = taken = snapshot(model, training.task, batch, 0)
+                list(self.state_gradient(taken))
+
+            def by_hand(batch: Batch = batch, kept: dict[str, Any] = kept) -> None:
+                kept["by hand"] = totals_by_hand(network, readout, batch)
+
+            for label, measure in ((ALONE, ours), (BY_HAND, by_hand)):
+                self.samples.single.setdefault(label.format(name), []).append(seconds(measure, device))
+            difference = largest_difference(totals(kept["ours"].gradients), kept["by hand"])
+            self.samples.difference = max(self.samples.difference, difference)
+
+    def _end_pair(self) -> None:
+        done = len(self.samples.ours)
+        if done <= WARM_UP:
+            name = f"warm-up {done} of {WARM_UP}"
+        else:
+            name = f"pair {done - WARM_UP} of {self.pairs}"
+        ours, bare = self.samples.ours[-1], self.samples.bare[-1]
+        print(f"{name}: {self.block} steps in {ours:.2f} s, bare {bare:.2f} s", file=sys.stderr, flush=True)
+
+
+def cycle(block: int) -> int:
+    """Steps of the Trainer from one block's beginning to the next."""
+    return block + 1
+
+
+def lead(block: int) -> int:
+    """Steps before the first block."""
+    return cycle(block) // 2 + 1
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, read when the device has nothing left to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def seconds(measure: Callable[[], Any], device: torch.device) -> float:
+    """How long it takes."""
+    start = now(device)
+    measure()
+    return now(device) - start
+
+
+def measured(options: Options, folder: Path) -> Samples:
+    """The run itself, its files in ``folder``."""
+    torch.manual_seed(SEED)
+    device = torch.device(options.device)
+    task = Adding(length=options.length)
+    settings = TrainerSettings(accelerator="gpu" if device.type == "cuda" else "cpu")
+    assert settings.clip is not None  # the default clips
+    model: SequenceModel = lstm(task, hidden=options.hidden)
+    bare = BareLoop(task, options.hidden, options.batch, settings.clip, device)
+    with torch.no_grad():
+        for theirs, ours in zip(bare.parameters, model.parameters(), strict=True):
+            theirs.copy_(ours)
+
+    per_pair, before = cycle(options.block), lead(options.block)
+    steps = before + (WARM_UP + options.pairs) * per_pair
+    fired = frozenset(range(before + per_pair, steps + 1, per_pair))
+    run = RunFolder(folder / "overhead")
+    metadata = {"run": run.run}
+    view = WandbView(run.path, metadata, "offline", "retrograde", None, "benchmarks")
+    recorder = RunRecorder(run, metadata, view)
+    training = Training(
+        model, task, ADAM, None, recorder, SEED, steps, options.batch, settings.clip, per_pair, options.batch,
+        settings.compile, fired,
+    )  # fmt: skip
+    probing = Probing(default_probes(), probe_batch(task, ProbingSettings().samples).to(device), fired, recorder)
+    drawn = task.sample(options.batch, generator("benchmark", SEED)).to(device)
+    interleaved = Interleaved(options, bare, probing, drawn)
+    checkpoint = ModelCheckpoint(run.checkpoints, monitor="validation/score", save_on_train_epoch_end=False)
+    try:
+        trainer = pl.Trainer(
+            accelerator=settings.accelerator,
+            devices=1,
+            precision=settings.precision,  # type: ignore[arg-type]  # Lightning checks it
+            max_steps=steps,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[checkpoint, interleaved],
+        )
+        trainer.fit(training)
+    finally:
+        recorder.close(FINISHED, {})
+    return without_warm_up(interleaved.samples)
+
+
+def without_warm_up(samples: Samples) -> Samples:
+    """The pairs that count."""
+    return Samples(
+        samples.ours[WARM_UP:],
+        samples.bare[WARM_UP:],
+        samples.firing[WARM_UP:],
+        {name: values[WARM_UP:] for name, values in samples.single.items()},
+        samples.difference,
+    )
+
+
+def ratios(samples: Samples, block: int) -> list[Ratio]:
+    """Everything that is compared, each with its interval."""
+    bare = np.array(samples.bare)
+    steps = bare / block
+    ours, firing = np.array(samples.ours) / bare, np.array(samples.firing) / steps
+    share = firings() / RUN
+    rows = {
+        WITHOUT: ("bare loop", [ours], [1.0]),
+        WITH: ("bare loop", [ours, firing], [1.0, share]),
+        FIRING: ("bare step", [firing], [1.0]),
+    }
+    rows |= {name: ("bare step", [np.array(values) / steps], [1.0]) for name, values in samples.single.items()}
+    return [
+        Ratio(name, against, *median_and_interval(parts, weights), GOALS.get(name))
+        for name, (against, parts, weights) in rows.items()
+    ]
+
+
+def firings() -> int:
+    """How often the default schedule fires in a run of ``RUN`` steps."""
+    return len(schedule(RUN, ProbingSettings().per_decade))
+
+
+def median_and_interval(parts: Sequence[np.ndarray], weights: Sequence[float]) -> tuple[float, float, float]:
+    """The weighted sum of the parts' medians over pairs, and its 95 % interval by resampling pairs."""
+    pairs = len(parts[0])
+    chosen = np.random.default_rng(SEED).integers(pairs, size=(RESAMPLES, pairs))
+    combined = sum(weight * np.median(part[chosen], 1) for part, weight in zip(parts, weights, strict=True))
+    value = sum(weight * float(np.median(part)) for part, weight in zip(parts, weights, strict=True))
+    lower, upper = np.quantile(combined, [0.025, 0.975]).tolist()
+    return value, min(lower, value), max(upper, value)  # with very few pairs quantiles round past the value
+
+
+def machine(options: Options) -> dict[str, Any]:
+    """Where this was measured, with what, and when."""
+    on_gpu = options.device == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else processor(),
+        "processor": processor(),
+        "threads": options.threads,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "pytorch-lightning", "wandb")},
+        "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def processor() -> str:
+    """The processor's name, with its cores."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
+
+
+def table(rows: Sequence[Ratio]) -> str:
+    """As a person reads it."""
+    width = max(len(row.name) for row in rows)
+    lines = [f"{'':{width}}  {'ratio':>6}  {'95 % interval':>15}  {'against':9}  goal"]
+    for row in rows:
+        interval = f"{row.lower:.3f} to {row.upper:.3f}"
+        goal = "" if row.goal is None else f"≤ {row.goal:.2f} {row.verdict}"
+        lines.append(f"{row.name:{width}}  {row.median:6.3f}  {interval:>15}  {row.against:9}  {goal}".rstrip())
+    return "\n".join(lines)
+
+
+def report(options: Options, samples: Samples) -> dict[str, Any]:
+    """All that is kept of a run; ``samples`` are seconds, so that other statistics can be taken later."""
+    return {
+        "benchmark": "overhead",
+        "machine": machine(options),
+        "settings": asdict(options),
+        "ratios": [{**asdict(row), "verdict": row.verdict} for row in ratios(samples, options.block)],
+        "firings": firings(),
+        "bare_step": float(np.median(samples.bare)) / options.block,
+        "samples": asdict(samples),
+    }
+
+
+def parsed(arguments: Sequence[str] | None) -> tuple[Options, Path | None]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--pairs", type=int, default=30, help="pairs of blocks that count")
+    parser.add_argument("--block", type=int, default=20, help="training steps in a block")
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--length", type=int, default=400, help="of the adding problem's sequences")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of either side")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", type=Path, help="a file to keep the result in")
+    given = vars(parser.parse_args(arguments))
+    kept = given.pop("json")
+    return Options(**given), kept
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches are drawn in the step
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")  # Lightning 2.6 on torch 2.13
+    try:
+        options, kept = parsed(arguments)
+        torch.set_num_threads(options.threads)
+        with tempfile.TemporaryDirectory() as folder:
+            samples = measured(options, Path(folder))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    result = report(options, samples)
+    shown = result["machine"]
+    print(table(ratios(samples, options.block)))
+    print(
+        f"\n{options.pairs} pairs of {options.block} steps; LSTM, {options.hidden} units, batch {options.batch}, "
+        f"adding over {options.length}; a bare step takes {1000 * result['bare_step']:.1f} ms\n"
+        f"with probes: without them, plus {result['firings']} firings in {RUN} steps\n"
+        f"totals and totals by hand differ by {samples.difference:.0e} of the largest at most\n"
+        f"{shown['device']}; {shown['threads']} threads; torch {shown['torch']}; {shown['date']}"
+    )
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

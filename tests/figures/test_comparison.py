@@ -1,0 +1,128 @@
+"""Which runs stand in one figure, and under which name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fake_runs import CARD, Fake, write_run
+
+from retrograde.figures.comparison import (
+    AFTER,
+    BEFORE,
+    NothingToDraw,
+    comparisons,
+    ends,
+    exceptions,
+    model_names,
+    outcome,
+    slug,
+)
+from retrograde.record.store import FolderStore
+
+
+def test_another_length_is_another_comparison(tmp_path: Path):
+    write_run(tmp_path, Fake("gru"))
+    write_run(tmp_path, Fake("gru", card=replace(CARD, variant="T = 100"), config={"task": {"length": 100}}))
+    found, left_out = comparisons(FolderStore(tmp_path))
+    assert [one.card["variant"] for one in found] == ["T = 100", CARD.variant]
+    assert [one.stem for one in found] == ["demo-adding", "demo-adding-2"]
+    assert left_out == {}
+
+
+def test_settings_that_differ_make_models_and_numbers_sort_by_size(tmp_path: Path):
+    for hidden in (16, 8):
+        for seed in (0, 1):
+            write_run(tmp_path, Fake("lstm", seed, config={"model": {"hidden": hidden}}))
+    write_run(tmp_path, Fake("gru"))
+    (found,), _ = comparisons(FolderStore(tmp_path))
+    assert list(found.runs["model"].cat.categories) == ["gru", "lstm (hidden=8)", "lstm (hidden=16)"]
+    assert found.runs["model"].value_counts()["lstm (hidden=8)"] == 2
+
+
+def test_seed_probes_and_where_results_go_make_no_model():
+    runs = pd.DataFrame(
+        {
+            "model": ["gru", "gru"],
+            "config.seed": [0, 1],
+            "config.probe.attention.samples": [1, 2],
+            "config.recorder.mode": ["online", "offline"],
+            "config.trainer.accelerator": ["cpu", "gpu"],
+            "config.probing.samples": [8, 16],
+        }
+    )
+    assert model_names(runs) == ["gru", "gru"]
+    assert model_names(runs.assign(**{"config.trainer.clip": [1.0, 0.5]})) == ["gru (clip=1)", "gru (clip=0.5)"]
+
+
+def test_categories_are_the_models_of_the_whole_store(tmp_path: Path):
+    write_run(tmp_path, Fake("gru", study="one"))
+    write_run(tmp_path, Fake("elman", study="two"))
+    found, _ = comparisons(FolderStore(tmp_path))
+    assert [list(one.runs["model"].cat.categories) for one in found] == [["elman", "gru"]] * 2
+
+
+def test_runs_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path):
+    write_run(tmp_path, Fake("gru"))
+    torn, without_card = write_run(tmp_path, Fake("lstm")), write_run(tmp_path, Fake("elman"))
+    (torn.path / "run.json").write_text('{"run": ')
+    (without_card.path / "card.json").unlink()
+    (found,), left_out = comparisons(FolderStore(tmp_path))
+    assert list(found.runs["model"]) == ["gru"]
+    assert set(left_out) == {torn.run, without_card.run}
+    assert "run.json cannot be read" in left_out[torn.run]
+    assert "card.json cannot be read" in left_out[without_card.run]
+
+
+def test_a_missing_reading_says_which(comparison):
+    with pytest.raises(NothingToDraw, match="no run holds the reading attention/map"):
+        comparison.readings("attention/map")
+
+
+def test_readings_carry_model_and_seed(comparison):
+    table = comparison.readings("lag_gradient/horizon", [0])
+    assert table["model"].dtype == comparison.runs["model"].dtype
+    assert table[["model", "seed", "component"]].astype(str).to_numpy().tolist() == [
+        ["elman", "0", "hidden"],
+        ["lstm", "0", "hidden"],
+        ["lstm", "0", "cell"],
+        ["lstm", "1", "hidden"],
+        ["lstm", "1", "cell"],
+    ]
+
+
+def test_ends_are_each_runs_own_first_and_last_step():
+    table = pd.DataFrame({"run": list("aaabbc"), "step": [0, 5, 9, 0, 4, 0]})
+    found = ends(table)
+    assert found[["run", "step", "when"]].to_numpy().tolist() == [
+        ["a", 0, BEFORE],
+        ["a", 9, AFTER],
+        ["b", 0, BEFORE],
+        ["b", 4, AFTER],
+        ["c", 0, BEFORE],
+    ]
+
+
+def test_outcome_tells_divergence_from_failure():
+    assert outcome({"status": "finished", "solved": True, "diverged_step": None}) == "solved"
+    assert outcome({"status": "finished", "solved": False, "diverged_step": float("nan")}) == "unsolved"
+    assert outcome({"status": "finished", "solved": False, "diverged_step": 7}) == "diverged"
+    assert outcome({"status": "failed"}) == "failed"
+
+
+def test_every_run_that_did_not_end_well_is_named(tmp_path: Path):
+    write_run(tmp_path, Fake("gru", status="failed"))
+    write_run(tmp_path, Fake("lstm", status="running"))
+    write_run(tmp_path, Fake("elman", more={"diverged_step": 12, "reason": "not finite at step 12"}))
+    write_run(tmp_path, Fake("tcn"))
+    (found,), _ = comparisons(FolderStore(tmp_path))
+    assert exceptions(found.runs) == [
+        "elman, seed 0, diverged: not finite at step 12",
+        "gru, seed 0, failed: RuntimeError: out of patience",
+        "lstm, seed 0, is not finished",
+    ]
+
+
+@pytest.mark.parametrize(("name", "file"), [("a/b c", "a_b_c"), ("../..", "runs"), ("<b>&", "b"), ("gru-1.5", "gru-1.5")])
+def test_slug_is_safe_as_a_file_name(name, file):
+    assert slug(name) == file

@@ -1,0 +1,53 @@
+"""Captions say what the runs are, not more."""
+
+import pandas as pd
+
+from retrograde.figures.provenance import card_in_words, endings, lag_quantiles, provenance, seeds_in_words
+
+
+def test_lag_quantiles_of_a_hand_made_distribution():
+    assert lag_quantiles({"lags": [7, 0, 1, 2, 3, 4, 5, 6, 8, 9, 10]}) == {"median": 5, "90 %": 9, "most": 10}
+    assert lag_quantiles({"lags": []}) == {}
+
+
+def seeds(**counts: int) -> pd.DataFrame:
+    rows = [(model, f"{model}-{seed}") for model, count in counts.items() for seed in range(count)]
+    table = pd.DataFrame(rows, columns=["model", "run"])
+    return table.astype({"model": pd.CategoricalDtype(sorted(counts))})
+
+
+def test_three_seeds_claim_no_more_than_a_range():
+    assert seeds_in_words(seeds(gru=3, lstm=3)) == (
+        "3 seeds per model; thin lines are seeds, the thick one is their median, the band is the range of the seeds."
+    )
+
+
+def test_one_seed_has_no_interval():
+    assert seeds_in_words(seeds(gru=1)) == "1 seed per model: no interval."
+
+
+def test_unequal_numbers_of_seeds_are_all_named():
+    words = seeds_in_words(seeds(gru=8, lstm=3))
+    assert words.startswith("Seeds per model: gru 8, lstm 3;")
+    assert "with 3 seeds the range of the seeds; with 8 seeds the 95% percentile bootstrap" in words
+
+
+def test_the_card_is_told_in_full(comparison):
+    entries = dict(card_in_words(comparison))
+    assert entries["Task"] == "adding: one per half, values in [0, 1], T = 8"
+    assert entries["Trivial rule"].startswith("always 1: score 0, loss 0.1667 (Var[X1 + X2]")
+    assert entries["Lags to bridge"] == "half within 4, 90 % within 7, at most 7"
+
+
+def test_provenance_names_every_run_with_seed_hash_commit_and_versions(comparison):
+    runs = sorted(comparison.runs["run"])
+    entries = dict(provenance(comparison, runs))
+    assert entries["Runs"] == ", ".join(runs)
+    assert entries["Seeds"] == "0, 1"
+    assert entries["Commit"] == "abc1234"
+    assert entries["Versions"] == "torch 2.13.0"
+    assert len(entries["Config hashes"].split(", ")) == 3
+
+
+def test_nothing_is_said_of_runs_that_ended_well(comparison):
+    assert endings(comparison) == ""

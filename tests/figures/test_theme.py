@@ -1,0 +1,52 @@
+"""A model looks the same everywhere, and can be told apart by everyone."""
+
+import matplotlib as mpl
+import pandas as pd
+
+from retrograde.figures import theme
+
+MODELS = pd.CategoricalDtype(["elman", "gru", "lstm (hidden=4)", "lstm (hidden=8)", "transformer"])
+
+
+def test_a_model_keeps_its_look_in_a_table_that_holds_it_alone():
+    everyone = theme.looks(pd.Series(MODELS.categories).astype(MODELS))
+    alone = theme.looks(pd.Series(["transformer"]).astype(MODELS))
+    assert alone["transformer"] == everyone["transformer"]
+
+
+def test_colour_is_the_family_and_dash_the_variant():
+    looks = theme.looks(pd.Series(["gru"]).astype(MODELS))
+    four, eight = looks["lstm (hidden=4)"], looks["lstm (hidden=8)"]
+    assert four.colour == eight.colour != looks["gru"].colour
+    assert four.dash != eight.dash
+
+
+def test_more_families_than_colours_still_differ():
+    names = [f"model{number:02d}" for number in range(2 * len(theme.FAMILIES))]
+    looks = theme.looks(pd.Series(names).astype(pd.CategoricalDtype(names)))
+    assert len({(look.colour, str(look.dash)) for look in looks.values()}) == len(names)
+
+
+def test_families_stand_out_from_the_light_and_the_dark_ground():
+    for ground, least in ((theme.PAPER, 2.2), ("#1a1f24", 3.0)):  # 3:1 for the first four; orange and sky are lighter
+        assert min(theme.contrast(colour, ground) for colour in theme.FAMILIES) > least
+        assert min(theme.contrast(colour, ground) for colour in theme.FAMILIES[:4]) > 2.95
+
+
+def test_contrast_is_that_of_wcag():
+    assert theme.contrast("#000000", "#ffffff") == 21
+    assert round(theme.contrast("#777777", "#ffffff"), 2) == 4.48  # the value that WCAG's own examples give
+
+
+def test_the_process_keeps_its_own_settings():
+    before = mpl.rcParams["font.size"]
+    with theme.applied():
+        assert mpl.rcParams["font.size"] == theme.SETTINGS["font.size"]
+    assert mpl.rcParams["font.size"] == before
+
+
+def test_four_panels_stand_two_by_two_and_share_their_axes():
+    _, panels = theme.panels(4, 2)
+    assert [panel.get_subplotspec().rowspan.start for panel in panels] == [0, 0, 1, 1]
+    panels[0].set_xlim(3, 5)
+    assert panels[3].get_xlim() == (3, 5)

@@ -1,0 +1,94 @@
+"""Norms of parameters against numpy, and counts of what was put there to be counted."""
+
+import math
+
+import numpy as np
+import torch
+
+from retrograde.core.contracts import Snapshot
+from retrograde.core.records import Batch, StateGradient, Trace, Update
+from retrograde.core.scaled import Scaled
+from retrograde.core.snapshot import snapshot
+from retrograde.models.elman import elman
+from retrograde.probes.health import Health
+from retrograde.probes.parameters import Parameters, log10_norms
+from retrograde.tasks.adding import Adding
+
+
+def test_norms_of_each_parameter_and_of_all_together() -> None:
+    made = log10_norms({"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([[12.0]])})
+    np.testing.assert_allclose(10**made, [5.0, 12.0, 13.0])
+
+
+def test_norms_that_float32_squares_would_lose_are_kept() -> None:
+    made = log10_norms({"a": torch.tensor([3e-30, 4e-30]), "b": torch.zeros(2), "c": torch.tensor([math.inf])})
+    assert made[0] == math.log10(5e-30) or abs(made[0] - math.log10(5e-30)) < 1e-6
+    assert made[1] == -math.inf and made[2] == math.inf
+
+
+def test_update_ratio_is_of_the_weight_before_the_step() -> None:
+    task = Adding(length=4)
+    model = elman(task, hidden=2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.1)
+    change = {name: torch.full_like(parameter, 0.1) for name, parameter in model.named_parameters()}
+    gradients = {name: torch.full_like(parameter, 2.0) for name, parameter in model.named_parameters()}
+    batch = task.sample(2, torch.Generator().manual_seed(0))
+    taken = snapshot(model, task, batch, 1, Update(gradients, gradients, change, 0.25))
+    readings = {reading.name: reading.values for reading in Parameters()(taken)}
+    np.testing.assert_allclose(10 ** readings["update_ratio/parameters"], 0.1, rtol=1e-5)
+    np.testing.assert_allclose(readings["clipped/steps"], 0.25)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    np.testing.assert_allclose(10 ** readings["gradient/parameters"][-1], 2 * math.sqrt(size))
+
+
+def test_before_the_first_step_there_is_the_weight_alone() -> None:
+    task = Adding(length=4)
+    taken = snapshot(elman(task, hidden=2), task, task.sample(2, torch.Generator().manual_seed(0)), 0)
+    assert [reading.name for reading in Parameters()(taken)] == ["weight/parameters"]
+
+
+def with_states(state: torch.Tensor, total: torch.Tensor, lengths: list[int]) -> Snapshot:
+    task = Adding(length=4)
+    count, time = len(lengths), state.shape[1] - 1
+    batch = Batch(
+        torch.zeros(count, time, 2),
+        torch.zeros(count, time, 1),
+        torch.ones(count, time, dtype=torch.bool),
+        torch.tensor(lengths),
+    )
+    times = range(-1, time)
+    trace = Trace(torch.zeros(count, time, 1), {"0.forward.hidden": state}, {"0.forward.hidden": times})
+    gradients = {"0.forward.hidden": StateGradient(Scaled.of(total), Scaled.of(total), times)}
+    return Snapshot(0, elman(task, 2), task, batch, trace, torch.zeros(count, time), gradients)
+
+
+def health(snapshot: Snapshot) -> dict[str, float]:
+    return {reading.name.partition("/")[0]: float(reading.values) for reading in Health()(snapshot)}
+
+
+def test_numbers_that_are_none_are_counted_with_the_first_time() -> None:
+    state = torch.zeros(2, 4, 3)
+    state[0, 2, 1] = math.nan
+    state[1, 3] = math.inf
+    total = torch.ones(2, 4, 3)
+    total[0, 0, 0] = math.nan
+    made = health(with_states(state, total, [3, 3]))
+    assert made["nonfinite"] == 4 and made["first_nonfinite"] == 1 and made["gradient_nonfinite"] == 1
+
+
+def test_padding_is_not_counted() -> None:
+    state = torch.zeros(2, 4, 3)
+    state[1, 3] = math.nan
+    made = health(with_states(state, torch.ones(2, 4, 3), [3, 2]))
+    assert made["nonfinite"] == 0 and math.isnan(made["first_nonfinite"])
+
+
+def test_dead_units_and_saturated_entries_are_shares() -> None:
+    state = torch.zeros(1, 4, 4)
+    state[:, :, 0] = 0.99
+    state[:, :, 1] = -0.5
+    made = health(with_states(state, torch.ones(1, 4, 4), [3]))
+    assert made["dead"] == 0.5 and made["saturated"] == 0.25
+    assert "saturated" not in health(with_states(3 * state, torch.ones(1, 4, 4), [3]))
