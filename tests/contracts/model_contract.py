@@ -48,9 +48,7 @@ def check_states_are_those_computed_with(model: SequenceModel, task: Task, batch
         changed = model.trace(batch, {key: added}).states[key] - states[key]
         torch.testing.assert_close(changed[:, at], added[:, at], rtol=0, atol=FORMS)
         before = slice(at + 1, None) if ".backward." in key else slice(at)
-        assert not changed[:, before][counts[:, before]].any(), (
-            f"a change of '{key}' at time {times[at]} shows before it"
-        )
+        assert not changed[:, before][counts[:, before]].any(), f"'{key}' changes before time {times[at]}"
 
 
 def check_totals_are_finite_differences(model: SequenceModel, task: Task, batch: Batch) -> None:

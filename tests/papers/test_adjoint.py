@@ -157,9 +157,7 @@ def test_totals_equal_central_differences_of_the_loop(stack: RecurrentStack, x: 
                     (loop(stack, x, {key: sign * step * direction})[0] * weights).sum((1, 2)) for sign in (1, -1)
                 )
             time = gradient.times[at]
-            real = (time < LENGTHS) | (
-                time == 7
-            )  # beyond a sample's end there is padding; 7 is before a backward start
+            real = (time < LENGTHS) | (time == 7)  # not padding; 7 is where backward starts
             predicted = (total * direction).sum((1, 2))
             error = ((up - down) / (2 * step) - predicted).abs()[real]
             assert error.max() <= DIFFERENCES * total.abs().max(), f"{key} at {gradient.times[at]}"
@@ -283,7 +281,7 @@ def test_float32_totals_of_a_stack_agree_with_float64_below_1e_200() -> None:
 
 
 def test_what_is_below_the_format_is_censored_and_what_has_no_path_is_zero() -> None:
-    """A saturated tanh lets nothing through in float32, yet there is a path; before a read-out at 1, time 2 has none."""
+    """A saturated tanh lets nothing through in float32, yet there is a path; after the read-out at 1 there is none."""
     torch.set_default_dtype(torch.float32)
     stack = RecurrentStack(lambda width: ElmanCell(width, 2), 1, 1, False, 0.0)
     with torch.no_grad():

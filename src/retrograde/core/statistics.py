@@ -67,10 +67,8 @@ def _log_sum(natural: Tensor) -> Tensor:
 
 
 def _quantiles(values: Tensor, status: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    largest = torch.finfo(values.dtype).max
-    rank = torch.where(
-        torch.isnan(values), largest, values
-    )  # NaN above infinity would do as well; it must have a place
+    # NaN needs a place in the order: above infinity, and what does not count above NaN
+    rank = torch.nan_to_num(values, nan=1e301, posinf=1e300)
     rank = torch.where(counts, rank, math.inf)
     order = rank.argsort(dim=0, stable=True)
     index = torch.stack([((counts.sum(0) - 1) * quantile).round().long() for quantile in QUANTILES])

@@ -7,16 +7,16 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from retrograde.train.configuration import config_folder
-from retrograde.train.errors import flags_first, in_one_line
+from retrograde.train.configuration import common_keys, config_folder, options
+from retrograde.train.errors import first_line, flags_first, in_one_line
 from retrograde.train.sweep import place
 
 SINGLE = "single"
 """The folder of runs that belong to no study."""
-
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 TRACEBACK_WANTED = os.environ.get(FULL_ERROR) == "1"
@@ -26,22 +26,27 @@ def main() -> None:
     """Errors reach a person as one line; with HYDRA_FULL_ERROR=1, as the traceback that they are."""
     OmegaConf.register_new_resolver("study_folder", study_folder, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-    command = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")(job)
     if TRACEBACK_WANTED:
-        command()
+        _command()
         return
     os.environ[FULL_ERROR] = "1"  # else Hydra prints the error itself, over many lines
     try:
-        sys.argv[1:] = flags_first(sys.argv[1:])
-        command()
+        _command()
     except KeyboardInterrupt:
         sys.exit("retrograde: interrupted")
     except Exception as error:
         sys.exit(f"retrograde: {in_one_line(error, sys.argv[1:])}")
 
 
+def _command() -> None:
+    sys.argv[1:] = flags_first(sys.argv[1:])
+    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")(job)()
+
+
 def study_folder(*, _root_: DictConfig) -> str:
     """The study's folder below ``outputs``."""
+    if not isinstance(_root_.outputs, str):
+        raise ValueError(f"outputs must be the name of a folder, not {_root_.outputs}")
     return study_name(_root_.hydra.runtime.choices)
 
 
@@ -50,6 +55,9 @@ def run_folder(*, _root_: DictConfig) -> str:
     from retrograde.record.folder import run_name
 
     choices = _root_.hydra.runtime.choices
+    for group in ("model", "task"):
+        if not isinstance(choices.get(group), str):
+            raise ValueError(f"choose one {group}: {', '.join(options(group, config_folder()))}")
     return run_name(choices.model, choices.task, run_config(_root_))
 
 
@@ -85,11 +93,9 @@ def job(config: DictConfig) -> None:
 
 
 def _carried_out(config: DictConfig, number: int | None) -> str:
-    from hydra.utils import instantiate
-
     from retrograde.record.folder import RunFolder
-    from retrograde.train.fit import Identity, Job, ProbingSettings, carry_out, closing_line
-    from retrograde.train.settings import check_against, check_types
+    from retrograde.train.fit import Identity, Job, ProbingSettings, carry_out, closing_line, fit
+    from retrograde.train.settings import check_against, check_keys, check_types, takes
 
     settings = run_config(config)
     choices = HydraConfig.get().runtime.choices
@@ -98,23 +104,40 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
     prefix = f"[{where[0]}/{where[1]}] " if where else ""
     if folder.is_finished():
         return f"{prefix}{closing_line(folder, folder.read())} (finished already)"
+    check_keys(settings, common_keys())
     check_types(settings)
+    check_keys(settings["probing"], takes(ProbingSettings), "probing.")
     check_against(ProbingSettings, settings["probing"], "probing.")
-    check_against(Job, settings)
-    # one by one: inside a larger mapping Hydra would turn a task, a dataclass, back into a configuration
+    check_against(fit, settings)
     run = Job(
-        model=instantiate(settings["model"]),
-        task=instantiate(settings["task"]),
-        probes={name: instantiate(probe) for name, probe in settings.get("probe", {}).items()},
+        model=_made(settings["model"], "model"),
+        task=_made(settings["task"], "task"),
+        probes={name: _made(probe, f"probe.{name}") for name, probe in settings.get("probe", {}).items()},
         seed=settings["seed"],
         steps=settings["steps"],
         batch_size=settings["batch_size"],
-        optimizer=instantiate(settings["optimizer"]),
-        scheduler=instantiate(settings["scheduler"]),
-        trainer=instantiate(settings["trainer"]),
+        optimizer=_made(settings["optimizer"], "optimizer"),
+        scheduler=None if settings["scheduler"] is None else _made(settings["scheduler"], "scheduler"),
+        trainer=_made(settings["trainer"], "trainer"),
         probing=ProbingSettings(**settings["probing"]),
-        recorder=instantiate(settings["recorder"]),
+        recorder=_made(settings["recorder"], "recorder"),
     )
     identity = Identity(settings["study"], str(choices["model"]), str(choices["task"]))
     result = carry_out(run, folder, identity, settings, settings["progress"], number)
     return f"{prefix}{closing_line(folder, result)}"
+
+
+def _made(part: Any, name: str) -> Any:
+    """What a part of the settings stands for; an error in making it names the part.
+
+    One by one: inside a larger mapping Hydra would turn a task, a dataclass, back into a configuration.
+    """
+    from hydra.utils import instantiate
+
+    if not isinstance(part, dict) or "_target_" not in part:
+        raise ValueError(f"{name} must be a group of settings with a _target_, not {part!r}")
+    try:
+        return instantiate(part)
+    except InstantiationException as error:
+        message = first_line(error.__cause__ or error)
+        raise ValueError(message if message.startswith(name) else f"{name}: {message}") from error
