@@ -134,10 +134,10 @@ def _draw_solved(axes: Axes, numbers: pd.DataFrame, looks: dict[str, theme.Look]
     low, high = axes.get_ylim()
     solved = numbers.dropna(subset="solved at step")
     at_step = solved.groupby("solved at step")["model"]
-    places, crowds = at_step.cumcount(), at_step.transform("size")
-    heights = threshold + places * np.minimum(0.026, 0.13 / crowds) * (high - low)
+    heights = at_step.cumcount() * np.minimum(0.026, 0.13 / at_step.transform("size")) * (high - low)
     for model, step, height in zip(solved["model"], solved["solved at step"], heights, strict=True):
-        axes.plot([step], [height], color=looks[model].colour, clip_on=False, **_marker(looks[model]))
+        look = looks[str(model)]
+        axes.plot([step], [threshold + height], color=look.colour, clip_on=False, **_marker(look))
 
 
 def _limits(values: pd.Series, lines: pd.Series, quantity: str) -> tuple[float, float]:

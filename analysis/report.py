@@ -93,10 +93,15 @@ def section(comparison: Comparison, asked: dict[str, Question], folder: Path) ->
 
 
 def inlined(svg: str, stem: str, words: str) -> Markup:
-    """An SVG file as part of a page: named for those who cannot see it, in the page's colours, its ids its own."""
+    """An SVG file as part of a page: named for those who cannot see it, in the page's colours, with ids of its own.
+
+    Ids that nothing refers to go: matplotlib gives two equal pictures the same one.
+    """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{stem}-", body)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", body)
+    body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{stem}-", body)
     for colour, name in GROUNDS.items():
         body = body.replace(colour, f"var({name})")
     box = re.search(r'viewBox="[^"]*"', body)

@@ -245,7 +245,9 @@ class Interleaved(pl.Callback):
 
     def _check_losses(self, training: Training, bare: float, ours: float) -> None:
         if not math.isclose(bare, ours, rel_tol=SAME_LOSS):
-            raise ValueError(f"after {self.lead} steps the bare loop's loss is {bare}, ours {ours}: not the same network")
+            raise ValueError(
+                f"after {self.lead} steps the bare loop's loss is {bare}, ours {ours}: not the same network"
+            )
 
     def _measure_singly(self, training: Training) -> None:
         model, device = training.model, training.device
@@ -269,10 +271,7 @@ class Interleaved(pl.Callback):
 
     def _end_pair(self) -> None:
         done = len(self.samples.ours)
-        if done <= WARM_UP:
-            name = f"warm-up {done} of {WARM_UP}"
-        else:
-            name = f"pair {done - WARM_UP} of {self.pairs}"
+        name = f"warm-up {done} of {WARM_UP}" if done <= WARM_UP else f"pair {done - WARM_UP} of {self.pairs}"
         ours, bare = self.samples.ours[-1], self.samples.bare[-1]
         print(f"{name}: {self.block} steps in {ours:.2f} s, bare {bare:.2f} s", file=sys.stderr, flush=True)
 
@@ -418,11 +417,11 @@ def processor() -> str:
 def table(rows: Sequence[Ratio]) -> str:
     """As a person reads it."""
     width = max(len(row.name) for row in rows)
-    lines = [f"{'':{width}}  {'ratio':>6}  {'95 % interval':>15}  {'against':9}  goal"]
+    lines = [f"{'':{width}}  {'ratio':>6}  {'95 % interval':>17}  {'against':9}  goal"]
     for row in rows:
         interval = f"{row.lower:.3f} to {row.upper:.3f}"
         goal = "" if row.goal is None else f"≤ {row.goal:.2f} {row.verdict}"
-        lines.append(f"{row.name:{width}}  {row.median:6.3f}  {interval:>15}  {row.against:9}  {goal}".rstrip())
+        lines.append(f"{row.name:{width}}  {row.median:6.3f}  {interval:>17}  {row.against:9}  {goal}".rstrip())
     return "\n".join(lines)
 
 
@@ -457,12 +456,12 @@ def parsed(arguments: Sequence[str] | None) -> tuple[Options, Path | None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches are drawn in the step
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")  # Lightning 2.6 on torch 2.13
     try:
         options, kept = parsed(arguments)
         torch.set_num_threads(options.threads)
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches are drawn in the step
+        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")  # Lightning 2.6 on torch 2.13
         with tempfile.TemporaryDirectory() as folder:
             samples = measured(options, Path(folder))
     except ValueError as error:

@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from fake_runs import Fake, write_run
 
+from fake_runs import Fake, write_run
 from retrograde.figures.comparison import Comparison, comparisons
 from retrograde.record.store import FolderStore
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_runs import CARD, Fake, write_run
 
+from fake_runs import CARD, Fake, write_run
 from retrograde.figures.comparison import (
     AFTER,
     BEFORE,
@@ -123,6 +123,8 @@ def test_every_run_that_did_not_end_well_is_named(tmp_path: Path):
     ]
 
 
-@pytest.mark.parametrize(("name", "file"), [("a/b c", "a_b_c"), ("../..", "runs"), ("<b>&", "b"), ("gru-1.5", "gru-1.5")])
+@pytest.mark.parametrize(
+    ("name", "file"), [("a/b c", "a_b_c"), ("../..", "runs"), ("<b>&", "b"), ("gru-1.5", "gru-1.5")]
+)
 def test_slug_is_safe_as_a_file_name(name, file):
     assert slug(name) == file

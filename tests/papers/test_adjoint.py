@@ -258,18 +258,19 @@ def test_float32_totals_keep_their_size_far_outside_the_format(radius: float) ->
     torch.testing.assert_close(norms[0], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_float32_totals_of_a_stack_agree_with_float64_below_1e_200() -> None:
-    """Two tanh layers: the lower one's gradient comes from the upper one's, which has long left float32."""
+@pytest.mark.parametrize("gated", [False, True], ids=["elman", "lstm"])
+def test_float32_totals_of_a_stack_agree_with_float64_below_1e_100(gated: bool) -> None:
+    """Two layers: the lower one's gradient comes from the upper one's, which has long left float32."""
     reference: list[Tensor] = []
     torch.manual_seed(3)
-    stack = RecurrentStack(lambda width: ElmanCell(width, 8), 3, 2, False, 0.0)
+    stack = RecurrentStack(lambda width: LSTMCell(width, 8) if gated else ElmanCell(width, 8), 3, 2, False, 0.0)
     with torch.no_grad():
         for layer in stack.placed:
             layer[0].recurrence.weights()["recurrent"].mul_(0.7)
-    x = torch.randn(2, 400, 3)
+    x = torch.randn(2, 700 if gated else 400, 3)
     for dtype in (torch.float64, torch.float32):
         ledger = Ledger()
-        traced = stack.to(dtype).trace(x.to(dtype), torch.tensor([400, 400]), ledger)
+        traced = stack.to(dtype).trace(x.to(dtype), torch.tensor([x.shape[1]] * 2), ledger)
         torch.autograd.grad(traced.outputs[:, -1].sum(), ledger.anchor)
         for key in ("0.forward.hidden", "1.forward.hidden"):
             norms, status = log10_norm(ledger.gradients[key].total)

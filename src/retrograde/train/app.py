@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from retrograde.train.configuration import common_keys, config_folder, options
 from retrograde.train.errors import first_line, flags_first, in_one_line
+from retrograde.train.settings import check_against, check_keys, check_types, takes
 from retrograde.train.sweep import place
 
 SINGLE = "single"
@@ -68,12 +69,21 @@ def study_name(choices: Any) -> str:
 
 
 def run_config(config: DictConfig) -> dict[str, Any]:
-    """The resolved settings of a run, with the study that it belongs to and without Hydra's own."""
+    """The resolved settings of a run, with the study that it belongs to and without Hydra's own.
+
+    Raises ValueError for a key that does not exist, which a study's file can bring in past composition, or is missing.
+    """
     study = study_name(config.hydra.runtime.choices if "hydra" in config else HydraConfig.get().runtime.choices)
     content = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     resolved = OmegaConf.to_container(content, resolve=True)
     assert isinstance(resolved, dict)  # train.yaml is a mapping
-    return {**{str(key): value for key, value in resolved.items()}, "study": study}
+    settings = {**{str(key): value for key, value in resolved.items()}, "study": study}
+    known = common_keys()
+    check_keys(settings, known)
+    missing = [key for key in known if key not in settings and key != "probe"]  # which is empty without probes
+    if missing:
+        raise ValueError(f"'{missing[0]}' is missing: no run can do without it")
+    return settings
 
 
 def job(config: DictConfig) -> None:
@@ -95,7 +105,6 @@ def job(config: DictConfig) -> None:
 def _carried_out(config: DictConfig, number: int | None) -> str:
     from retrograde.record.folder import RunFolder
     from retrograde.train.fit import Identity, Job, ProbingSettings, carry_out, closing_line, fit
-    from retrograde.train.settings import check_against, check_keys, check_types, takes
 
     settings = run_config(config)
     choices = HydraConfig.get().runtime.choices
@@ -104,7 +113,6 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
     prefix = f"[{where[0]}/{where[1]}] " if where else ""
     if folder.is_finished():
         return f"{prefix}{closing_line(folder, folder.read())} (finished already)"
-    check_keys(settings, common_keys())
     check_types(settings)
     check_keys(settings["probing"], takes(ProbingSettings), "probing.")
     check_against(ProbingSettings, settings["probing"], "probing.")

@@ -4,7 +4,7 @@ import errno
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -18,9 +18,10 @@ from hydra.errors import (
 )
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import MarkedYAMLError  # type: ignore[import-untyped]  # its stubs are a package of their own
 
 from retrograde.core.choices import nearest
-from retrograde.train.configuration import config_folder, options
+from retrograde.train.configuration import common_keys, config_folder, options
 from retrograde.train.settings import unknown_key
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
@@ -45,7 +46,7 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
     return [argument for argument in arguments if argument not in known.overrides] + known.overrides
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str) -> NoReturn:
     raise ValueError(message)
 
 
@@ -68,35 +69,36 @@ def in_one_line(error: BaseException, arguments: Sequence[str]) -> str:
     if "Config group override must be a string" in str(error):
         culprit = next((argument for argument in arguments if argument.endswith("=null")), "a choice")
         return f"{culprit}: a choice of null is made by leaving it out"
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     if isinstance(error, (ValueError, OSError, HydraException, OmegaConfBaseException)):
         return first_line(error)
     return f"{type(error).__name__}: {first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of the message that says something, without what OmegaConf puts before a resolver's."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    message = lines[0] if lines else type(error).__name__
-    return re.sub(r"^\w+ raised while resolving interpolation: ", "", message)
+    """The first line of a message that says something, without the remarks that OmegaConf puts before it."""
+    remarks = r"\w+ raised while (?:resolving interpolation: |composing config:\s*)"
+    lines = re.sub(remarks, "", str(error)).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
 
 
 def _composition(error: ConfigCompositionException, arguments: Sequence[str]) -> str:
     message, cause = str(error), error.__cause__
+    file = re.match(r"In '\S+': ", message)
+    where = file[0] if file else ""
     if several := re.search(SEVERAL_VALUES, message):
         return f"'{several[1]}' are several values: add --multirun for a run of each"
     if second := re.search(SECOND_CHOICE, message):
-        return f"'{second[1] or second[2]}' has a value already: write it without the +"
+        return f"{where}'{second[1] or second[2]}' has a value already: write it without the +"
     if unknown := re.search(UNKNOWN_KEY, message):
-        return _unknown_key((unknown[1] or unknown[2]).lstrip("+~"), arguments)
+        return where + _unknown_key(unknown[1] or unknown[2], arguments)
     if merging := re.search(MERGING, message):
         key = merging[1].lstrip("+~")
         if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
             return _unknown_key(key, arguments)
         return f"{key}: {first_line(cause or error)}"
-    if not message and cause is not None:
-        key = getattr(cause, "full_key", None)
-        return f"{key}: {first_line(cause)}" if key else first_line(cause)
-    return first_line(error)
+    return first_line(cause if cause is not None and not message else error)
 
 
 def _unknown_option(missing: str, known: Sequence[str] | None, arguments: Sequence[str]) -> str:
@@ -111,16 +113,18 @@ def _unknown_option(missing: str, known: Sequence[str] | None, arguments: Sequen
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     """A key that no configuration has; the known ones are those beside it."""
-    parent, _, name = key.rpartition(".")
+    parts = key.split(".")
+    if len(parts) == 1:
+        return unknown_key(key, common_keys())
     node: Any = _chosen(arguments)
-    for part in parent.split(".") if parent else []:
-        node = node.get(part) if isinstance(node, Mapping) else None
-    if not isinstance(node, Mapping):
-        return _unknown_key(parent, arguments)
-    names = [str(known) for known in node if not str(known).startswith("_")]
-    if not parent:
-        names.remove("hydra")  # Hydra's own; not what somebody has misspelt
-    return unknown_key(name, names, f"{parent}." if parent else "")
+    for depth, part in enumerate(parts):
+        path = ".".join(parts[:depth])
+        if not isinstance(node, Mapping):
+            return f"unknown key '{key}': '{path}' is a single value"
+        if part not in node:
+            return unknown_key(part, [str(known) for known in node if not str(known).startswith("_")], f"{path}.")
+        node = node[part]
+    return f"unknown key '{key}'"
 
 
 def _chosen(arguments: Sequence[str]) -> dict[str, Any]:

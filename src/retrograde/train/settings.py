@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hydra.utils import get_object
+from hydra._internal.utils import _locate  # get_object of hydra.utils also writes to the log
 
 from retrograde.core.choices import nearest
 
@@ -29,9 +29,10 @@ def check_types(config: Any, path: str = "") -> None:
 
 def _check_target(config: Mapping[str, Any], path: str) -> None:
     try:
-        target = get_object(config["_target_"])
-    except Exception as error:  # hydra wraps whatever importing a user's module raises
-        raise ValueError(f"{path}_target_: '{config['_target_']}' cannot be imported: {error}") from error
+        target = _locate(config["_target_"])
+    except ImportError as error:  # Hydra wraps whatever importing a user's module raises
+        why = error.__cause__ or error
+        raise ValueError(f"{path}_target_: '{config['_target_']}' cannot be imported: {why}") from error
     known = takes(target)
     if known is not None and config.get("_partial_"):
         known = known[1:]  # the first is what a factory is called with

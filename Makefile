@@ -1,0 +1,48 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Each makes .venv if there is none.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export WANDB_ERROR_REPORTING := false
+
+.PHONY: demo test lint types imports tests slow bench gpu wheel clean
+
+demo: $(STAMP) ## train the demo study and write its report
+	$(BIN)/retrograde study=demo
+	$(BIN)/python analysis/report.py outputs/demo --to outputs/demo-report
+
+test: lint types imports tests ## everything that has to hold before a change goes in
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports
+
+tests: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+slow: $(STAMP) ## the tests that take minutes
+	$(BIN)/python -m pytest -q -m slow
+
+bench: $(STAMP) ## what measuring costs, as ratios within one run
+	$(BIN)/python benchmarks/overhead.py
+
+gpu: ## what needs a CUDA device; results go to $OUT, or to benchmarks/results
+	bash benchmarks/gpu.sh
+
+wheel: $(STAMP)
+	$(BIN)/python -m build --wheel
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,99 @@
+"""What the learning curves claim, from runs whose numbers are known."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fake_runs import Fake, write_run
+from retrograde.figures.comparison import NUMBERS, NothingToDraw, comparisons
+from retrograde.record.store import FolderStore
+
+
+def load(script, outputs: Path, *fakes: Fake):
+    for fake in fakes:
+        write_run(outputs, fake)
+    (comparison,), _ = comparisons(FolderStore(outputs))
+    return script("learning").load(comparison)
+
+
+def median_line(axes):
+    return max(axes.lines, key=lambda line: line.get_linewidth() if len(line.get_xdata()) > 1 else 0)
+
+
+def test_finding_tells_all_some_and_none(script, tmp_path: Path):
+    tables = load(
+        script,
+        tmp_path,
+        Fake("elman", 0, solved=False),
+        Fake("gru", 0, more={"solved_step": 100}),
+        Fake("gru", 1, more={"solved_step": 300}),
+        Fake("lstm", 0),
+        Fake("lstm", 1, solved=False),
+        Fake("tcn", 0, status="failed"),
+    )
+    assert script("learning").finding(tables) == (
+        "Solved with every seed by gru (step 200); solved by lstm with 1 of 2 seeds (step 200); not solved by elman "
+        "(best seed 0.02), where the trivial rule scores 0; no run of tcn has been tested"
+    )
+
+
+def test_a_seed_that_stopped_as_solved_keeps_its_last_value_in_the_median(script, tmp_path: Path):
+    tables = load(
+        script,
+        tmp_path,
+        Fake("gru", 0, validation=(0.5, 0.95)),
+        Fake("gru", 1, validation=(0.1, 0.2, 0.3, 0.96)),
+        Fake("gru", 2, validation=(0.3, 0.4, 0.99)),
+    )
+    line = median_line(script("learning").draw(tables).axes[0])
+    assert line.get_xdata().tolist() == [100, 200, 300, 400]
+    np.testing.assert_allclose(line.get_ydata(), [0.3, 0.4, 0.95, 0.96])
+
+
+def test_a_failed_run_is_drawn_with_a_cross_and_has_no_part_in_the_median(script, tmp_path: Path):
+    tables = load(
+        script,
+        tmp_path,
+        Fake("gru", 0, solved=False, validation=(0.1, 0.2)),
+        Fake("gru", 1, status="failed", validation=(0.7,)),
+    )
+    axes = script("learning").draw(tables).axes[0]
+    np.testing.assert_allclose(median_line(axes).get_ydata(), [0.1, 0.2])
+    (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+    assert (cross.get_xdata().item(), cross.get_ydata().item()) == (100, 0.7)
+
+
+def test_what_is_not_finite_or_beyond_the_axis_is_counted(script, tmp_path: Path):
+    tables = load(script, tmp_path, Fake("gru", 0, solved=False, validation=(0.1, math.nan, -math.inf, -40.0, 0.2)))
+    axes = script("learning").draw(tables).axes[0]
+    said = [text.get_text().replace("\n", " ") for text in axes.texts]
+    assert "gru: 1 inf, 1 nan, 1 beyond the axis" in said
+
+
+def test_trivial_rule_and_threshold_are_drawn_and_named(script, tmp_path: Path):
+    tables = load(script, tmp_path, Fake("gru"))
+    above, below = script("learning").draw(tables).axes
+    assert {text.get_text() for text in above.texts if text.get_text()} == {"always 1\n0", "solved\n0.94"}
+    assert {text.get_text() for text in below.texts if text.get_text()} == {"always 1\n0.1667"}
+
+
+def test_marks_of_one_step_can_be_counted(script, tmp_path: Path):
+    tables = load(script, tmp_path, *(Fake("gru", seed) for seed in range(3)))
+    axes = script("learning").draw(tables).axes[0]
+    marks = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "None"]
+    assert len(set(marks)) == 3
+    assert min(marks) == 0.94
+
+
+def test_numbers_report_validation_and_test_apart(script, tmp_path: Path):
+    numbers = load(script, tmp_path, Fake("gru", 1, more={"validation_score": 0.99}))[NUMBERS]
+    assert numbers[["outcome", "solved at step", "best validation score", "test score"]].to_numpy().tolist() == [
+        ["solved", 200, 0.99, 0.96]
+    ]
+
+
+def test_a_run_that_has_not_been_validated_gives_nothing_to_draw(script, tmp_path: Path):
+    with pytest.raises(NothingToDraw, match="validated"):
+        load(script, tmp_path, Fake("gru", status="running", validation=()))

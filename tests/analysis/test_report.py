@@ -1,0 +1,224 @@
+"""The page: the same runs give the same bytes, nothing is dropped, nothing that comes from runs is markup."""
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from fake_runs import Fake, write_run
+
+REPORT = Path(__file__).parents[2] / "analysis" / "report.py"
+
+
+def report(script, capsys, *arguments: object) -> tuple[int, str, str]:
+    code = script("report").main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, script) -> tuple[Path, Path]:
+    """Runs of every kind, and the report on them."""
+    outputs, to = tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("to")
+    write_run(outputs, Fake("elman", 0, solved=False, keeps=(0.3, 0.3)))
+    write_run(outputs, Fake("lstm", 0, components=("hidden", "cell")))
+    write_run(outputs, Fake("lstm", 1, components=("hidden", "cell"), solved=False))
+    write_run(outputs, Fake("transformer", 0, heads=2, components=("residual",)))
+    write_run(outputs, Fake("<script>alert(1)</script>", 0, status="failed", more={"reason": "<b>&bold</b>"}))
+    write_run(outputs, Fake("gru", 0, more={"diverged_step": 7, "reason": "not finite at step 7", "solved": False}))
+    torn = write_run(outputs, Fake("gru", 1))
+    (torn.path / "run.json").write_text("{")
+    assert script("report").main([str(outputs), "--to", str(to)]) == 0
+    return outputs, to
+
+
+@pytest.fixture(scope="module")
+def page(made) -> str:
+    return (made[1] / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_same_runs_give_the_same_bytes_in_another_process(made, tmp_path: Path):
+    outputs, to = made
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "PYTHONWARNINGS": "error"}
+    arguments = [sys.executable, str(REPORT), str(outputs), "--to", str(tmp_path / "again")]
+    finished = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert finished.stdout.splitlines()[-1] == str(tmp_path / "again" / "index.html")
+    first, again = contents(to), contents(tmp_path / "again")
+    assert first.keys() == again.keys()
+    assert [name for name in first if first[name] != again[name]] == []
+
+
+def test_every_figure_comes_as_files_with_its_tables(made):
+    names = set(contents(made[1]))
+    for stem in ("reach", "learning", "attention_maps"):
+        for kind in ("svg", "pdf", "png", "txt", "runs.txt"):
+            assert f"figures/demo-adding-{stem}.{kind}" in names
+        assert {f"tables/demo-adding-{stem}.csv", f"tables/demo-adding-{stem}.tex"} <= names
+    assert {"tables/demo-adding-summary.csv", "tables/demo-adding-summary.tex", "index.html"} <= names
+
+
+def test_the_page_fetches_nothing(page):
+    assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", page)
+    assert "@import" not in page and "<link" not in page and "<script" not in page
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_every_link_leads_somewhere(page, made):
+    identifiers = set(re.findall(r'\bid="([^"]+)"', page))
+    for target in re.findall(r'href="([^"]+)"', page):
+        if target.startswith("#"):
+            assert target[1:] in identifiers
+        elif not target.startswith("data:"):
+            assert (made[1] / target).is_file()
+
+
+def test_identifiers_are_unique(page):
+    identifiers = re.findall(r'\bid="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+
+
+class Elements(HTMLParser):
+    """Checks that what is opened is closed, and gathers text."""
+
+    VOID = ("meta", "br", "img", "input", "link", "hr")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_is_well_formed(page):
+    elements = Elements(page)
+    assert elements.open == []
+    assert page.count("<h1") == 1
+
+
+def test_what_comes_from_runs_is_text_and_never_markup(page):
+    assert "<script" not in page and "<b>&" not in page
+    text = "".join(Elements(page).words)
+    assert "<script>alert(1)</script>, seed 0, failed: <b>&bold</b>" in text
+
+
+def test_runs_that_failed_diverged_or_cannot_be_read_are_listed(page):
+    text = "".join(Elements(page).words)
+    assert "gru, seed 0, diverged: not finite at step 7" in text
+    assert "run.json cannot be read" in text
+
+
+def test_unreadable_runs_are_named_below_the_outputs_not_by_machine(page, made):
+    assert str(made[0]) not in page
+
+
+def test_summary_says_who_solved_beside_the_trivial_rule(page):
+    text = " ".join("".join(Elements(page).words).split())
+    assert "1 of 5 models solve adding with every seed: transformer; lstm with some." in text
+    assert "lstm 1 of 2 0.970 · 0.020 0.495 200 6 → 7" in text
+    assert "Trivial rule 0 (always 1) asked: 7" in text
+    assert "Validation selects each run’s checkpoint" in text
+
+
+def test_figures_are_named_by_their_findings(page):
+    named = re.findall(r'<svg role="img" aria-label="([^"]+)"', page)
+    assert len(named) == 3
+    assert any(name.startswith("After training the gradient reaches 7 lags back") for name in named)
+
+
+def test_what_most_models_answer_comes_first(page):
+    order = [page.index(f'<article id="demo-adding-{stem}"') for stem in ("learning", "reach", "attention_maps")]
+    assert order == sorted(order)
+
+
+def test_a_question_is_any_script_with_the_interface(script, tmp_path: Path):
+    functions = "\n".join(f"def {name}(*_): ..." for name in ("load", "draw", "finding", "caption"))
+    (tmp_path / "new.py").write_text(f'"""Question: what is new?"""\n{functions}\n')
+    (tmp_path / "tool.py").write_text("raise SystemExit('a tool must not even be imported')\ndef load(): ...\n")
+    assert list(script("report").questions(tmp_path)) == ["new"]
+
+
+def test_what_the_runs_do_not_hold_is_said(script, capsys, tmp_path: Path):
+    write_run(tmp_path / "outputs", Fake("gru", validation=()))
+    code, out, _ = report(script, capsys, tmp_path / "outputs", "--to", tmp_path / "to")
+    assert code == 0
+    assert "not drawn: attention_maps for demo, adding: no run holds the reading attention/entropy_share" in out
+    assert "not drawn: learning for demo, adding: no run has been validated yet" in out
+    assert "no run has been validated yet" in (tmp_path / "to/index.html").read_text(encoding="utf-8")
+    assert out.splitlines()[-1] == str(tmp_path / "to/index.html")
+
+
+def test_a_run_that_has_only_begun_is_shown_as_unfinished(script, capsys, tmp_path: Path):
+    folder = write_run(tmp_path / "outputs", Fake("gru", status="running"))
+    for file in folder.tables.rglob("*.parquet"):
+        file.unlink()
+    code, out, _ = report(script, capsys, tmp_path / "outputs")
+    assert code == 0
+    page = Path(out.splitlines()[-1]).read_text(encoding="utf-8")
+    assert "gru, seed 0, is not finished" in page
+
+
+@pytest.mark.parametrize("stem", ["report", "reach", "learning", "attention_maps"])
+def test_folders_without_runs_end_in_one_line(script, capsys, tmp_path: Path, stem):
+    (tmp_path / "empty").mkdir()
+    half = tmp_path / "half" / "run-1"
+    half.mkdir(parents=True)
+    (half / "run.json").write_text('{"run": "ru')
+    call = (
+        script(stem).main if stem == "report" else lambda arguments: script(stem).question.main(script(stem), arguments)
+    )
+    for name, message in (
+        ("missing", "is not a folder"),
+        ("empty", "there is no run.json below it"),
+        ("half", "run.json cannot be read"),
+    ):
+        assert call([str(tmp_path / name)]) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert len(said.err.splitlines()) == 1
+        assert message in said.err and name in said.err
+
+
+def test_a_torn_table_ends_in_one_line_that_names_it(script, capsys, tmp_path: Path):
+    folder = write_run(tmp_path, Fake("gru"))
+    (folder.tables / "metrics.parquet").write_bytes(b"PAR1")
+    code, _, err = report(script, capsys, tmp_path)
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert "metrics.parquet cannot be read" in err
+
+
+def test_a_script_prints_its_finding_and_where_it_wrote(script, capsys, tmp_path: Path):
+    write_run(tmp_path, Fake("gru"))
+    reach = script("reach")
+    assert reach.question.main(reach, [str(tmp_path), "--to", str(tmp_path / "to")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("After training the gradient reaches 7 lags back")
+    assert all(Path(line).is_file() for line in lines[1:])
+    assert str(tmp_path / "to/figures/demo-adding-reach.svg") in lines
+
+
+def test_tasks_apart_are_sections_apart(script, capsys, tmp_path: Path):
+    write_run(tmp_path / "outputs", Fake("gru", task="adding"))
+    write_run(tmp_path / "outputs", Fake("gru", task="copying"))
+    code, out, _ = report(script, capsys, tmp_path / "outputs", "--to", tmp_path / "to")
+    assert code == 0
+    page = Path(out.splitlines()[-1]).read_text(encoding="utf-8")
+    assert '<section id="demo-adding"' in page and '<section id="demo-copying"' in page
