@@ -9,6 +9,7 @@ Data:      metrics validation/score and validation/loss; the card's trivial rule
 """
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,9 @@ def draw(tables: Tables) -> Figure:
         of_quantity = curves[curves["quantity"] == quantity]
         limits = _limits(of_quantity["value"], lines[quantity], quantity)
         for model in models:
-            _draw_model(axes, of_quantity[of_quantity["model"] == model], ended, looks[model], limits)
+            is_counted = quantity == "score" and ended[numbers.loc[numbers["model"] == model, "run"]].eq(SOLVED).any()
+            look = replace(looks[model], marker="") if is_counted else looks[model]
+            _draw_model(axes, of_quantity[of_quantity["model"] == model], ended, look, limits)
         _draw_lines(axes, lines[["rule", quantity]].dropna())
         axes.set_ylim(*limits)
         axes.set_ylabel(f"{SPLIT} {quantity}")
@@ -134,7 +137,7 @@ def _draw_solved(axes: Axes, numbers: pd.DataFrame, looks: dict[str, theme.Look]
     low, high = axes.get_ylim()
     solved = numbers.dropna(subset="solved at step")
     at_step = solved.groupby("solved at step")["model"]
-    heights = at_step.cumcount() * np.minimum(0.026, 0.13 / at_step.transform("size")) * (high - low)
+    heights = at_step.cumcount() / at_step.transform("size").clip(lower=5) * 0.13 * (high - low)
     for model, step, height in zip(solved["model"], solved["solved at step"], heights, strict=True):
         look = looks[str(model)]
         axes.plot([step], [threshold + height], color=look.colour, clip_on=False, **_marker(look))
@@ -169,9 +172,15 @@ def _draw_model(axes: Axes, curves: pd.DataFrame, ended: pd.Series, look: theme.
     if whole.empty:
         return
     over_seeds = interval(whole.to_numpy().T)
-    alone = look.marker if len(whole) == 1 else "none"  # one validation makes no line
     axes.plot(
-        whole.index, over_seeds.median, color=look.colour, linewidth=1.8, ls=look.dash, marker=alone, markersize=3.5
+        whole.index,
+        over_seeds.median,
+        color=look.colour,
+        linewidth=1.8,
+        ls=look.dash,
+        marker=look.marker,
+        markevery=[-1],  # tells lines apart in grey, and shows a lone validation
+        markersize=4,
     )
     if whole.shape[1] > 1:
         axes.fill_between(whole.index, over_seeds.low, over_seeds.high, color=look.colour, alpha=0.1, linewidth=0)
@@ -207,8 +216,8 @@ def caption(tables: Tables) -> str:
         f"Score and loss on the {SPLIT} set, as logged, not smoothed. {seeds_in_words(tables['curves'])} "
         "Dashed lines are the task's trivial rules and the score from which on it counts as solved; a mark on that "
         "line is a seed at the validation that first reached it, marks of one step being stacked; training stops "
-        "there, and such a seed keeps its last value in the median. A cross ends a run that diverged, failed or is "
-        "not finished; it has no part in the median. "
+        "there, and such a seed keeps its last value in the median. A mark that ends a median is its model's, as in "
+        "the legend. A cross ends a run that diverged, failed or is not finished; it has no part in the median. "
         f"{SPLIT.capitalize()} selects the checkpoint; the test scores in the table are of that checkpoint."
     )
 

@@ -1,8 +1,8 @@
 r"""A stack of recurrences as one node of the autograd graph, which gives the total gradient at every state.
 
 Its backward receives the direct gradient of every state, which is all that autograd can know about a layer from
-outside, runs the sweep (see ``sweep``) layer by layer from the top, and hands on the gradients of inputs and weights. So
-any model that contains such a stack gets exact totals by differentiating its loss once.
+outside, runs the sweep (see ``sweep``) layer by layer from the top, and hands on the gradients of inputs and weights.
+So any model that contains such a stack gets exact totals by differentiating its loss once.
 
 From layer to layer the sweep hands on mantissas and exponents, so that a lower layer reads its own total also where
 the upper one's has left the floating-point format.

@@ -20,6 +20,7 @@ SINGLE = "single"
 """The folder of runs that belong to no study."""
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+INTERRUPTED = "retrograde: interrupted"
 TRACEBACK_WANTED = os.environ.get(FULL_ERROR) == "1"
 
 
@@ -34,7 +35,10 @@ def main() -> None:
     try:
         _command()
     except KeyboardInterrupt:
-        sys.exit("retrograde: interrupted")
+        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        # 1 and None are what Lightning makes of SIGINT and SIGTERM
+        sys.exit(INTERRUPTED if end.code in (1, None) else end.code)
     except Exception as error:
         sys.exit(f"retrograde: {in_one_line(error, sys.argv[1:])}")
 
