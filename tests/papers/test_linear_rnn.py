@@ -29,8 +29,3 @@ def test_the_spectral_radius_is_the_one_asked_for(matrix: str, radius: float) ->
     assert (departure < 1e-6) == (matrix != "nonnormal")
     if matrix == "orthogonal":
         torch.testing.assert_close(made @ made.T, radius**2 * torch.eye(12).double(), rtol=0, atol=1e-5)
-
-
-def test_a_matrix_of_another_name_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="did you mean 'orthogonal'"):
-        recurrent_matrix(3, 1.0, "ortogonal")  # type: ignore[arg-type]  # the point

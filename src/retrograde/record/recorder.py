@@ -59,7 +59,7 @@ class RunRecorder:
         self.flush()
         self.writer.merge()
         if self.view is not None:
-            self.view.close(self.folder.tables, {**summary, "status": status}, failed=status != "finished")
+            self.view.close(self.folder, {**summary, "status": status}, failed=status != "finished")
         self.folder.write({**self.metadata, **summary, "status": status})
 
     def _flush_when_due(self) -> None:

@@ -11,17 +11,19 @@ Nothing relies on a global ``wandb.run``: several views can be open in one proce
 W&B's own step counts calls.
 """
 
+import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import wandb
 
 from retrograde.core.records import Reading
 from retrograde.core.statistics import STATISTICS
+from retrograde.record.folder import RunFolder
 from retrograde.record.palette import coloured
 from retrograde.record.store import log_spaced
 
@@ -36,10 +38,12 @@ SMALLEST_SIDE = 160
 
 
 class WandbView:
-    """Opens a run of its own; ``close`` uploads the tables and waits until the log on disk is complete."""
+    """Opens a run of its own; ``close`` attaches the record. Once the last view is closed, every log is complete."""
+
+    still_open: ClassVar[set[str]] = set()
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any], mode: Mode, project: str, entity: str | None, group: str
+        self, folder: Path, metadata: Mapping[str, Any], mode: Mode, project: str, entity: str | None, group: str
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.run = wandb.init(
@@ -49,7 +53,7 @@ class WandbView:
             project=project,
             entity=entity,
             dir=str(folder),
-            config=dict(config),
+            config=dict(metadata),
             mode=mode,
             resume="allow",
             reinit="create_new",
@@ -57,6 +61,8 @@ class WandbView:
         )
         self.run.define_metric(STEP, hidden=True)
         self.run.define_metric("*", step_metric=STEP)
+        self.still_open.add(self.run.id)
+        self.metadata = dict(metadata)
         self.curves: dict[str, tuple[Any, list[np.ndarray]]] = {}
         self.snapshots = -1
         self.last_step = -1
@@ -86,12 +92,14 @@ class WandbView:
         if logged:
             self.run.log({**logged, STEP: step})
 
-    def close(self, tables: Path, summary: Mapping[str, Any], failed: bool) -> None:
+    def close(self, folder: RunFolder, summary: Mapping[str, Any], failed: bool) -> None:
         self.run.log({name: _picture(_stacked(curves), *limits) for name, (limits, curves) in self._pictures().items()})
         self.run.summary.update(dict(summary))
-        self._attach(tables)
+        self._attach(folder, summary)
         self.run.finish(exit_code=1 if failed else 0)
-        wandb.teardown()  # finish() can return before the log on disk is complete
+        self.still_open.discard(self.run.id)
+        if not self.still_open:
+            wandb.teardown()  # finish() can return before the log on disk is complete; it ends every open run
 
     def _draws(self) -> bool:
         return self.snapshots % PICTURE_EVERY == 0
@@ -120,11 +128,18 @@ class WandbView:
             pictures[name] = ((float(low), float(high)), curves)
         return pictures
 
-    def _attach(self, tables: Path) -> None:
-        """The tables as files of the run, so that a synced project gives the same figures as the folder."""
+    def _attach(self, folder: RunFolder, summary: Mapping[str, Any]) -> None:
+        """The record as files of the run, so that a synced project gives the same figures as the folder.
+
+        What run.json is going to say is called metadata.json here: a second run.json would make a second run.
+        """
         target = Path(self.run.dir) / "retrograde"
-        shutil.copytree(tables, target, dirs_exist_ok=True)
-        self.run.save(str(target / "**" / "*"), base_path=self.run.dir, policy="end")
+        shutil.copytree(folder.tables, target)
+        shutil.copy(folder.path / "card.json", target)
+        (target / "metadata.json").write_text(json.dumps({**self.metadata, **summary}, indent=1, default=str))
+        for file in sorted(target.glob("**/*")):
+            if file.is_file():  # a glob given to save() would stop at the first level
+                self.run.save(str(file), base_path=self.run.dir, policy="end")
 
 
 def _stacked(curves: list[np.ndarray]) -> np.ndarray:

@@ -1,0 +1,20 @@
+"""Settings that are one of a few words."""
+
+import pytest
+
+from retrograde.core.choices import nearest, require_one_of
+
+
+def test_a_word_that_is_none_of_them_is_refused_with_all_and_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match="matrix must be one of orthogonal, normal; not 'ortogonal'; did you mean 'ortho"
+    ):
+        require_one_of("matrix", "ortogonal", ("orthogonal", "normal"))
+
+
+def test_a_known_word_passes() -> None:
+    require_one_of("classes", 4, (4, 8))
+
+
+def test_there_is_no_suggestion_where_nothing_is_near() -> None:
+    assert nearest("xyz", ["adding", "copying"]) == ""
