@@ -317,6 +317,8 @@ def measured(options: Options, folder: Path) -> Samples:
     steps = before + (WARM_UP + options.pairs) * per_pair
     fired = frozenset(range(before + per_pair, steps + 1, per_pair))
     run = RunFolder(folder / "overhead")
+    run.clear()
+    run.write_card(task.card)
     metadata = {"run": run.run}
     view = WandbView(run.path, metadata, "offline", "retrograde", None, "benchmarks")
     recorder = RunRecorder(run, metadata, view)
@@ -475,7 +477,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"adding over {options.length}; a bare step takes {1000 * result['bare_step']:.1f} ms\n"
         f"with probes: without them, plus {result['firings']} firings in {RUN} steps\n"
         f"totals and totals by hand differ by {samples.difference:.0e} of the largest at most\n"
-        f"{shown['device']}; {shown['threads']} threads; torch {shown['torch']}; {shown['date']}"
+        f"{shown['device']}; threads: {shown['threads']}; torch {shown['torch']}; {shown['date']}"
     )
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)

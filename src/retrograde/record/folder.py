@@ -16,9 +16,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from retrograde.core.contracts import Card
+if TYPE_CHECKING:  # the only use; at run time it would load torch
+    from retrograde.core.contracts import Card
 
 NOT_PART_OF_THE_RESULT = (
     "hydra",
@@ -54,22 +55,19 @@ class RunFolder:
 
     def read(self) -> dict[str, Any]:
         """What run.json says; raises ValueError, naming the file, where it is not a run's."""
-        file = self.path / "run.json"
-        try:
-            metadata = json.loads(file.read_text())
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{file} cannot be read: {error}") from error
-        if not isinstance(metadata, dict) or metadata.get("run") != self.run:
-            raise ValueError(f"{file} does not describe run {self.run}")
+        metadata = _read_json(self.path / "run.json")
+        if metadata.get("run") != self.run:
+            raise ValueError(f"{self.path / 'run.json'} does not describe run {self.run}")
         return metadata
 
     def write(self, metadata: Mapping[str, Any]) -> None:
         _write_json(self.path / "run.json", metadata)
 
     def read_card(self) -> dict[str, Any]:
-        return json.loads((self.path / "card.json").read_text())
+        """The task's card; raises ValueError, naming the file, where there is none."""
+        return _read_json(self.path / "card.json")
 
-    def write_card(self, card: Card) -> None:
+    def write_card(self, card: "Card") -> None:
         _write_json(self.path / "card.json", asdict(card))
 
     def clear(self) -> None:
@@ -101,6 +99,16 @@ def _without(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         for key, value in config.items()
         if f"{prefix}{key}" not in NOT_PART_OF_THE_RESULT
     }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} cannot be read: it holds no mapping")
+    return content
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -33,10 +33,15 @@ class FolderStore:
         for file in sorted(self.root.glob("**/run.json")):
             folder = RunFolder(file.parent.resolve())
             try:
-                self._metadata[folder.run] = folder.read()
-                self.folders[folder.run] = folder
+                metadata = folder.read()
             except ValueError as error:
                 self.unreadable[folder.run] = str(error)
+                continue
+            if folder.run in self.folders:
+                self.unreadable[str(folder.path)] = f"{folder.path} is another copy of {self.folders[folder.run].path}"
+                continue
+            self._metadata[folder.run] = metadata
+            self.folders[folder.run] = folder
         if not self.folders:
             why = "; ".join(self.unreadable.values()) or "there is no run.json below it"
             raise ValueError(f"'{self.root}' holds no run that can be read: {why}")
