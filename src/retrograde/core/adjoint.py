@@ -136,7 +136,8 @@ class _StackFunction(torch.autograd.Function):
             inputs = _outputs(layer, states)
         ctx.stack, ctx.order, ctx.ledger, ctx.unrolled = stack, order, ledger, unrolled
         ctx.keys = list(states)
-        return tuple(states.values())
+        # copies: an output that the context also keeps would keep the context, and with it every step, alive for ever
+        return tuple(value.clone() for value in states.values())
 
     @staticmethod
     def backward(ctx: Any, *direct: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,0 +1,124 @@
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from retrograde import ProbingSettings, Run
+from retrograde.models.gru import gru
+from retrograde.models.lstm import lstm
+from retrograde.probes.health import Health
+from retrograde.tasks.adding import Adding
+from retrograde.tasks.copying import Copying
+from retrograde.train.configuration import probes_of
+from retrograde.train.fit import default_probes
+from retrograde.train.probing import Probing, probe_batch, schedule
+
+
+def test_snapshots_lie_evenly_in_the_logarithm_of_steps() -> None:
+    assert sorted(schedule(1000, 4)) == [0, 1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316, 562, 1000]
+    assert sorted(schedule(1000, 1)) == [0, 1, 10, 100, 1000]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 150])
+def test_the_start_the_first_step_and_the_last_are_always_probed(steps: int) -> None:
+    assert schedule(steps, 3) >= {0, 1, steps}
+    assert max(schedule(steps, 3)) == steps
+
+
+def test_a_finer_schedule_is_a_larger_one() -> None:
+    assert schedule(10_000, 4) < schedule(10_000, 8)
+
+
+def test_no_snapshot_in_a_decade_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"probing\.per_decade must be at least 1, not 0"):
+        schedule(10, 0)
+
+
+def test_the_probe_batch_is_the_same_for_every_run_of_a_task() -> None:
+    first = probe_batch(Adding(length=10), 4)
+    torch.manual_seed(3)
+    again = probe_batch(Adding(length=10), 4)
+    assert torch.equal(first.inputs, again.inputs)
+    assert len(first) == 4
+
+
+def test_readings_lie_at_the_scheduled_steps(finished: Run) -> None:
+    for name in finished.tables():
+        steps = set(finished.readings(name)["step"])
+        updated = {"gradient", "used", "update_ratio", "clipped"}  # there is no update before the first step
+        before = set() if name.partition("/")[2] in updated else {0}
+        assert steps == {1, 2, 3, 6, 10, 18, 20} | before, name
+
+
+def test_settings_say_when_and_on_how_much(small_run) -> None:
+    run = small_run(
+        task=Copying(length=3, symbols=2, recall=2),
+        probing=ProbingSettings(samples=3, per_decade=1),
+        probes={"health": Health()},
+    )
+    assert set(run.readings("health/nonfinite")["step"]) == {0, 1, 10, 20}
+    labels = run.store.labels()
+    assert set(labels["sample"]) == {0, 1, 2}
+    assert labels["scored"].any()
+
+
+def test_the_default_probes_are_those_of_the_configuration(finished: Run) -> None:
+    assert list(default_probes()) == list(probes_of("default"))
+    recorded = {name.partition("/")[0] for name in finished.tables()}
+    assert recorded == set(default_probes()) - {"attention"}  # of which an LSTM has none
+    assert probes_of("none") == {}
+
+
+def test_the_horizon_of_a_run_is_that_of_its_last_snapshot(finished: Run) -> None:
+    horizons = finished.readings("lag_gradient/horizon")
+    furthest = horizons.groupby("step")["value"].max()  # of the hidden state and the cell
+    assert finished.metadata["horizon_start"] == furthest[0]
+    assert finished.metadata["horizon"] == furthest[20]
+
+
+@pytest.mark.parametrize("model", [lstm, gru])
+def test_a_snapshot_leaves_gradients_weights_and_random_numbers_alone(small_run, monkeypatch, model) -> None:
+    fire, seen = Probing._fire, []
+
+    def state(training: torch.nn.Module) -> dict[str, object]:
+        return {
+            **{f"weight {name}": weight.detach().clone() for name, weight in training.named_parameters()},
+            **{f"gradient {name}": weight.grad for name, weight in training.named_parameters()},
+            **{f"requires_grad {name}": weight.requires_grad for name, weight in training.named_parameters()},
+            **{f"values {name}": None if p.grad is None else p.grad.clone() for name, p in training.named_parameters()},
+            **{f"training {name}": module.training for name, module in training.named_modules()},
+            **{f"hooks {name}": len(module._forward_hooks) for name, module in training.named_modules()},
+            "torch": torch.get_rng_state(),
+            "numpy": np.random.get_state()[1].copy(),
+            "python": random.getstate(),
+            "grad mode": torch.is_grad_enabled(),
+        }
+
+    def same(one: object, other: object) -> bool:
+        if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+            return torch.equal(one, other)
+        return np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
+
+    def watched(self: Probing, training: torch.nn.Module, step: int) -> None:
+        before = state(training)
+        fire(self, training, step)
+        after = state(training)
+        assert {name for name in before if not same(before[name], after[name])} == set()
+        assert before.keys() == after.keys()
+        seen.append((step, any(before[name] is not None for name in before if name.startswith("gradient"))))
+
+    monkeypatch.setattr(Probing, "_fire", watched)
+    small_run(model=partial(model, hidden=8, layers=2))
+    assert {step for step, _ in seen} == {0, 1, 2, 3, 6, 10, 18, 20}
+
+
+def test_a_probe_that_fails_fails_the_run(small_run, tmp_path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        small_run(probes={"broken": Broken()}, outputs=tmp_path)
+
+
+class Broken:
+    def __call__(self, snapshot: object) -> list[object]:
+        return [1 // 0]
