@@ -50,8 +50,9 @@ from retrograde.record.folder import FINISHED, RunFolder
 from retrograde.record.recorder import RunRecorder
 from retrograde.record.view import WandbView
 from retrograde.tasks.adding import Adding
-from retrograde.train.fit import ADAM, ProbingSettings, TrainerSettings, default_probes
+from retrograde.train.fit import ADAM, default_probes
 from retrograde.train.module import Training
+from retrograde.train.options import ProbingSettings, TrainerSettings
 from retrograde.train.probing import Probing, probe_batch, schedule
 from retrograde.train.provenance import commit
 from retrograde.train.streams import generator

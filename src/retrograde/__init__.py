@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retrograde.record.store import FolderStore as FolderStore
-    from retrograde.train.fit import ProbingSettings as ProbingSettings
-    from retrograde.train.fit import RecorderSettings as RecorderSettings
-    from retrograde.train.fit import TrainerSettings as TrainerSettings
     from retrograde.train.fit import fit as fit
     from retrograde.train.load import Run as Run
     from retrograde.train.load import load as load
+    from retrograde.train.options import ProbingSettings as ProbingSettings
+    from retrograde.train.options import RecorderSettings as RecorderSettings
+    from retrograde.train.options import TrainerSettings as TrainerSettings
 
 _PLACES = {
     "fit": "retrograde.train.fit",
-    "TrainerSettings": "retrograde.train.fit",
-    "ProbingSettings": "retrograde.train.fit",
-    "RecorderSettings": "retrograde.train.fit",
+    "TrainerSettings": "retrograde.train.options",
+    "ProbingSettings": "retrograde.train.options",
+    "RecorderSettings": "retrograde.train.options",
     "Run": "retrograde.train.load",
     "load": "retrograde.train.load",
     "FolderStore": "retrograde.record.store",

@@ -13,7 +13,7 @@ from retrograde import Run, TrainerSettings
 from retrograde.models.lstm import lstm
 from retrograde.tasks.adding import Adding
 from retrograde.train import app
-from retrograde.train.fit import RecorderSettings
+from retrograde.train.options import RecorderSettings
 
 SMALL = TrainerSettings(accelerator="cpu", log_every=5, validate_every=5, validation_samples=32, test_samples=32)
 NO_VIEW = RecorderSettings(mode="disabled")

@@ -19,8 +19,8 @@ from retrograde.probes.state_gradient import StateGradient
 from retrograde.record.folder import RunFolder
 from retrograde.record.store import FolderStore
 from retrograde.tasks.adding import Adding
-from retrograde.train.fit import RecorderSettings, TrainerSettings
 from retrograde.train.module import batches, evaluate
+from retrograde.train.options import RecorderSettings, TrainerSettings
 
 NUMBERS = ["step", "split", "quantity", "value", "status"]
 SMALL = TrainerSettings(accelerator="cpu", log_every=5, validate_every=5, validation_samples=32, test_samples=32)

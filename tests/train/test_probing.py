@@ -1,5 +1,5 @@
-import random
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from retrograde import ProbingSettings, Run
 from retrograde.models.gru import gru
 from retrograde.models.lstm import lstm
 from retrograde.probes.health import Health
+from retrograde.record.folder import RunFolder
 from retrograde.tasks.adding import Adding
 from retrograde.tasks.copying import Copying
 from retrograde.train.configuration import probes_of
@@ -67,7 +68,8 @@ def test_settings_say_when_and_on_how_much(small_run) -> None:
 def test_the_default_probes_are_those_of_the_configuration(finished: Run) -> None:
     assert list(default_probes()) == list(probes_of("default"))
     recorded = {name.partition("/")[0] for name in finished.tables()}
-    assert recorded == set(default_probes()) - {"attention"}  # of which an LSTM has none
+    assert {"state_gradient", "lag_gradient", "parameters", "health"} <= recorded <= set(default_probes())
+    assert "attention" not in recorded  # an LSTM has none
     assert probes_of("none") == {}
 
 
@@ -80,7 +82,7 @@ def test_the_horizon_of_a_run_is_that_of_its_last_snapshot(finished: Run) -> Non
 
 @pytest.mark.parametrize("model", [lstm, gru])
 def test_a_snapshot_leaves_gradients_weights_and_random_numbers_alone(small_run, monkeypatch, model) -> None:
-    fire, seen = Probing._fire, []
+    fire, seen = Probing._fire, {}
 
     def state(training: torch.nn.Module) -> dict[str, object]:
         return {
@@ -91,8 +93,7 @@ def test_a_snapshot_leaves_gradients_weights_and_random_numbers_alone(small_run,
             **{f"training {name}": module.training for name, module in training.named_modules()},
             **{f"hooks {name}": len(module._forward_hooks) for name, module in training.named_modules()},
             "torch": torch.get_rng_state(),
-            "numpy": np.random.get_state()[1].copy(),
-            "python": random.getstate(),
+            "numpy": np.random.get_state()[1].copy(),  # not Python's: beartype draws from it
             "grad mode": torch.is_grad_enabled(),
         }
 
@@ -107,16 +108,19 @@ def test_a_snapshot_leaves_gradients_weights_and_random_numbers_alone(small_run,
         after = state(training)
         assert {name for name in before if not same(before[name], after[name])} == set()
         assert before.keys() == after.keys()
-        seen.append((step, any(before[name] is not None for name in before if name.startswith("gradient"))))
+        seen.setdefault(step, all(weight.grad is not None for weight in training.parameters()))
 
     monkeypatch.setattr(Probing, "_fire", watched)
     small_run(model=partial(model, hidden=8, layers=2))
-    assert {step for step, _ in seen} == {0, 1, 2, 3, 6, 10, 18, 20}
+    # but for the start there were gradients that could have been touched
+    assert seen == {0: False} | dict.fromkeys([1, 2, 3, 6, 10, 18, 20], True)
 
 
-def test_a_probe_that_fails_fails_the_run(small_run, tmp_path) -> None:
+def test_a_probe_that_fails_fails_the_run(small_run, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         small_run(probes={"broken": Broken()}, outputs=tmp_path)
+    (path,) = (tmp_path / "python").iterdir()
+    assert RunFolder(path).read()["status"] == "failed"
 
 
 class Broken:

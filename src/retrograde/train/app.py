@@ -108,7 +108,9 @@ def job(config: DictConfig) -> None:
 
 def _carried_out(config: DictConfig, number: int | None) -> str:
     from retrograde.record.folder import RunFolder
-    from retrograde.train.fit import Identity, Job, ProbingSettings, carry_out, closing_line, fit
+    from retrograde.train.fit import fit
+    from retrograde.train.job import Job, carry_out, closing_line
+    from retrograde.train.options import Identity, ProbingSettings
 
     settings = run_config(config)
     choices = HydraConfig.get().runtime.choices

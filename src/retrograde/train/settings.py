@@ -116,7 +116,8 @@ def suggestion(value: Any, hint: Any) -> str:
 def specification(thing: Any) -> dict[str, Any]:
     """What a factory or a dataclass was made of, in the form that a configuration has: ``_target_`` and settings.
 
-    For a factory every setting stands there, its defaults included, so that Python and Hydra name a run alike.
+    For a factory every setting stands there, its defaults included: a run is named by what it was made with, whether or
+    not that was said.
     """
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}

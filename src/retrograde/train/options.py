@@ -1,0 +1,73 @@
+"""The settings that a run is carried out with; ``conf/trainer`` and ``conf/recorder`` say what each is for."""
+
+from dataclasses import dataclass
+
+import torch
+
+from retrograde.record.view import Mode
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How training is carried out; ``conf/trainer/default.yaml`` says what each is for."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "32-true"
+    compile: bool = False
+    clip: float | None = 1.0
+    log_every: int = 50
+    validate_every: int = 100
+    validation_samples: int = 1024
+    test_samples: int = 4096
+    stop_when_solved: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "log_every", "validate_every", "validation_samples", "test_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name} must be at least 1, not {getattr(self, name)}")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"trainer.clip must be greater than 0, or null for none; not {self.clip}")
+        known = ("auto", "cpu", "gpu", "cuda", "mps")
+        if self.accelerator not in known:
+            raise ValueError(f"trainer.accelerator must be one of {', '.join(known)}; not '{self.accelerator}'")
+        present = torch.cuda.device_count() if self.accelerator in ("gpu", "cuda") else None
+        if present is not None and present < self.devices:
+            raise ValueError(
+                f"trainer.accelerator={self.accelerator} trainer.devices={self.devices}: this machine has {present} "
+                "CUDA devices; trainer.accelerator=cpu works everywhere"
+            )
+        if self.accelerator == "mps" and not torch.backends.mps.is_available():
+            raise ValueError("trainer.accelerator=mps: this machine has none; trainer.accelerator=cpu works everywhere")
+
+
+@dataclass(frozen=True)
+class ProbingSettings:
+    """When probes fire and on how much: ``samples`` sequences, ``per_decade`` times for each factor of ten in steps."""
+
+    samples: int = 32
+    per_decade: int = 4
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.per_decade < 1:
+            raise ValueError(
+                f"probing.samples and probing.per_decade must be at least 1, not {self.samples} and {self.per_decade}"
+            )
+
+
+@dataclass(frozen=True)
+class RecorderSettings:
+    """Where W&B's view of the run goes; ``disabled`` keeps the tables alone."""
+
+    mode: Mode = "offline"
+    project: str = "retrograde"
+    entity: str | None = None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is called: the names of study, model and task."""
+
+    study: str
+    model: str
+    task: str
