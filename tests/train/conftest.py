@@ -9,11 +9,10 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import retrograde
-from retrograde import Run, TrainerSettings
+from retrograde import RecorderSettings, Run, TrainerSettings
 from retrograde.models.lstm import lstm
 from retrograde.tasks.adding import Adding
 from retrograde.train import app
-from retrograde.train.options import RecorderSettings
 
 SMALL = TrainerSettings(accelerator="cpu", log_every=5, validate_every=5, validation_samples=32, test_samples=32)
 NO_VIEW = RecorderSettings(mode="disabled")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import retrograde
-from retrograde import Run
+from retrograde import RecorderSettings, Run, TrainerSettings
 from retrograde.core.records import Batch
 from retrograde.models.elman import elman
 from retrograde.models.linear_rnn import linear_rnn
@@ -20,7 +20,6 @@ from retrograde.record.folder import RunFolder
 from retrograde.record.store import FolderStore
 from retrograde.tasks.adding import Adding
 from retrograde.train.module import batches, evaluate
-from retrograde.train.options import RecorderSettings, TrainerSettings
 
 NUMBERS = ["step", "split", "quantity", "value", "status"]
 SMALL = TrainerSettings(accelerator="cpu", log_every=5, validate_every=5, validation_samples=32, test_samples=32)
@@ -103,7 +102,7 @@ def test_the_command_trains_as_python_does(command, finished: Run, tmp_path: Pat
 def test_the_model_scores_on_the_test_set_what_was_recorded(finished: Run) -> None:
     run = retrograde.load(finished.folder.path)
     test = batches(run.task, "test", SMALL.test_samples, 64)
-    loss, score = evaluate(run.model, run.task, test, torch.device("cpu"))
+    loss, score = evaluate(run.model, run.task, test)
     assert (loss, score) == (run.metadata["loss"], run.metadata["score"])
     assert column(run, "test/score").to_list() == [score]
 
@@ -232,7 +231,6 @@ def test_its_gradients_are_kept(diverged: Run) -> None:
     assert "finite" in set(total[total["step"] == 0]["status"])
 
 
-@pytest.mark.xfail(strict=True, reason="the norm over all parameters warns where one is not finite")
 def test_every_probe_reads_it_without_a_warning(small_run) -> None:
     small_run(
         model=partial(linear_rnn, hidden=8, radius=1.5),
@@ -330,14 +328,14 @@ def test_a_cosine_takes_the_learning_rate_to_zero(small_run) -> None:
     "precision",
     [
         "bf16-mixed",
-        pytest.param("64-true", marks=pytest.mark.xfail(strict=True, reason="Lightning cannot convert a frozen Batch")),
+        "64-true",
     ],
 )
 def test_precision_is_a_setting(small_run, finished: Run, precision: str) -> None:
     run = small_run(trainer=replace(SMALL, precision=precision))
     loss, usual = column(run, "train/loss"), column(finished, "train/loss")
     assert not loss.equals(usual)
-    assert (loss - usual).abs().max() < 0.1
+    assert (loss - usual).abs().max() < 0.2  # in double precision other numbers are drawn, too
     assert run.tables() == finished.tables()
     stored = torch.load(run.folder.checkpoints / "best.ckpt", weights_only=True)["state_dict"]
     expected = torch.float64 if precision == "64-true" else torch.float32

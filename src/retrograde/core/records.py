@@ -41,8 +41,17 @@ class Batch:
         """Positions of the longest sample that the batch has room for."""
         return self.inputs.shape[1]
 
-    def to(self, device: torch.device | str) -> "Batch":
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
+        """On the device, and real numbers in the precision, where one is given."""
+
+        def moved(value: Tensor) -> Tensor:
+            return value.to(device, dtype if value.is_floating_point() else None)
+
+        return replace(self, **{name: moved(value) for name, value in vars(self).items()})
+
+    def beside(self, parameter: Tensor) -> "Batch":
+        """On the device and in the precision of a model's parameter."""
+        return self.to(parameter.device, parameter.dtype)
 
     def select(self, samples: Int[Tensor, " chosen"]) -> "Batch":
         """The chosen samples, in that order; one may be chosen several times."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from retrograde.core.contracts import Snapshot
 from retrograde.core.records import Reading
+from retrograde.core.scaled import Scaled, log10_norm
 
 ALL = "all"
 
@@ -46,12 +47,7 @@ class Parameters:
 
 
 def log10_norms(tensors: Mapping[str, Tensor]) -> np.ndarray:
-    """log10 of each tensor's Euclidean norm, and of the norm of all together, summed in float64 after scaling."""
-    norms = []
-    for tensor in tensors.values():
-        value = tensor.detach().to(torch.float64)
-        largest = value.abs().max()
-        scale = largest if 0 < largest < math.inf else 1.0
-        norms.append(torch.linalg.vector_norm(value / scale).log10().item() + math.log10(scale))
-    total = 0.5 * np.logaddexp.reduce(2 * math.log(10) * np.array(norms)) / math.log(10)
-    return np.array([*norms, total])
+    """log10 of each tensor's Euclidean norm, and of the norm of all together, in float64."""
+    norms = [log10_norm(Scaled.of(tensor.detach().double().reshape(1, 1, -1)))[0].item() for tensor in tensors.values()]
+    together = torch.tensor(norms, dtype=torch.float64) * (2 * math.log(10))
+    return np.array([*norms, 0.5 * torch.logsumexp(together, 0).item() / math.log(10)])

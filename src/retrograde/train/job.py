@@ -181,7 +181,7 @@ def _summary(job: Job, training: Training, probing: Probing, best: Path, recorde
     }
     training.model.load_state_dict(restored)
     test = batches(job.task, "test", job.trainer.test_samples, job.batch_size)
-    loss, score = evaluate(training.model, job.task, test, training.device)
+    loss, score = evaluate(training.model, job.task, test)
     recorder.metrics(checkpoint["global_step"], {"test/loss": loss, "test/score": score})
     diverged = training.first_nonfinite is not None
     return {

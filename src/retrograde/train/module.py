@@ -75,14 +75,18 @@ class Training(pl.LightningModule):
         """A count of steps: batches are drawn in the step itself, on the device, from a seeded generator."""
         return DataLoader(Steps(self.steps), batch_size=None)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        drawn = batches(self.task, "validation", self.validation_samples, self.batch_size)
-        return DataLoader(drawn, batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]  # a list will do
+    def val_dataloader(self) -> DataLoader[int]:
+        """A count as well: the batches are kept on the device, where Lightning need not know what they are."""
+        return DataLoader(range(len(self.validation)), batch_size=None)  # type: ignore[arg-type]  # a range will do
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch.to(device) if isinstance(batch, Batch) else batch
+    @property
+    def like(self) -> Tensor:
+        """A parameter, whose device and precision batches take."""
+        return next(self.model.parameters())
 
     def on_fit_start(self) -> None:
+        drawn = batches(self.task, "validation", self.validation_samples, self.batch_size)
+        self.validation = [batch.beside(self.like) for batch in drawn]
         self.stream = generator(f"train:{self.global_rank}", self.seed, self.device)
         self.losses = torch.zeros(self.log_every, device=self.device)
         self.clipped = torch.zeros((), device=self.device)
@@ -99,7 +103,7 @@ class Training(pl.LightningModule):
         }
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
-        drawn = self.task.sample(self.batch_size, self.stream)
+        drawn = self.task.sample(self.batch_size, self.stream).beside(self.like)
         outputs = self.run_model(drawn)
         loss = mean_loss(self.task, outputs, drawn)
         self.losses[batch_idx % self.log_every] = loss.detach()
@@ -159,7 +163,8 @@ class Training(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.sums = torch.zeros(3, dtype=torch.float64)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, number: int, batch_idx: int) -> None:
+        batch = self.validation[number]
         self.sums += evaluation_sums(self.task, self.run_model(batch), batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -207,13 +212,12 @@ def evaluation_sums(task: Task, outputs: Tensor, batch: Batch) -> Float[Tensor, 
     return torch.stack([loss, score, torch.tensor(float(len(batch)), dtype=torch.float64, device=loss.device)]).cpu()
 
 
-def evaluate(
-    model: SequenceModel, task: Task, evaluation: Iterable[Batch], device: torch.device
-) -> tuple[float, float]:
+def evaluate(model: SequenceModel, task: Task, evaluation: Iterable[Batch]) -> tuple[float, float]:
     """Mean loss and score."""
     model.eval()
+    parameter = next(model.parameters())
     with torch.no_grad():
-        moved = (batch.to(device) for batch in evaluation)
+        moved = (batch.beside(parameter) for batch in evaluation)
         sums = torch.stack([evaluation_sums(task, model(batch), batch) for batch in moved]).sum(0)
     loss, score = (sums[:2] / sums[2]).tolist()
     return loss, score
@@ -228,10 +232,6 @@ def device_metrics(device: torch.device) -> dict[str, float]:
         "device/memory_peak": float(torch.cuda.max_memory_allocated(device)),
         "device/utilisation": float(torch.cuda.utilization(device)),
     }
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
 
 
 def _gradients(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:

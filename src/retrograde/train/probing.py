@@ -47,7 +47,7 @@ class Probing(pl.Callback):
         self.horizons: list[float] = []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.batch = self.batch.to(pl_module.device)
+        self.batch = self.batch.beside(next(pl_module.parameters()))
         self._fire(pl_module, trainer.global_step)
 
     def on_train_batch_end(

@@ -1,0 +1,285 @@
+"""What a person finds in W&B, read back from the log by W&B's own reader; and that a sync delivers all of it."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import wandb
+from PIL import Image
+
+import retrograde
+from fake_runs import CARD
+from loopback import LoopbackServer
+from retrograde import RecorderSettings, TrainerSettings
+from retrograde.core.records import Reading
+from retrograde.core.statistics import STATISTICS
+from retrograde.models.transformer import Transformer
+from retrograde.record.folder import RunFolder
+from retrograde.record.palette import ABOVE, BELOW, NONE, coloured
+from retrograde.record.tables import TableWriter, metrics_table
+from retrograde.record.view import WandbView
+from retrograde.tasks.adding import Adding
+
+STEP = "trainer/global_step"
+
+
+@pytest.fixture(autouse=True)
+def afresh() -> Iterator[None]:
+    """The environment is read once per process, so a set-up left by another test would win over ours."""
+    wandb.teardown()
+    yield
+    for run in list(WandbView.still_open):
+        WandbView.still_open.discard(run)
+    wandb.teardown()
+
+
+def opened(path: Path, name: str) -> tuple[WandbView, RunFolder]:
+    """A view and the folder that it belongs to, with one table in it."""
+    folder = RunFolder(path / name)
+    folder.path.mkdir(parents=True)
+    folder.write_card(CARD)
+    writer = TableWriter(folder.tables)
+    writer.append("metrics", metrics_table(name, [(1, "train/loss", 0.5)]))
+    writer.append("readings/deep/down/below", metrics_table(name, [(1, "train/loss", 0.5)]))
+    writer.merge()
+    return WandbView(folder.path, {"run": name, "config": {"width": 8}}, "offline", "project", None, "reach"), folder
+
+
+def directory(folder: RunFolder) -> Path:
+    (found,) = (folder.path / "wandb").glob("offline-run-*")
+    return found
+
+
+def records(folder: RunFolder) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(directory(folder))]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def history(folder: RunFolder) -> list[dict[str, Any]]:
+    """The rows without W&B's own keys; what is not finite comes as a word."""
+    rows = [record["history"]["item"] for record in records(folder) if record["type"] == "history"]
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+
+
+def curve(where: str, means: list[float], dim: str, coordinates: range | list[int], unit: str = "log10") -> Reading:
+    values = np.full((len(STATISTICS), len(means)), -99.0)
+    values[STATISTICS.index("mean")] = means
+    return Reading(where, values, {"statistic": STATISTICS, dim: coordinates}, unit)
+
+
+def test_a_run_is_found_by_its_name_study_and_settings(tmp_path: Path) -> None:
+    view, folder = opened(tmp_path, "lstm-adding-s0-0123456789")
+    view.close(folder, {"status": "finished", "score": 0.97, "loss": math.inf}, failed=False)
+    log = records(folder)
+    (run,) = (record["run"] for record in log if record["type"] == "run")
+    assert (run["run_id"], run["display_name"], run["run_group"], run["project"]) == (
+        folder.run,
+        folder.run,
+        "reach",
+        "project",
+    )
+    assert run["config"]["update"]["config"] == {"width": 8}
+    summaries = [record["summary"]["update"] for record in log if record["type"] == "summary"]
+    assert {"status": "finished", "score": 0.97}.items() <= {k: v for s in summaries for k, v in s.items()}.items()
+    (ending,) = (record["exit"] for record in log if record["type"] == "exit")
+    assert ending.get("exit_code", 0) == 0
+
+
+def test_a_failed_run_is_marked_as_one(tmp_path: Path) -> None:
+    view, folder = opened(tmp_path, "failed")
+    view.close(folder, {"status": "failed"}, failed=True)
+    (ending,) = (record["exit"] for record in records(folder) if record["type"] == "exit")
+    assert ending["exit_code"] == 1
+
+
+def test_metrics_are_rows_over_the_global_step(tmp_path: Path) -> None:
+    view, folder = opened(tmp_path, "run")
+    view.metrics(50, {"train/loss": 0.25, "train/score": -math.inf})
+    view.metrics(100, {"train/loss": math.nan})
+    view.close(folder, {}, failed=False)
+    assert history(folder)[:2] == [
+        {STEP: 50, "train/loss": 0.25, "train/score": "-Infinity"},
+        {STEP: 100, "train/loss": "NaN"},
+    ]
+    axes = [record["metric"] for record in records(folder) if record["type"] == "metric"]
+    assert {"*": STEP} == {axis["glob_name"]: axis["step_metric"] for axis in axes if "glob_name" in axis}
+
+
+def test_a_curve_is_logged_at_log_spaced_lags(tmp_path: Path) -> None:
+    view, folder = opened(tmp_path, "run")
+    over_time = curve("total/0.forward.hidden", [-6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0], "time", range(-1, 6))
+    over_lag = curve("norm/0.forward.hidden", [0.0, -1.0, -2.0, -math.inf], "lag", [0, 1, 2, 5])
+    view.readings(3, "probe", [over_time, over_lag])
+    view.close(folder, {}, failed=False)
+    # time is counted back from the end, t = 5; lags that were not measured are left out
+    assert history(folder)[0] == {
+        STEP: 3,
+        **{f"probe/total/0.forward.hidden/lag_{lag}": -lag for lag in (0, 1, 2, 4)},
+        **{f"probe/norm/0.forward.hidden/lag_{lag}": -lag for lag in (0, 1, 2)},
+    }
+
+
+def test_single_numbers_and_those_along_a_name_are_logged(tmp_path: Path) -> None:
+    view, folder = opened(tmp_path, "run")
+    share = Reading("clipped/steps", np.array(0.25), {}, "share")
+    norms = Reading("weight/parameters", np.array([1.5, -math.inf]), {"parameter": ["readout.bias", "all"]}, "log10")
+    view.readings(0, "parameters", [share, norms])
+    view.close(folder, {}, failed=False)
+    assert history(folder)[0] == {
+        STEP: 0,
+        "parameters/clipped/steps": 0.25,
+        "parameters/weight/parameters/readout.bias": 1.5,
+        "parameters/weight/parameters/all": "-Infinity",
+    }
+
+
+def pictures(folder: RunFolder, row: dict[str, Any]) -> dict[str, np.ndarray]:
+    files = directory(folder) / "files"
+    found = {key: value for key, value in row.items() if isinstance(value, dict) and "path" in value}
+    return {key: np.asarray(Image.open(files / value["path"])) for key, value in found.items()}
+
+
+def test_curves_become_one_picture_with_training_downward(tmp_path: Path) -> None:
+    view, folder = opened(tmp_path, "run")
+    for step, mean in ((0, [-2.0, -1.0]), (1, [0.0, -math.inf])):
+        view.readings(step, "probe", [curve("total/0.forward.hidden", mean, "time", range(2))])
+    view.close(folder, {}, failed=False)
+    ((name, picture),) = pictures(folder, history(folder)[-1]).items()
+    assert name == "probe/total/0.forward.hidden/over_time"
+    corners = picture[:: picture.shape[0] - 1, :: picture.shape[1] - 1]
+    expected = coloured(np.array([[-2.0, -1.0], [0.0, -math.inf]]), -2.0, 0.0)
+    assert np.array_equal(corners, expected)
+    assert min(picture.shape[:2]) >= 160  # magnified, so that a browser does not blur it
+    assert tuple(corners[1, 1]) == BELOW
+
+
+def test_the_first_sample_s_maps_are_drawn_now_and_then(tmp_path: Path) -> None:
+    view, folder = opened(tmp_path, "run")
+    weights = np.zeros((2, 2, 4, 4))
+    weights[0, 1] = np.tril(np.ones((4, 4))) / 4
+    dims = {"sample": range(2), "head": range(2), "query": range(4), "key": range(4)}
+    for step in range(6):
+        view.readings(step, "attention", [Reading("map/0", weights, dims, "share")])
+    view.close(folder, {}, failed=False)
+    drawn = {row[STEP]: pictures(folder, row) for row in history(folder) if any("map" in key for key in row)}
+    assert list(drawn) == [0, 4]  # of every fourth snapshot
+    assert set(drawn[0]) == {"attention/map/0/head_0", "attention/map/0/head_1"}
+    side = 160 // 4
+    assert np.array_equal(drawn[0]["attention/map/0/head_1"][::side, ::side], coloured(weights[0, 1], 0.0, 1.0))
+
+
+def test_colours_rise_from_dark_to_light_and_mark_what_is_no_number() -> None:
+    pixels = coloured(np.array([0.0, 0.5, 1.0, -5.0, 9.0, -math.inf, math.inf, math.nan]), 0.0, 1.0)
+    assert pixels.dtype == np.uint8
+    lightness = pixels[:3].astype(float) @ [0.2126, 0.7152, 0.0722]
+    assert lightness[0] < lightness[1] < lightness[2]
+    assert np.array_equal(pixels[3], pixels[0])  # beyond the ends is at the ends
+    assert np.array_equal(pixels[4], pixels[2])
+    assert [tuple(pixel) for pixel in pixels[5:]] == [BELOW, ABOVE, NONE]
+    assert np.array_equal(coloured(np.array([2.0, 2.0]), 2.0, 2.0)[0], pixels[0])  # a flat picture
+
+
+def test_the_record_lies_among_the_files_of_the_run(tmp_path: Path) -> None:
+    view, folder = opened(tmp_path, "run")
+    view.close(folder, {"status": "finished", "score": 0.5, "loss": math.nan}, failed=False)
+    kept = directory(folder) / "files" / "retrograde"
+    for table in folder.tables.rglob("*.parquet"):
+        assert (kept / table.relative_to(folder.tables)).read_bytes() == table.read_bytes()
+    assert json.loads((kept / "card.json").read_text()) == folder.read_card()
+    metadata = json.loads((kept / "metadata.json").read_text())
+    assert math.isnan(metadata.pop("loss"))
+    assert metadata == {"run": "run", "config": {"width": 8}, "status": "finished", "score": 0.5}
+    saved = {file["path"] for r in records(folder) if r["type"] == "files" for file in r["files"]["files"]}
+    expected = {file.relative_to(kept.parent).as_posix() for file in kept.rglob("*") if file.is_file()}
+    assert len(expected) == 4
+    assert expected <= saved
+
+
+def test_two_views_that_are_open_at_once_do_not_mix(tmp_path: Path) -> None:
+    (first, one), (second, two) = opened(tmp_path, "first"), opened(tmp_path, "second")
+    first.metrics(1, {"train/loss": 1.0})
+    second.metrics(1, {"train/loss": 2.0})
+    first.metrics(2, {"train/loss": 1.5})
+    first.close(one, {"status": "finished"}, failed=False)
+    second.metrics(3, {"train/loss": 2.5})  # which goes on after the other's end
+    second.close(two, {"status": "finished"}, failed=False)
+    assert [row["train/loss"] for row in history(one) if "train/loss" in row] == [1.0, 1.5]
+    assert [row["train/loss"] for row in history(two) if "train/loss" in row] == [2.0, 2.5]
+    assert any(record["type"] == "exit" for record in records(two))
+    assert wandb.run is None
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    with LoopbackServer() as server:
+        for name, value in server.environment(tmp_path / "wandb").items():
+            monkeypatch.setenv(name, value)
+        (tmp_path / "wandb").mkdir()
+        wandb.teardown()
+        yield server
+        wandb.teardown()
+
+
+def trained(outputs: Path, mode: str) -> retrograde.Run:
+    return retrograde.fit(
+        partial(Transformer, hidden=8, layers=1, heads=2, feedforward=8),
+        Adding(length=6),
+        steps=20,
+        trainer=TrainerSettings(accelerator="cpu", log_every=5, validate_every=10, test_samples=8),
+        recorder=RecorderSettings(mode=mode),
+        outputs=outputs,
+    )
+
+
+def assert_arrived_whole(server: LoopbackServer, run: retrograde.Run) -> None:
+    assert server.unknown == []
+    assert list(server.runs) == [run.folder.run]
+    arrived = server.runs[run.folder.run]
+    assert (arrived.group, arrived.exit_code) == ("python", 0)
+
+    for row in run.metrics().to_dict("records"):
+        name = f"{row['split']}/{row['quantity']}"
+        assert any(one.get(name) == row["value"] and one[STEP] == row["step"] for one in arrived.rows if STEP in one)
+    steps = {row[STEP] for row in arrived.rows if "parameters/weight/parameters/all" in row}
+    assert steps == set(run.readings("parameters/weight")["step"])
+    drawn = {value["path"] for row in arrived.rows for value in row.values() if isinstance(value, dict)}
+    assert any("attention/map" in path for path in drawn)
+    assert drawn <= arrived.files.keys()
+
+    tables = {f"retrograde/{f.relative_to(run.folder.tables).as_posix()}": f for f in run.folder.tables.rglob("*.*")}
+    assert {name for name in tables if name.count("/") == 3}  # readings/<probe>/<quantity>
+    received = {name: content for name, content in arrived.files.items() if name.startswith("retrograde/")}
+    assert received.keys() == tables.keys() | {"retrograde/card.json", "retrograde/metadata.json"}
+    assert all(received[name] == file.read_bytes() for name, file in tables.items())
+    assert json.loads(received["retrograde/card.json"]) == run.folder.read_card()
+    assert json.loads(received["retrograde/metadata.json"]) == run.metadata
+    assert arrived.summary["score"] == run.metadata["score"]
+
+
+def test_a_sync_delivers_all_rows_and_all_tables(server: LoopbackServer, tmp_path: Path) -> None:
+    run = trained(tmp_path, "offline")
+    assert server.runs == {}
+    (offline,) = (run.folder.path / "wandb").glob("offline-run-*")
+    subprocess.run([sys.executable, "-m", "wandb", "sync", str(offline)], check=True, capture_output=True, timeout=60)
+    assert_arrived_whole(server, run)
+
+
+def test_an_online_run_delivers_them_as_it_goes(server: LoopbackServer, tmp_path: Path) -> None:
+    assert_arrived_whole(server, trained(tmp_path, "online"))
+
+
+def test_no_view_is_opened_where_none_is_wanted(server: LoopbackServer, tmp_path: Path) -> None:
+    run = trained(tmp_path, "disabled")
+    assert not (run.folder.path / "wandb").exists()
+    assert server.runs == {}
