@@ -10,7 +10,7 @@ from retrograde.tasks.temporal_order import TemporalOrder
 
 def test_two_steps_by_hand() -> None:
     model = elman(TemporalOrder(length=10), hidden=1)
-    cell = model.layers.placed[0][0].recurrence
+    cell = model.stack.placed[0][0].recurrence
     weights = {
         "input": torch.tensor([[0.5]]),
         "recurrent": torch.tensor([[-2.0]]),
@@ -30,7 +30,7 @@ def test_a_model_is_torch_nn_rnn_between_embedding_and_read_out() -> None:
     model = elman(task, hidden=6, layers=2)
     batch = task.sample(3, torch.Generator().manual_seed(0))
     reference = torch.nn.RNN(task.inputs.size, 6, num_layers=2, batch_first=True)
-    for depth, (placed,) in enumerate(model.layers.placed):
+    for depth, (placed,) in enumerate(model.stack.placed):
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         for name, weight in zip(names, placed.recurrence.weights().values(), strict=True):
             getattr(reference, f"{name}_l{depth}").data.copy_(weight)

@@ -13,7 +13,7 @@ def sigmoid(x: float) -> float:
 
 
 def test_one_step_by_hand() -> None:
-    cell = gru(Adding(length=4), hidden=1).layers.placed[0][0].recurrence
+    cell = gru(Adding(length=4), hidden=1).stack.placed[0][0].recurrence
     weights = {
         "input": torch.tensor([[0.1], [0.2], [0.3]]),  # reset, update, candidate
         "recurrent": torch.tensor([[0.5], [0.6], [0.7]]),
@@ -27,7 +27,7 @@ def test_one_step_by_hand() -> None:
 
 
 def test_an_update_gate_at_one_keeps_the_state() -> None:
-    cell = gru(Adding(length=4), hidden=3).layers.placed[0][0].recurrence
+    cell = gru(Adding(length=4), hidden=3).stack.placed[0][0].recurrence
     weights = dict(cell.weights())
     weights["input_bias"] = torch.tensor([0.0] * 3 + [1e3] * 3 + [0.0] * 3)
     state = {"hidden": torch.randn(2, 3)}

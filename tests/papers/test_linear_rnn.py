@@ -12,7 +12,7 @@ def test_outputs_are_the_convolution_with_the_powers_of_the_matrix() -> None:
     task = TemporalOrder(length=10)
     model = linear_rnn(task, hidden=4, radius=1.1, matrix="nonnormal").double()
     batch = task.sample(2, torch.Generator().manual_seed(0))
-    u, w = model.layers.placed[0][0].recurrence.weights().values()
+    u, w = model.stack.placed[0][0].recurrence.weights().values()
     x = torch.nn.functional.one_hot(batch.inputs, task.inputs.size).double()
     for t in range(batch.length):
         hidden = sum(x[:, t - k] @ u.T @ torch.linalg.matrix_power(w, k).T for k in range(t + 1))

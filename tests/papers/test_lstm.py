@@ -14,7 +14,7 @@ def sigmoid(x: float) -> float:
 
 
 def test_one_step_by_hand() -> None:
-    cell = lstm(Adding(length=4), hidden=1).layers.placed[0][0].recurrence
+    cell = lstm(Adding(length=4), hidden=1).stack.placed[0][0].recurrence
     weights = {
         "input": torch.tensor([[0.1], [0.2], [0.3], [0.4]]),  # input gate, forget gate, candidate, output gate
         "recurrent": torch.tensor([[0.5], [0.6], [0.7], [0.8]]),
@@ -30,7 +30,7 @@ def test_one_step_by_hand() -> None:
 
 
 def test_forget_bias_is_the_sum_of_both_biases() -> None:
-    weights = lstm(Adding(length=4), hidden=3, forget_bias=2.5).layers.placed[0][0].recurrence.weights()
+    weights = lstm(Adding(length=4), hidden=3, forget_bias=2.5).stack.placed[0][0].recurrence.weights()
     assert torch.equal((weights["input_bias"] + weights["recurrent_bias"])[3:6], torch.full((3,), 2.5))
 
 
@@ -39,7 +39,7 @@ def test_an_open_forget_gate_carries_the_cells_gradient_unchanged() -> None:
     task = Adding(length=40)
     model = lstm(task, hidden=4)
     with torch.no_grad():
-        weights = model.layers.placed[0][0].recurrence.weights()
+        weights = model.stack.placed[0][0].recurrence.weights()
         weights["recurrent"].zero_()
         weights["input_bias"][4:8] = 1e3
     batch = task.sample(2, torch.Generator().manual_seed(0))

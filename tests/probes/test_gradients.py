@@ -42,7 +42,7 @@ def taken(model: torch.nn.Module, task: object, count: int = 5) -> Snapshot:
 
 def live_totals(on: Snapshot, position: int | None) -> torch.Tensor:
     """(sample, state) norms of dL/dh_t by autograd over a loop; L at one position, or the mean over the scored ones."""
-    cell = on.model.layers.placed[0][0].recurrence  # type: ignore[union-attr, index]  # a recurrent model
+    cell = on.model.stack.placed[0][0].recurrence  # type: ignore[union-attr, index]  # a recurrent model
     x = on.model.embedding(on.batch.inputs)  # type: ignore[operator]  # a module
     hidden = [torch.zeros(len(on.batch), 4, requires_grad=True)]
     for t in range(x.shape[1]):

@@ -71,7 +71,7 @@ def test_it_is_trained_and_recorded(trained: Trained) -> None:
 def test_it_is_loaded_again(trained: Trained) -> None:
     (path,) = (trained.outputs / "single").iterdir()
     run = retrograde.load(path)
-    assert type(run.model.layers.placed[0][0].recurrence).__name__ == "LeakyCell"
+    assert type(run.model.stack.placed[0][0].recurrence).__name__ == "LeakyCell"
     batch = run.task.sample(2, torch.Generator().manual_seed(0))
     assert run.model(batch).shape == (2, 10, 1)
 

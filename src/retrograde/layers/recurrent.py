@@ -75,21 +75,21 @@ class RecurrentModel(SequenceModel):
     ) -> None:
         super().__init__()
         self.embedding = Embedding(task.inputs)
-        self.layers = RecurrentStack(make, self.embedding.width, layers, bidirectional, dropout)
-        self.readout = nn.Linear(self.layers.width, task.outputs.size)
+        self.stack = RecurrentStack(make, self.embedding.width, layers, bidirectional, dropout)
+        self.readout = nn.Linear(self.stack.width, task.outputs.size)
         self.causal = not bidirectional
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch time size"]:
-        return self.readout(self.layers(self.embedding(batch.inputs), batch.lengths))
+        return self.readout(self.stack(self.embedding(batch.inputs), batch.lengths))
 
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
         ledger = Ledger()
-        traced = self.layers.trace(self.embedding(batch.inputs), batch.lengths, ledger, perturb)
+        traced = self.stack.trace(self.embedding(batch.inputs), batch.lengths, ledger, perturb)
         return Trace(self.readout(traced.outputs), traced.states, traced.times, ledger=ledger)
 
     @property
     def state_size(self) -> int:
         shapes = [
-            shape for layer in self.layers.placed for placed in layer for shape in placed.recurrence.components.values()
+            shape for layer in self.stack.placed for placed in layer for shape in placed.recurrence.components.values()
         ]
         return sum(torch.Size(shape).numel() for shape in shapes)

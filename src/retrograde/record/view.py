@@ -55,7 +55,6 @@ class WandbView:
             dir=str(folder),
             config=dict(metadata),
             mode=mode,
-            resume="allow",
             reinit="create_new",
             settings=wandb.Settings(console="off", silent=True, x_transaction_log_flush_interval=1.0),
         )
