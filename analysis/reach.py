@@ -3,7 +3,7 @@
 Question:  how many steps back does the loss gradient reach, before and after training?
 Expect:    Elman loses it within about 20 steps; gated cells, once trained, keep it over all the lags that the task asks
            to bridge; attention has it everywhere from the start.
-Data:      readings lag_gradient/norm and lag_gradient/horizon of the first and the last snapshot; the card's lags.
+Data:      readings lag_gradient/relative and lag_gradient/horizon of the first and the last snapshot; the card's lags.
 
     python analysis/reach.py outputs/demo
 """
@@ -42,7 +42,7 @@ def load(comparison: Comparison) -> Tables:
     """
     horizons = ends(_lowest(comparison.readings("lag_gradient/horizon")))
     steps = sorted(int(step) for step in horizons["step"].unique())
-    norms = _lowest(comparison.readings("lag_gradient/norm", steps))
+    norms = _lowest(comparison.readings("lag_gradient/relative", steps))
     curves = _furthest(ends(norms[norms["statistic"] == "mean"]))
     lags = pd.Series(comparison.card["lags"], dtype=int).value_counts().sort_index()
     return {

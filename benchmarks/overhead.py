@@ -1,6 +1,6 @@
 """What training with Retrograde costs, against a bare PyTorch loop over the same network.
 
-    python benchmarks/overhead.py                         about 7 minutes on two cores
+    python benchmarks/overhead.py                         about 5 minutes on two cores
     python benchmarks/overhead.py --pairs 2 --length 20   a look at whether it runs
 
 One run of Lightning's Trainer is stopped after every block of steps; the bare loop then takes as many steps, one step
@@ -8,6 +8,7 @@ is taken on which the default probes fire, and the single measurements follow. A
 machine in the same state, and a ratio is formed within each such pair of blocks before the median is taken. The
 interval is the 95 % bootstrap interval of that median, over pairs.
 
+- Which side goes first in a pair alternates, because the first meets the heap as the single measurements left it.
 - A block of ours lasts from the end of the Trainer's last hook before it to the beginning of the last hook in it, so
   that everything that Lightning does between two steps is inside, and the scalars are logged once in each block (more
   often than by default). Validation, checkpoints and a progress bar are no part of either side.
@@ -63,6 +64,9 @@ RUN = 2000
 
 WARM_UP = 2
 """Pairs thrown away."""
+
+SETTLE = 2
+"""Steps after the single measurements that are not measured: the heap and W&B's process come to rest in them."""
 
 RESAMPLES = 4000
 TOLERANCE = 1e-4
@@ -210,6 +214,7 @@ class Interleaved(pl.Callback):
     """
 
     def __init__(self, options: Options, bare: BareLoop, probing: Probing, training_batch: Batch) -> None:
+        self.device = torch.device(options.device)
         self.block = options.block
         self.pairs = options.pairs
         self.bare = bare
@@ -218,6 +223,7 @@ class Interleaved(pl.Callback):
         self.batches = dict(zip(BATCHES, (probing.batch, training_batch), strict=True))
         self.cycle = cycle(options.block)
         self.lead = lead(options.block)
+        self.pair = 0
         self.started = 0.0
         self.samples = Samples()
 
@@ -230,32 +236,41 @@ class Interleaved(pl.Callback):
         if step < self.lead or place not in (0, self.block):
             return
         if step == self.lead:
-            self._check_losses(pl_module, self.bare.train(step), float(outputs["loss"]))
+            self._check_losses(self.bare.train(step), float(outputs["loss"]))
         elif place == self.block:
-            self.samples.ours.append(now(pl_module.device) - self.started)
-            self.samples.bare.append(seconds(partial(self.bare.train, self.block), pl_module.device))
+            self.samples.ours.append(now(self.device) - self.started)
+            if not self._bare_comes_first():
+                self._measure_bare()
         else:
             self.probing.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self.probing.recorder.flush()
-            step_with_firing = now(pl_module.device) - self.started
-            self.bare.train(1)
+            step_with_firing = now(self.device) - self.started
             self.samples.firing.append(step_with_firing - self.samples.ours[-1] / self.block)
             self._measure_singly(pl_module)
-            self._end_pair()
-        self.started = now(pl_module.device)
+            self._print_pair()
+            self.pair += 1
+            self.bare.train(1 + SETTLE)
+            if self._bare_comes_first() and step < trainer.max_steps:
+                self._measure_bare()
+        self.started = now(self.device)
 
-    def _check_losses(self, training: Training, bare: float, ours: float) -> None:
+    def _bare_comes_first(self) -> bool:
+        return self.pair % 2 == 1
+
+    def _measure_bare(self) -> None:
+        self.samples.bare.append(seconds(partial(self.bare.train, self.block), self.device))
+
+    def _check_losses(self, bare: float, ours: float) -> None:
         if not math.isclose(bare, ours, rel_tol=SAME_LOSS):
             raise ValueError(
                 f"after {self.lead} steps the bare loop's loss is {bare}, ours {ours}: not the same network"
             )
 
     def _measure_singly(self, training: Training) -> None:
-        model, device = training.model, training.device
+        model = training.model
         network = next(part for part in model.modules() if isinstance(part, nn.LSTM))
         readout = next(part for part in model.modules() if isinstance(part, nn.Linear))
         for name, batch in self.batches.items():
-            batch = batch.to(device)
             kept: dict[str, Any] = {}
 
             def ours(batch: Batch = batch, kept: dict[str, Any] = kept) -> None:
@@ -266,12 +281,12 @@ class Interleaved(pl.Callback):
                 kept["by hand"] = totals_by_hand(network, readout, batch)
 
             for label, measure in ((ALONE, ours), (BY_HAND, by_hand)):
-                self.samples.single.setdefault(label.format(name), []).append(seconds(measure, device))
+                self.samples.single.setdefault(label.format(name), []).append(seconds(measure, self.device))
             difference = largest_difference(totals(kept["ours"].gradients), kept["by hand"])
             self.samples.difference = max(self.samples.difference, difference)
 
-    def _end_pair(self) -> None:
-        done = len(self.samples.ours)
+    def _print_pair(self) -> None:
+        done = self.pair + 1
         name = f"warm-up {done} of {WARM_UP}" if done <= WARM_UP else f"pair {done - WARM_UP} of {self.pairs}"
         ours, bare = self.samples.ours[-1], self.samples.bare[-1]
         print(f"{name}: {self.block} steps in {ours:.2f} s, bare {bare:.2f} s", file=sys.stderr, flush=True)

@@ -13,8 +13,8 @@ import numpy as np
 
 from retrograde.core.contracts import Baseline, Card
 from retrograde.core.records import Reading
-from retrograde.core.scaled import STATUSES
 from retrograde.core.statistics import STATISTICS
+from retrograde.core.statuses import STATUSES
 from retrograde.record.folder import RunFolder, config_hash, run_name
 from retrograde.record.tables import TableWriter, labels_table, metrics_table, reading_table
 
@@ -123,7 +123,7 @@ def _readings(fake: Fake, step: int) -> list[tuple[str, Reading]]:
         where = f"0.forward.{component}"
         four = (4, 1)
         readings.append(
-            ("lag_gradient", Reading(f"norm/{where}", np.tile(values, four), over, "log10", np.tile(statuses, four)))
+            ("lag_gradient", Reading(f"relative/{where}", np.tile(values, four), over, "log10", np.tile(statuses, four)))
         )
         kept = np.flatnonzero(values >= values[0] - 2)
         horizon = float(kept.max()) if len(kept) else np.nan

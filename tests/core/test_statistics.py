@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from retrograde.core.records import Batch
-from retrograde.core.scaled import CENSORED, FINITE, INF, NAN, ZERO, Scaled, log10_norm, power_of_two
+from retrograde.core.scaled import Scaled, log10_norm, power_of_two
 from retrograde.core.statistics import linear_statistics, log10_statistics, present
+from retrograde.core.statuses import CENSORED, FINITE, INF, NAN, ZERO
 
 MEAN, Q10, Q50, Q90 = range(4)
 

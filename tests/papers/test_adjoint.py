@@ -4,7 +4,7 @@ Both loops are written here from the equations, without the code under test but 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import torch
@@ -13,10 +13,57 @@ from torch import Tensor
 from retrograde.core.adjoint import Placed
 from retrograde.core.records import Ledger, State
 from retrograde.core.recurrence import Recurrence, unroll
-from retrograde.core.scaled import CENSORED, FINITE, Scaled, log10_norm
+from retrograde.core.scaled import Scaled, log10_norm
+from retrograde.core.statuses import CENSORED, FINITE
 from retrograde.layers.cells import ElmanCell, GRUCell, LSTMCell
 from retrograde.layers.recurrent import RecurrentStack
 from retrograde.models.linear_rnn import LinearCell
+
+
+class DelayCell(Recurrence):
+    """Hidden state, the hidden state before it handed on as it is, and the last input handed on as it is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        shapes = {"W": (5, width), "U": (5, 5), "V": (5, 5), "R": (5, width)}
+        self.matrices = torch.nn.ParameterDict({name: torch.randn(shape) / 3 for name, shape in shapes.items()})
+
+    @property
+    def components(self) -> dict[str, tuple[int, ...]]:
+        return {"hidden": (5,), "previous": (5,), "last": (self.width,)}
+
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self.matrices)
+
+    def step(self, weights: Mapping[str, Tensor], x: Tensor, state: State) -> State:
+        driven = x @ weights["W"].mT + state["hidden"] @ weights["U"].mT + state["last"] @ weights["R"].mT
+        hidden = torch.tanh(driven + state["previous"] @ weights["V"].mT)
+        return {"hidden": hidden, "previous": state["hidden"], "last": x}
+
+
+class MatrixCell(Recurrence):
+    """A decaying matrix of outer products, a trace that depends on no weight, and a read-out."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        shapes = {"key": (5, width), "query": (5, width)}
+        self.matrices = torch.nn.ParameterDict({name: torch.randn(shape) / 3 for name, shape in shapes.items()})
+
+    @property
+    def components(self) -> dict[str, tuple[int, ...]]:
+        return {"hidden": (5,), "memory": (5, 5), "trace": (5,)}
+
+    def weights(self) -> dict[str, Tensor]:
+        return dict(self.matrices)
+
+    def step(self, weights: Mapping[str, Tensor], x: Tensor, state: State) -> State:
+        key = torch.tanh(x @ weights["key"].mT)
+        memory = 0.9 * state["memory"] + key.unsqueeze(-1) * state["trace"].unsqueeze(-2)
+        read = (memory @ (x @ weights["query"].mT).unsqueeze(-1)).squeeze(-1)
+        return {"hidden": read, "memory": memory, "trace": 0.8 * state["trace"] + 0.3}
+
 
 CELLS: dict[str, Callable[[int], Recurrence]] = {
     "linear_rnn": lambda width: LinearCell(width, 5, 1.1, "nonnormal"),
@@ -24,6 +71,8 @@ CELLS: dict[str, Callable[[int], Recurrence]] = {
     "elman_relu": lambda width: ElmanCell(width, 5, "relu"),
     "lstm": lambda width: LSTMCell(width, 5),
     "gru": lambda width: GRUCell(width, 5),
+    "delay": DelayCell,
+    "matrix": MatrixCell,
 }
 LENGTHS = torch.tensor([7, 5, 7, 3])
 LIVE_NODES = 1e-10
@@ -42,6 +91,16 @@ def equations(cell: Recurrence, x: Tensor, state: State, added: State) -> State:
     """One step from the textbook; ``added`` joins each component as soon as there is one."""
     if isinstance(cell, LinearCell):
         return {"hidden": state["hidden"] @ cell.recurrent.T + x @ cell.input.T + added["hidden"]}
+    if isinstance(cell, DelayCell):
+        w, u, v, r = (cell.weights()[name] for name in "WUVR")
+        driven = x @ w.T + state["hidden"] @ u.T + state["previous"] @ v.T + state["last"] @ r.T
+        previous = state["hidden"] + added["previous"]
+        return {"hidden": driven.tanh() + added["hidden"], "previous": previous, "last": x + added["last"]}
+    if isinstance(cell, MatrixCell):
+        key, query = cell.weights()["key"], cell.weights()["query"]
+        memory = 0.9 * state["memory"] + torch.outer((key @ x).tanh(), state["trace"]) + added["memory"]
+        trace = 0.8 * state["trace"] + 0.3 + added["trace"]
+        return {"hidden": memory @ (query @ x) + added["hidden"], "memory": memory, "trace": trace}
     w, u, b, c = cell.weights().values()
     from_input, from_hidden = x @ w.T + b, state["hidden"] @ u.T + c
     if isinstance(cell, ElmanCell):
@@ -73,13 +132,13 @@ def one_direction(placed: Placed, x: Tensor, nodes: dict[str, Tensor], added: di
         def extra(time: int, sample: int = sample) -> State:
             at = time if placed.backward else time + 1
             return {
-                name: added[key][sample, at] if (key := f"{placed.name}.{name}") in added else torch.zeros(5)
-                for name in cell.components
+                name: added[key][sample, at] if (key := f"{placed.name}.{name}") in added else torch.zeros(shape)
+                for name, shape in cell.components.items()
             }
 
         order = range(length - 1, -1, -1) if placed.backward else range(length)
         start = x.shape[1] if placed.backward else -1
-        state = {name: (torch.zeros(5) + value).requires_grad_() for name, value in extra(start).items()}
+        state = {name: (torch.zeros_like(value) + value).requires_grad_() for name, value in extra(start).items()}
         keep(nodes, placed.name, sample, start, state)
         outputs = {}
         for t in order:
@@ -158,7 +217,7 @@ def test_totals_equal_central_differences_of_the_loop(stack: RecurrentStack, x: 
                 )
             time = gradient.times[at]
             real = (time < LENGTHS) | (time == 7)  # not padding; 7 is where backward starts
-            predicted = (total * direction).sum((1, 2))
+            predicted = (total * direction).flatten(1).sum(1)
             error = ((up - down) / (2 * step) - predicted).abs()[real]
             assert error.max() <= DIFFERENCES * total.abs().max(), f"{key} at {gradient.times[at]}"
 
@@ -205,6 +264,7 @@ def test_total_and_direct_differ_by_what_later_states_hand_back() -> None:
     torch.testing.assert_close(gradient.direct.value().flatten(), torch.tensor([0.0, 1.0, 1.0]))
 
 
+@pytest.mark.parametrize("cell", ["linear_rnn", "elman", "elman_relu", "lstm", "gru"])
 def test_total_is_direct_where_the_recurrence_is_cut(cell: str) -> None:
     stack = RecurrentStack(CELLS[cell], 3, 1, False, 0.0)
     recurrence = stack.placed[0][0].recurrence
@@ -311,9 +371,10 @@ def test_scaled_numbers_add_across_scales() -> None:
 def test_the_reference_loop_is_the_one_of_the_equations(cell: str, x: Tensor) -> None:
     recurrence = CELLS[cell](3)
     states = unroll(recurrence, x)
-    state = {name: torch.zeros(4, 5) for name in recurrence.components}
-    nothing = {name: torch.zeros(5) for name in recurrence.components}
-    for t in range(7):
-        state = equations(recurrence, x[:, t], state, nothing)
-        for name, value in state.items():
-            torch.testing.assert_close(states[name][:, t + 1], value)
+    nothing = {name: torch.zeros(shape) for name, shape in recurrence.components.items()}
+    for sample in range(4):
+        state = nothing
+        for t in range(7):
+            state = equations(recurrence, x[sample, t], state, nothing)
+            for name, value in state.items():
+                torch.testing.assert_close(states[name][sample, t + 1], value)

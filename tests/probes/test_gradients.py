@@ -121,10 +121,25 @@ def test_a_decay_of_known_rate_has_its_horizon_half_life_and_slope() -> None:
 
 
 def test_summaries_of_curves_without_a_rate_say_so() -> None:
-    assert math.isnan(horizon(np.array([-math.inf, 0.0])))
-    assert math.isnan(slope(np.array([1.0, math.inf, math.nan])))
-    assert half_life(np.array([0.0, 0.5, 1.0])) == math.inf
+    assert math.isnan(horizon(np.array([0.0, -1.0, math.nan])))
+    assert math.isnan(slope(np.array([0.0, math.inf, math.nan]), np.array([True, False, False])))
+    assert half_life(slope(np.array([0.0, 0.5, 1.0]), np.ones(3, dtype=bool))) == math.inf
     assert horizon(np.array([0.0, -3.0, -1.0, -2.5])) == 2
+
+
+def test_censored_lags_do_not_flatten_the_slope() -> None:
+    curve = np.concatenate([-0.5 * np.arange(10), np.full(90, -37.9)])
+    assert slope(curve, np.arange(100) < 10) == pytest.approx(-0.5)
+
+
+def test_targets_of_other_sizes_that_reach_less_far_do_not_look_like_a_fall() -> None:
+    """Copying scores all positions: early targets have short lags alone. A rotation keeps every norm."""
+    task = Copying(length=6, symbols=3, recall=2)
+    on = taken(linear_rnn(task, hidden=4, radius=1.0), task)
+    readings = by_name(LagGradient(targets=4)(on))
+    relative = readings[f"relative/{KEY}"]
+    np.testing.assert_allclose(relative.values, 0.0, atol=1e-9)
+    assert float(readings[f"horizon/{KEY}"].values) == relative.dims["lag"][-1]
 
 
 def test_a_layer_without_recurrence_has_all_of_its_gradient_directly() -> None:

@@ -11,11 +11,12 @@ import pytest
 
 from fake_runs import Fake, write_run
 from retrograde.core.records import Reading
-from retrograde.core.scaled import CENSORED, FINITE, INF, NAN, STATUSES, ZERO
+from retrograde.core.statuses import CENSORED, FINITE, INF, NAN, STATUSES, ZERO
 from retrograde.record import tables
 from retrograde.record.folder import RunFolder
 from retrograde.record.recorder import RunRecorder
-from retrograde.record.store import FolderStore, log_spaced
+from retrograde.record.store import FolderStore
+from retrograde.record.view import log_spaced
 from retrograde.record.tables import (
     METRICS,
     READING,

@@ -321,7 +321,7 @@ def test_a_cosine_takes_the_learning_rate_to_zero(small_run) -> None:
     cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=20)
     run = small_run(scheduler=cosine, optimizer=partial(torch.optim.SGD, lr=0.1), probes={})
     for step, rate in column(run, "train/learning_rate").items():
-        assert rate == pytest.approx(0.05 * (1 + math.cos(math.pi * step / 20)), abs=1e-9)  # the next step's
+        assert rate == pytest.approx(0.05 * (1 + math.cos(math.pi * (step - 1) / 20)), abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,10 @@ def trace_stack(
     """The stack as one node of the graph; g_t and d_t go to ``ledger`` as the loss's gradient passes through."""
     keys = [f"{placed.name}.{name}" for layer in stack for placed in layer for name in placed.recurrence.components]
     weights = [weight for layer in stack for placed in layer for weight in placed.recurrence.weights().values()]
+    unknown = set(perturb or ()) - set(keys)
+    if unknown:
+        raise ValueError(f"there is no state '{min(unknown)}' to perturb; the states are {', '.join(keys)}")
+    ledger.claim(keys)
     made = _StackFunction.apply(stack, lengths, ledger, perturb, ledger.anchor, inputs, *weights)
     states = dict(zip(keys, made, strict=True))
     times = {

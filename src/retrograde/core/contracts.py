@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -173,7 +174,11 @@ class Probe(Protocol):
 
 
 class Recorder(Protocol):
-    """Keeps what a run yields. ``close`` says how the run ended; without it the run counts as interrupted."""
+    """Keeps what a run yields. ``close`` says how the run ended; until then the run is recorded as running."""
+
+    def labels(self, labels: Sequence[Sequence[str]], scored: np.ndarray) -> None:
+        """The probe batch in words, a row per sample, and which positions are scored."""
+        ...
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars named ``split/quantity``, such as ``train/loss``."""
@@ -193,7 +198,17 @@ class RunStore(Protocol):
         """One row a run: identity, status, score, baseline, and every setting as a column."""
         ...
 
+    def card(self, run: str) -> dict[str, Any]:
+        """The task's card as it was when the run was made."""
+        ...
+
+    def tables(self, runs: Sequence[str] | None = None) -> list[str]:
+        """The names that ``readings`` knows."""
+        ...
+
     def metrics(self, runs: Sequence[str] | None = None) -> "pd.DataFrame": ...
+
+    def labels(self, runs: Sequence[str] | None = None) -> "pd.DataFrame": ...
 
     def readings(
         self, name: str, runs: Sequence[str] | None = None, steps: Sequence[int] | None = None

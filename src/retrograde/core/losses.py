@@ -5,5 +5,5 @@ from torch import Tensor
 
 
 def sample_means(values: Float[Tensor, "batch time"], scored: Bool[Tensor, "batch time"]) -> Float[Tensor, " batch"]:
-    """Each sample's mean over its scored positions; what stands elsewhere is not read, not even a NaN."""
+    """Each sample's mean over its scored positions; the value does not read what stands elsewhere, not even a NaN."""
     return values.where(scored, 0.0).sum(1) / scored.sum(1)

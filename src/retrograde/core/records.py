@@ -81,6 +81,14 @@ class Ledger:
     def __init__(self) -> None:
         self.anchor = torch.zeros((), requires_grad=True)
         self.gradients: dict[str, StateGradient] = {}
+        self.claimed: set[str] = set()
+
+    def claim(self, keys: Sequence[str]) -> None:
+        """Make sure that no two recurrences of a model write under one key."""
+        twice = self.claimed & set(keys)
+        if twice:
+            raise ValueError(f"two recurrences show a state '{min(twice)}': give their layers names of their own")
+        self.claimed |= set(keys)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,11 @@ def perturbed_step(
     watch = _Results()
     with watch:
         made = recurrence.step(weights, x, state)
-    with _Results({watch.position(made[name], name): value for name, value in added.items()}):
+    places: dict[int, Tensor] = {}
+    for name, value in added.items():
+        at = watch.position(made[name], name)
+        places[at] = places[at] + value if at in places else value  # two components may be one tensor
+    with _Results(places):
         return recurrence.step(weights, x, state)
 
 

@@ -12,11 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-STATUSES = ("finite", "zero", "censored", "inf", "nan")
-"""What a recorded value is. ``zero``: no path leads from the state to the loss. ``censored``: a path exists, and what
-comes along it is below what the format resolves; the value is then an upper bound."""
-
-FINITE, ZERO, CENSORED, INF, NAN = range(len(STATUSES))
+from retrograde.core.statuses import CENSORED, FINITE, INF, NAN, ZERO
 
 LOG10_2 = math.log10(2.0)
 
@@ -83,7 +79,7 @@ def log10_norm(
 ) -> tuple[Float[Tensor, "batch time"], Int[Tensor, "batch time"]]:
     """log10 of the Euclidean norm over the state's axes, in float64, and its status.
 
-    A true zero reads -inf. A censored entry reads the bound below which it lies.
+    A true zero reads -inf. A censored entry reads where the format ends at the sweep's scale; see ``statuses``.
     """
     mantissa = gradient.mantissa.flatten(2).to(torch.float64)
     largest = mantissa.abs().amax(-1)

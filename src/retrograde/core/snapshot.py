@@ -62,9 +62,10 @@ def _detached(trace: Trace) -> Trace:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in modes:  # one by one: a part may be kept in eval mode throughout
+            module.training = training

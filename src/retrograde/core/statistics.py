@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from retrograde.core.records import Batch
-from retrograde.core.scaled import CENSORED, FINITE, INF, NAN, ZERO
+from retrograde.core.statuses import CENSORED, FINITE, INF, NAN, ZERO
 
 STATISTICS = ("mean", "q10", "q50", "q90")
 QUANTILES = (0.1, 0.5, 0.9)

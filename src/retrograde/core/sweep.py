@@ -77,8 +77,11 @@ class Unrolled:
         with torch.enable_grad():
             x = self.inputs.detach().requires_grad_()
             weights = {name: weight.detach().requires_grad_() for name, weight in self.weights.items()}
-            before = {name: states[:, :-1] for name, states in self.states.items()}
+            before = {name: states[:, :-1].detach().requires_grad_() for name, states in self.states.items()}
             after = self.recurrence.step(weights, x, before)
+            # what the step hands on as it came is a state all the same, with a gradient apart from its other uses
+            given = {id(value) for value in (x, *before.values(), *weights.values())}
+            after = {name: made.clone() if id(made) in given else made for name, made in after.items()}
 
         def at_nodes(gradient: dict[str, Scaled]) -> dict[str, Scaled]:
             made = _vector_jacobian(after, after, {name: part.mantissa[:, 1:] for name, part in gradient.items()})

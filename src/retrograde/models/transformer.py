@@ -89,6 +89,10 @@ class Transformer(SequenceModel):
 
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
         perturb = perturb or {}
+        keys = [f"{depth}.forward.residual" for depth in range(len(self.blocks) + 1)]
+        unknown = set(perturb) - set(keys)
+        if unknown:
+            raise ValueError(f"there is no state '{min(unknown)}' to perturb; the states are {', '.join(keys)}")
         states: dict[str, Tensor] = {}
         maps: dict[str, Tensor] = {}
 

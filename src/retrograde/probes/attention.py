@@ -50,9 +50,9 @@ class Attention:
                 "query": blocks,
                 "key": blocks,
             }
-            yield Reading(f"map/{layer}", stored.cpu().numpy(), dims, "share")
+            yield Reading(f"map/{layer}", stored.double().cpu().numpy(), dims, "share")
             for name, (values, unit) in head_numbers(weights, real, snapshot).items():
-                yield Reading(f"{name}/{layer}", values.cpu().numpy(), {"head": range(len(values))}, unit)
+                yield Reading(f"{name}/{layer}", values.double().cpu().numpy(), {"head": range(len(values))}, unit)
 
 
 def pooled(
@@ -80,7 +80,8 @@ def head_numbers(
     """Each number with its unit, per head."""
     position = torch.arange(weights.shape[-1], device=weights.device)
     entropy = torch.special.entr(weights).sum(-1)
-    visible = (weights > 0).sum(-1)
+    keys = real.sum(-1)[:, None, None].expand_as(entropy)
+    visible = torch.minimum(position + 1, keys) if snapshot.model.causal else keys
     distance = (weights * (position[:, None] - position).abs()).sum(-1)
     numbers = {
         "entropy": (_mean(entropy, real), "nats"),

@@ -19,8 +19,9 @@ import torch
 
 from retrograde.core.contracts import Snapshot
 from retrograde.core.records import Reading
-from retrograde.core.scaled import INF, NAN, log10_norm
+from retrograde.core.scaled import log10_norm
 from retrograde.core.statistics import present
+from retrograde.core.statuses import INF, NAN
 
 SATURATED = 0.95
 
@@ -37,7 +38,8 @@ class Health:
             first = float(times[int(at[0])]) if len(at) else math.nan
             _, status = log10_norm(snapshot.gradients[key].total)
             lost = (((status == NAN) | (status == INF)) & counts).sum()
-            kept = state.flatten(2)[counts]
+            inside = torch.tensor([0 <= time < snapshot.batch.length for time in times], device=counts.device)
+            kept = state.flatten(2)[counts & inside]  # an initial state of zeros is neither dead nor alive
             readings = {
                 "nonfinite": (float(bad.sum()), "entries"),
                 "first_nonfinite": (first, "time"),

@@ -1,10 +1,14 @@
 r"""How far back one position's loss is felt: the total gradient by lag.
 
-    ‖dL_s/dz_{s-k}‖ over the lag k, for a few target positions s of each sample, then mean and quantiles over both
+    norm       ‖dL_s/dz_{s-k}‖ over the lag k, for a few target positions s of each sample
+    relative   the same over its size at k = 0, target by target
 
-horizon    the largest k at which the mean keeps 1 % of its size at k = 0
-slope      of log10 of the mean over k, by least squares, up to the horizon at least 1 lag away; decades per lag
-half_life  log10(2) / -slope: lags in which the gradient halves; infinite where it does not fall
+as mean and quantiles over samples and targets. Targets near the beginning have no long lags; since each is relative to
+itself, a mean over fewer targets does not look like a fall. From the mean of `relative`:
+
+    horizon    the largest k at which it is at least 1 %
+    slope      of its log10 over k, by least squares over all lags whose value is finite; decades per lag
+    half_life  log10(2) / -slope: lags in which the gradient halves; infinite where it does not fall
 
 z is one component of a layer's state. In a backward direction k counts towards later positions.
 
@@ -25,12 +29,13 @@ from retrograde.core.records import Batch, Reading, StateGradient
 from retrograde.core.scaled import log10_norm
 from retrograde.core.snapshot import gradient_flow
 from retrograde.core.statistics import STATISTICS, log10_statistics
+from retrograde.core.statuses import FINITE
 
 KEPT = 0.01
 
 
 class LagGradient:
-    """Readings ``norm`` over lag, ``horizon``, ``slope`` and ``half_life`` for every component of every layer.
+    """Readings ``norm`` and ``relative`` over lag, ``horizon``, ``slope`` and ``half_life`` for every component.
 
     ``targets`` positions of each of the first ``samples`` samples are asked, spread evenly over the scored ones, the
     last always among them.
@@ -51,19 +56,22 @@ class LagGradient:
             gradients = gradient_flow(snapshot.model, snapshot.task, batch).gradients
         target = batch.scored.int().argmax(1)
         for key, gradient in gradients.items():
-            values, statuses, lags = by_lag(gradient, target, batch.lengths, backward=key.split(".")[1] == "backward")
-            yield Reading(
-                f"norm/{key}", values, {"statistic": STATISTICS, "lag": lags}, "log10 loss per state", statuses
-            )
-            mean = values[0]
-            yield from (
-                Reading(f"{name}/{key}", np.array(value), {}, unit)
-                for name, value, unit in (
-                    ("horizon", horizon(mean), "lags"),
-                    ("slope", slope(mean), "decades per lag"),
-                    ("half_life", half_life(mean), "lags"),
-                )
-            )
+            norm, status, counts, lags = by_lag(gradient, target, batch.lengths, key.split(".")[1] == "backward")
+            values, statuses = log10_statistics(norm, status, counts)
+            dims = {"statistic": STATISTICS, "lag": lags}
+            yield Reading(f"norm/{key}", values.cpu().numpy(), dims, "log10 loss per state", statuses.cpu().numpy())
+            measured = counts & (status[:, :1] == FINITE)  # what is nothing at lag 0 is no measure of the rest
+            if not measured.any(0).all():
+                continue
+            values, statuses = log10_statistics(norm - norm[:, :1], status, measured)
+            yield Reading(f"relative/{key}", values.cpu().numpy(), dims, "log10 share", statuses.cpu().numpy())
+            mean, finite = values[0].cpu().numpy(), (statuses[0] == FINITE).cpu().numpy()
+            for name, value, unit in (
+                ("horizon", horizon(mean), "lags"),
+                ("slope", slope(mean, finite), "decades per lag"),
+                ("half_life", half_life(slope(mean, finite)), "lags"),
+            ):
+                yield Reading(f"{name}/{key}", np.array(value), {}, unit)
 
 
 def one_target_each(batch: Batch, targets: int) -> Batch:
@@ -84,38 +92,34 @@ def one_target_each(batch: Batch, targets: int) -> Batch:
 
 def by_lag(
     gradient: StateGradient, target: Tensor, lengths: Tensor, backward: bool
-) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Statistics (statistic, lag) of log10 norms, their status, and the lags, from each sample's own target."""
+) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """log10 norms (sample, lag) from each sample's own target, their status, which of them exist, and the lags."""
     norm, status = log10_norm(gradient.total)
     lag = torch.arange(len(gradient.times), device=norm.device)
     time = target.unsqueeze(1) + (lag if backward else -lag)
     counts = (time < lengths.unsqueeze(1)) if backward else (time >= gradient.times.start)
     index = (time - gradient.times.start).clamp(0, len(gradient.times) - 1)
     kept = counts.any(0)
-    values, statuses = log10_statistics(
-        norm.gather(1, index)[:, kept], status.gather(1, index)[:, kept], counts[:, kept]
-    )
-    return values.cpu().numpy(), statuses.cpu().numpy(), lag[kept].tolist()
+    return norm.gather(1, index)[:, kept], status.gather(1, index)[:, kept], counts[:, kept], lag[kept].tolist()
 
 
-def horizon(mean: np.ndarray) -> float:
-    """The largest lag with at least 1 % of the gradient at lag 0; NaN where there is none at lag 0."""
-    if not mean[0] > -math.inf:
+def horizon(relative: np.ndarray) -> float:
+    """The largest lag with at least 1 % of the gradient at lag 0; NaN where any lag's value is none."""
+    if np.isnan(relative).any():
         return math.nan
-    return float(np.flatnonzero(mean >= mean[0] + math.log10(KEPT)).max())
+    return float(np.flatnonzero(relative >= math.log10(KEPT)).max())
 
 
-def slope(mean: np.ndarray) -> float:
-    """Decades per lag, over the finite values; NaN where there are fewer than two."""
-    finite = np.flatnonzero(np.isfinite(mean))
-    if len(finite) < 2:
+def slope(relative: np.ndarray, finite: np.ndarray) -> float:
+    """Decades per lag over the lags whose value is finite; NaN where there are fewer than two."""
+    lags = np.flatnonzero(finite)
+    if len(lags) < 2:
         return math.nan
-    return float(np.polynomial.polynomial.polyfit(finite, mean[finite], 1)[1])
+    return float(np.polynomial.polynomial.polyfit(lags, relative[lags], 1)[1])
 
 
-def half_life(mean: np.ndarray) -> float:
-    """Lags in which the gradient halves; infinite where it does not fall."""
-    falls = slope(mean)
+def half_life(falls: float) -> float:
+    """Lags in which a gradient of that slope halves; infinite where it does not fall."""
     if math.isnan(falls):
         return math.nan
     return math.inf if falls >= 0 else -math.log10(2) / falls

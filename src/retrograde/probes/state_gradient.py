@@ -12,14 +12,16 @@ Source: Hochreiter 1991; Bengio, Simard, Frasconi 1994; the components apart: Ho
 Cost: none beyond the snapshot.
 """
 
+import math
 from collections.abc import Iterable
 
 import torch
 
 from retrograde.core.contracts import Snapshot
 from retrograde.core.records import Reading
-from retrograde.core.scaled import CENSORED, ZERO, log10_norm
+from retrograde.core.scaled import log10_norm
 from retrograde.core.statistics import STATISTICS, linear_statistics, log10_statistics, present
+from retrograde.core.statuses import CENSORED, ZERO
 
 
 class StateGradient:
@@ -41,6 +43,8 @@ class StateGradient:
             direct, _ = log10_norm(gradient.direct)
             none = (carried_status == ZERO) | (carried_status == CENSORED)  # the difference is nothing
             share = torch.where(none, 0.0, 1 / (1 + 10 ** (direct - carried)))
+            _, total_status = log10_norm(gradient.total)
+            share = torch.where(total_status == CENSORED, math.nan, share)  # nobody knows which part is lost
             yield Reading(
                 f"carried/{key}", linear_statistics(share[:, kept], counts[:, kept]).cpu().numpy(), dims, "share"
             )

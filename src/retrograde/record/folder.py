@@ -8,12 +8,14 @@
     wandb/          the W&B run
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +77,22 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "run.json").unlink(missing_ok=True)
         for leftover in (self.tables, self.checkpoints, self.path / "wandb"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.exists():
+                shutil.rmtree(leftover)
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """For as long as this lasts the run is this process's own; raises ValueError where it is another's.
+
+        The claim is a lock on a file: it ends with the process, however that ends.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".claim").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"another process is at work on {self.path}") from error
+            yield
 
     def is_finished(self) -> bool:
         return (self.path / "run.json").exists() and self.read()["status"] == FINISHED
@@ -89,7 +106,7 @@ def run_name(model: str, task: str, config: Mapping[str, Any]) -> str:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """Ten hexadecimal digits; the order of keys does not matter."""
-    canonical = json.dumps(_without(config, ""), sort_keys=True, default=str)
+    canonical = json.dumps(_without(config, ""), sort_keys=True)  # an object has no name that would last
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 

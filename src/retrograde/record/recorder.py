@@ -1,13 +1,15 @@
 """The recorder of a run: complete tables in its folder, and the W&B view beside them."""
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import wandb
 
 from retrograde.core.records import Reading
-from retrograde.record.folder import RUNNING, RunFolder
+from retrograde.record.folder import FINISHED, RUNNING, RunFolder
 from retrograde.record.tables import TableWriter, labels_table, metrics_table, reading_table
 from retrograde.record.view import WandbView
 
@@ -55,12 +57,17 @@ class RunRecorder:
         self.flushed = time.monotonic()
 
     def close(self, status: str, summary: Mapping[str, Any]) -> None:
-        """Last of all the folder says how the run ended."""
+        """The record is complete once run.json says how the run ended; what the view makes of it comes after."""
         self.flush()
         self.writer.merge()
-        if self.view is not None:
-            self.view.close(self.folder, {**summary, "status": status}, failed=status != "finished")
-        self.folder.write({**self.metadata, **summary, "status": status})
+        ended = {**summary, "status": status}
+        self.folder.write({**self.metadata, **ended})
+        if self.view is None:
+            return
+        try:
+            self.view.close(self.folder, ended, failed=status != FINISHED)
+        except (OSError, wandb.Error) as error:
+            warnings.warn(f"the W&B run of {self.folder.run} could not be closed: {error}", stacklevel=2)
 
     def _flush_when_due(self) -> None:
         if time.monotonic() - self.flushed >= FLUSH_SECONDS:

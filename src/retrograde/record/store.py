@@ -1,26 +1,24 @@
 """The reading side: the runs below a folder, as pandas tables."""
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from retrograde.record.folder import RunFolder
-from retrograde.record.tables import LABELS, METRICS, READING, columns_of
+from retrograde.record.tables import LABELS, METRICS, READING, columns_of, table_files
 
 
 class FolderStore:
     """Every run that lies below ``root``, at any depth, or ``root`` itself where it is a run.
 
-    Raises ValueError, in one line, for a folder that is missing or holds no run. A run that cannot be read is left
-    out and named in ``unreadable``.
+    Raises ValueError, in one line, for a folder that is missing or holds no run. What cannot be read is left out, a run
+    or a table of a run, and ``unreadable`` says which and why.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -98,8 +96,10 @@ class FolderStore:
     ) -> pd.DataFrame:
         tables = []
         for folder in self._chosen(runs):
-            for file in table_files(folder.tables, name):
-                tables.append(_read(file, steps))
+            try:
+                tables += [_read(file, steps) for file in table_files(folder.tables, name)]
+            except ValueError as error:  # one damaged file costs its run's table, not everybody's
+                self.unreadable[folder.run] = str(error)
         if not tables:
             return pd.DataFrame({column: [] for column in columns})
         table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
@@ -108,20 +108,9 @@ class FolderStore:
         return frame.astype(dict.fromkeys(texts, "str"))
 
 
-def table_files(tables: Path, name: str) -> list[Path]:
-    """The merged file of a table, or its parts in order while there is none."""
-    merged = tables / f"{name}.parquet"
-    return [merged] if merged.exists() else sorted((tables / name).glob("part-*.parquet"))
-
-
 def _read(file: Path, steps: Sequence[int] | None) -> pa.Table:
     try:
         wanted = None if steps is None else ds.field("step").isin(list(steps))
-        return pq.read_table(file, filters=wanted)
+        return pq.read_table(file, filters=wanted).replace_schema_metadata(None)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-
-
-def log_spaced(largest: int) -> np.ndarray:
-    """0, 1, 2, 4, 8, … up to ``largest``."""
-    return np.array([0, *(2**power for power in range(int(math.log2(max(largest, 1))) + 1))])

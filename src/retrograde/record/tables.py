@@ -11,14 +11,16 @@ Strings are dictionary-coded, so that a long table stays small.
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retrograde.core.records import Reading
-from retrograde.core.scaled import STATUSES
+from retrograde.core.statuses import FINITE, INF, NAN, STATUSES, ZERO
+
+if TYPE_CHECKING:  # at run time it would load torch, which a reader of tables does without
+    from retrograde.core.records import Reading
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
 
@@ -29,6 +31,7 @@ LABELS = pa.schema({"run": TEXT, "sample": pa.int32(), "time": pa.int32(), "labe
 READING = ("run", "step", "layer", "component", "value", "status")
 
 PART = "part-{:06d}.parquet"
+MERGED = b"retrograde.merged_parts"
 
 
 def place(where: str) -> tuple[str, str]:
@@ -40,7 +43,7 @@ def place(where: str) -> tuple[str, str]:
     return (layer, component) if layer.count(".") == 1 else (where, "")
 
 
-def reading_table(run: str, step: int, reading: Reading) -> tuple[str, pa.Table]:
+def reading_table(run: str, step: int, reading: "Reading") -> tuple[str, pa.Table]:
     """The quantity's name and the reading in long form."""
     quantity, _, where = reading.name.partition("/")
     layer, component = place(where)
@@ -56,7 +59,7 @@ def reading_table(run: str, step: int, reading: Reading) -> tuple[str, pa.Table]
         columns[name] = _coordinates(coordinates, index)
     values = reading.values.astype(np.float64).ravel()
     columns["value"] = pa.array(values)
-    columns["status"] = _statuses(values if reading.status is None else None, reading.status)
+    columns["status"] = _coded(status_codes(values, reading.unit) if reading.status is None else reading.status)
     return quantity, pa.table(columns)
 
 
@@ -70,7 +73,7 @@ def metrics_table(run: str, rows: Sequence[tuple[int, str, float]]) -> pa.Table:
         "split": pa.array([split for split, _, _ in names]).dictionary_encode(),
         "quantity": pa.array([quantity for _, _, quantity in names]).dictionary_encode(),
         "value": pa.array(values),
-        "status": _statuses(values, None),
+        "status": _coded(status_codes(values, "")),
     }
     return pa.table(columns, schema=METRICS)
 
@@ -97,14 +100,17 @@ def write_aside(table: pa.Table, path: Path) -> None:
 
 
 class TableWriter:
-    """Collects tables by name and appends them to ``root/<name>/`` as parts; ``merge`` makes one file of each."""
+    """Collects tables by name and appends them to ``root/<name>/`` as parts; ``merge`` makes one file of each.
+
+    A merged file says up to which part it holds everything, so that a part which outlives the merging counts once.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.pending: dict[str, list[pa.Table]] = {}
-        self.parts = 1 + max(
-            (int(path.stem.removeprefix("part-")) for path in root.glob("**/part-*.parquet")), default=-1
-        )
+        parts = [part_number(path) + 1 for path in root.glob("**/part-*.parquet")]
+        merged = [merged_parts(path) for path in root.glob("**/*.parquet") if not path.name.startswith("part-")]
+        self.parts = max([*parts, *merged], default=0)
 
     def append(self, name: str, table: pa.Table) -> None:
         self.pending.setdefault(name, []).append(table)
@@ -116,18 +122,42 @@ class TableWriter:
         self.pending.clear()
 
     def merge(self) -> None:
-        """One file per table, ``<name>.parquet``. Where that file exists, parts are leftovers of the merging."""
+        """One file per table, ``<name>.parquet``, with what was merged before."""
         self.flush()
         for name in {str(path.parent.relative_to(self.root)) for path in self.root.glob("**/part-*.parquet")}:
-            parts = sorted((self.root / name).glob("part-*.parquet"))
-            write_aside(_together([pq.read_table(part) for part in parts]), self.root / f"{name}.parquet")
-            for part in parts:
+            tables = [pq.read_table(file) for file in table_files(self.root, name)]
+            until = {MERGED: str(self.parts).encode()}
+            write_aside(_together(tables).replace_schema_metadata(until), self.root / f"{name}.parquet")
+            for part in (self.root / name).glob("part-*.parquet"):
                 part.unlink()
             (self.root / name).rmdir()
 
 
+def table_files(root: Path, name: str) -> list[Path]:
+    """The files that make up a table: the merged one, and the parts that it does not hold."""
+    merged = root / f"{name}.parquet"
+    until = merged_parts(merged) if merged.exists() else 0
+    parts = sorted(part for part in (root / name).glob("part-*.parquet") if part_number(part) >= until)
+    return [merged, *parts] if merged.exists() else parts
+
+
+def part_number(path: Path) -> int:
+    """The number of a part, from its name."""
+    return int(path.stem.removeprefix("part-"))
+
+
+def merged_parts(path: Path) -> int:
+    """Up to which part a merged file holds everything; raises ValueError, naming the file, where it cannot be read."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return int(metadata.get(MERGED, b"0"))
+
+
 def _together(tables: Sequence[pa.Table]) -> pa.Table:
-    return pa.concat_tables(tables, promote_options="default").combine_chunks().unify_dictionaries()
+    plain = [table.replace_schema_metadata(None) for table in tables]
+    return pa.concat_tables(plain, promote_options="default").combine_chunks().unify_dictionaries()
 
 
 def _repeated(text: str, rows: int) -> pa.DictionaryArray:
@@ -135,16 +165,21 @@ def _repeated(text: str, rows: int) -> pa.DictionaryArray:
 
 
 def _coordinates(coordinates: Sequence[Any], index: np.ndarray) -> pa.Array:
-    if isinstance(coordinates[0], str):
+    values = np.asarray(coordinates)
+    if values.dtype.kind == "U":
         return pa.DictionaryArray.from_arrays(index.astype(np.int32), pa.array(list(coordinates), pa.string()))
-    return pa.array(np.asarray(coordinates, dtype=np.int32)[index])
+    if values.dtype.kind not in "iuf":
+        raise ValueError(f"coordinates must be all numbers or all texts, not {coordinates}")
+    return pa.array(values.astype(np.float64 if values.dtype.kind == "f" else np.int32)[index])
 
 
-def _statuses(values: np.ndarray | None, status: np.ndarray | None) -> pa.DictionaryArray:
-    """From the codes; without them a value is finite, infinite or NaN."""
-    if status is None:
-        assert values is not None  # one of the two is given
-        status = np.select([np.isnan(values), np.isinf(values)], [STATUSES.index("nan"), STATUSES.index("inf")], 0)
+def status_codes(values: np.ndarray, unit: str) -> np.ndarray:
+    """What values are by themselves; the logarithm of nothing is a zero."""
+    zero = np.isneginf(values) & unit.startswith("log10")
+    return np.select([np.isnan(values), zero, np.isinf(values)], [NAN, ZERO, INF], FINITE)
+
+
+def _coded(status: np.ndarray) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(status.astype(np.int32).ravel(), pa.array(STATUSES, pa.string()))
 
 

@@ -2,10 +2,10 @@
 
     train/loss, validation/score, …                  as they come
     <probe>/<quantity>/<where>                       numbers without dims
-    <probe>/<quantity>/<where>/lag_<k>               mean over the batch at log-spaced lags, log10
+    <probe>/<quantity>/<where>/lag_<k>               mean over the batch at log-spaced lags, or times before the last
     <probe>/<quantity>/<where>/<head or parameter>   numbers along one named dim
-    <probe>/<quantity>/<where>/over_time             picture: training downward, time or lag to the right, log10
-    <probe>/map/<where>/head_<h>                     picture of an attention map, queries downward
+    <probe>/<quantity>/<where>/over_time, over_lag   picture: training downward, time or lag to the right
+    <probe>/map/<where>/head_<h>                     picture of an attention map, queries downward, square-root scale
 
 Nothing relies on a global ``wandb.run``: several views can be open in one process. ``trainer/global_step`` is the axis;
 W&B's own step counts calls.
@@ -25,13 +25,12 @@ from retrograde.core.records import Reading
 from retrograde.core.statistics import STATISTICS
 from retrograde.record.folder import RunFolder
 from retrograde.record.palette import coloured
-from retrograde.record.store import log_spaced
 
 Mode = Literal["offline", "online", "disabled"]
 
 STEP = "trainer/global_step"
 PICTURE_EVERY = 4
-"""Pictures are drawn on every fourth snapshot, the first and the last: one costs as much as a hundred scalars."""
+"""Maps are drawn on every fourth snapshot and the last: a picture costs as much as a hundred scalars."""
 
 SMALLEST_SIDE = 160
 """Pixels; smaller maps are magnified by a whole number so that a browser does not blur them."""
@@ -62,7 +61,8 @@ class WandbView:
         self.run.define_metric("*", step_metric=STEP)
         self.still_open.add(self.run.id)
         self.metadata = dict(metadata)
-        self.curves: dict[str, tuple[Any, list[np.ndarray]]] = {}
+        self.curves: dict[str, tuple[str, list[np.ndarray]]] = {}
+        self.maps: dict[str, Reading] = {}
         self.snapshots = -1
         self.last_step = -1
 
@@ -86,22 +86,21 @@ class WandbView:
                 logged |= {
                     f"{name}/{label}": float(value) for label, value in zip(coordinates, reading.values, strict=True)
                 }
-            elif dims[-2:] == ("query", "key") and self._draws():
-                logged |= self._maps(name, reading)
+            elif dims[-2:] == ("query", "key"):
+                self.maps[name] = reading
+        if self.snapshots % PICTURE_EVERY == 0:
+            logged |= self._drawn_maps()
         if logged:
             self.run.log({**logged, STEP: step})
 
     def close(self, folder: RunFolder, summary: Mapping[str, Any], failed: bool) -> None:
-        self.run.log({name: _picture(_stacked(curves), *limits) for name, (limits, curves) in self._pictures().items()})
+        self.run.log({**self._drawn_maps(), **self._drawn_curves(), STEP: max(self.last_step, 0)})
         self.run.summary.update(dict(summary))
         self._attach(folder, summary)
         self.run.finish(exit_code=1 if failed else 0)
         self.still_open.discard(self.run.id)
-        if not self.still_open:
-            wandb.teardown()  # finish() can return before the log on disk is complete; it ends every open run
-
-    def _draws(self) -> bool:
-        return self.snapshots % PICTURE_EVERY == 0
+        if not self.still_open and wandb.run is None:
+            wandb.teardown()  # finish() can return before the log on disk is complete; this ends every open run
 
     def _curve(self, name: str, reading: Reading) -> dict[str, Any]:
         """Numbers at log-spaced lags; time is counted back from its end."""
@@ -113,19 +112,24 @@ class WandbView:
         at = {int(lag): float(value) for lag, value in zip(lags, mean, strict=True)}
         return {f"{name}/lag_{lag}": at[lag] for lag in log_spaced(int(lags.max())).tolist() if lag in at}
 
-    def _maps(self, name: str, reading: Reading) -> dict[str, Any]:
-        """The first sample's map of every head, all on the scale from 0 to 1."""
-        maps = reading.values[0] if "sample" in reading.dims else reading.values
-        return {f"{name}/head_{head}": _picture(weights, 0.0, 1.0) for head, weights in enumerate(maps)}
+    def _drawn_maps(self) -> dict[str, Any]:
+        """The first sample's latest maps, those not drawn yet, all on one scale from 0 to 1."""
+        drawn = {}
+        for name, reading in self.maps.items():
+            for head, weights in enumerate(reading.values[0]):
+                drawn[f"{name}/head_{head}"] = _picture(np.sqrt(weights), 0.0, 1.0, "square root, from 0 to 1")
+        self.maps = {}
+        return drawn
 
-    def _pictures(self) -> dict[str, tuple[tuple[float, float], list[np.ndarray]]]:
-        pictures = {}
+    def _drawn_curves(self) -> dict[str, Any]:
+        """The curves of all snapshots, one below the other."""
+        drawn = {}
         for name, (unit, curves) in self.curves.items():
-            values = np.concatenate(curves)
+            values = _stacked(curves)
             finite = values[np.isfinite(values)]
             low, high = (0.0, 1.0) if unit == "share" or not len(finite) else (finite.min(), finite.max())
-            pictures[name] = ((float(low), float(high)), curves)
-        return pictures
+            drawn[name] = _picture(values, float(low), float(high), f"{unit}, from {low:.1f} to {high:.1f}")
+        return drawn
 
     def _attach(self, folder: RunFolder, summary: Mapping[str, Any]) -> None:
         """The record as files of the run, so that a synced project gives the same figures as the folder.
@@ -133,12 +137,19 @@ class WandbView:
         What run.json is going to say is called metadata.json here: a second run.json would make a second run.
         """
         target = Path(self.run.dir) / "retrograde"
-        shutil.copytree(folder.tables, target)
+        target.mkdir()
+        if folder.tables.exists():  # a run that failed early has none
+            shutil.copytree(folder.tables, target, dirs_exist_ok=True)
         shutil.copy(folder.path / "card.json", target)
         (target / "metadata.json").write_text(json.dumps({**self.metadata, **summary}, indent=1, default=str))
         for file in sorted(target.glob("**/*")):
             if file.is_file():  # a glob given to save() would stop at the first level
                 self.run.save(str(file), base_path=self.run.dir, policy="end")
+
+
+def log_spaced(largest: int) -> np.ndarray:
+    """0, 1, 2, 4, 8, … up to ``largest``."""
+    return np.array([0, *(2**power for power in range(int(math.log2(max(largest, 1))) + 1))])
 
 
 def _stacked(curves: list[np.ndarray]) -> np.ndarray:
@@ -147,7 +158,7 @@ def _stacked(curves: list[np.ndarray]) -> np.ndarray:
     return np.stack([np.pad(curve, (0, width - len(curve)), constant_values=math.nan) for curve in curves])
 
 
-def _picture(values: np.ndarray, low: float, high: float) -> wandb.Image:
+def _picture(values: np.ndarray, low: float, high: float, caption: str) -> wandb.Image:
     pixels = coloured(values, low, high)
     factors = [max(1, SMALLEST_SIDE // side) for side in values.shape]
-    return wandb.Image(pixels.repeat(factors[0], 0).repeat(factors[1], 1))
+    return wandb.Image(pixels.repeat(factors[0], 0).repeat(factors[1], 1), caption=caption)

@@ -109,8 +109,8 @@ def job(config: DictConfig) -> None:
 def _carried_out(config: DictConfig, number: int | None) -> str:
     from retrograde.record.folder import RunFolder
     from retrograde.train.fit import fit
-    from retrograde.train.job import Job, carry_out, closing_line
-    from retrograde.train.options import Identity, ProbingSettings
+    from retrograde.train.job import carry_out, closing_line
+    from retrograde.train.options import Identity, Job, ProbingSettings
 
     settings = run_config(config)
     choices = HydraConfig.get().runtime.choices

@@ -1,4 +1,4 @@
-"""Training from Python: the same runs that the command line makes, without Hydra."""
+"""Training from Python: the same training as from the command line; a run is named by the settings given here."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -10,10 +10,17 @@ import torch
 
 from retrograde.core.contracts import Probe, SequenceModel, Task
 from retrograde.record.folder import RunFolder, run_name
-from retrograde.train.job import Job, carry_out
+from retrograde.train.job import carry_out
 from retrograde.train.load import Run, load
-from retrograde.train.module import OptimizerFactory, SchedulerFactory
-from retrograde.train.options import Identity, ProbingSettings, RecorderSettings, TrainerSettings
+from retrograde.train.options import (
+    Identity,
+    Job,
+    OptimizerFactory,
+    ProbingSettings,
+    RecorderSettings,
+    SchedulerFactory,
+    TrainerSettings,
+)
 from retrograde.train.settings import check_types, specification
 
 ADAM = partial(torch.optim.Adam, lr=3e-3)

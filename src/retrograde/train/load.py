@@ -47,10 +47,16 @@ def load(run: Path | str) -> Run:
         raise ValueError(f"run {folder.run} is {metadata['status']}, not finished: there is no model to load")
     task = instantiate(metadata["config"]["task"])
     model = instantiate(metadata["config"]["model"])(task)
-    checkpoint = torch.load(folder.checkpoints / "best.ckpt", weights_only=True, map_location="cpu")
+    weights, _ = selected_weights(folder.checkpoints)
+    model.load_state_dict(weights)
+    return Run(folder, model.eval(), task, metadata, FolderStore(folder.path))
+
+
+def selected_weights(checkpoints: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """The weights that validation chose, and the step that they are from. Nothing but tensors is unpickled."""
+    checkpoint = torch.load(checkpoints / "best.ckpt", weights_only=True, map_location="cpu")
     prefix = "model."
     weights = {
         name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
     }
-    model.load_state_dict(weights)
-    return Run(folder, model.eval(), task, metadata, FolderStore(folder.path))
+    return weights, checkpoint["global_step"]

@@ -1,8 +1,9 @@
 """One LightningModule for any model on any task."""
 
-import warnings
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,16 +15,17 @@ from torch.utils.data import DataLoader, IterableDataset
 from retrograde.core.contracts import Recorder, SequenceModel, Task
 from retrograde.core.losses import sample_means
 from retrograde.core.records import Batch, Update
+from retrograde.train.options import Job
 from retrograde.train.streams import FIXED, generator
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 @dataclass
 class StepRecord:
-    """The update that a probed step makes, gathered while the step runs; see ``records.Update``."""
+    """The update that one step makes, gathered while it runs; see ``records.Update``."""
 
+    step: int
     raw: dict[str, Tensor] = field(default_factory=dict)
     used: dict[str, Tensor] = field(default_factory=dict)
     before: dict[str, Tensor] = field(default_factory=dict)
@@ -37,47 +39,24 @@ class Training(pl.LightningModule):
     """
 
     def __init__(
-        self,
-        model: SequenceModel,
-        task: Task,
-        optimizer: OptimizerFactory,
-        scheduler: SchedulerFactory | None,
-        recorder: Recorder,
-        seed: int,
-        steps: int,
-        batch_size: int,
-        clip: float | None,
-        log_every: int,
-        validation_samples: int,
-        compile: bool,
-        probed: frozenset[int],
+        self, job: Job, model: SequenceModel, recorder: Recorder, probed: frozenset[int], checkpoints: Path
     ) -> None:
         super().__init__()
+        self.job = job
         self.model = model
-        self.run_model: Callable[[Batch], Tensor] = torch.compile(model) if compile else model
-        self.task = task
-        self.make_optimizer = optimizer
-        self.make_scheduler = scheduler
+        self.run_model: Callable[[Batch], Tensor] = torch.compile(model) if job.trainer.compile else model
+        self.task = job.task
         self.recorder = recorder
-        self.seed = seed
-        self.steps = steps
-        self.batch_size = batch_size
-        self.clip = clip
-        self.log_every = log_every
-        self.validation_samples = validation_samples
         self.probed = probed
+        self.checkpoints = checkpoints
         self.update: StepRecord | None = None
         self.first_nonfinite: int | None = None
         self.solved_step: int | None = None
-        self.best_score = -torch.inf
+        self.best_score: float | None = None
 
     def train_dataloader(self) -> DataLoader[int]:
         """A count of steps: batches are drawn in the step itself, on the device, from a seeded generator."""
-        return DataLoader(Steps(self.steps), batch_size=None)
-
-    def val_dataloader(self) -> DataLoader[int]:
-        """A count as well: the batches are kept on the device, where Lightning need not know what they are."""
-        return DataLoader(range(len(self.validation)), batch_size=None)  # type: ignore[arg-type]  # a range will do
+        return DataLoader(Steps(self.job.steps), batch_size=None)
 
     @property
     def like(self) -> Tensor:
@@ -85,29 +64,30 @@ class Training(pl.LightningModule):
         return next(self.model.parameters())
 
     def on_fit_start(self) -> None:
-        drawn = batches(self.task, "validation", self.validation_samples, self.batch_size)
+        drawn = batches(self.task, "validation", self.job.trainer.validation_samples, self.job.batch_size)
         self.validation = [batch.beside(self.like) for batch in drawn]
-        self.stream = generator(f"train:{self.global_rank}", self.seed, self.device)
-        self.losses = torch.zeros(self.log_every, device=self.device)
+        self.stream = generator("train", self.job.seed, self.device)
+        self.losses = torch.zeros(self.job.trainer.log_every, device=self.device)
         self.clipped = torch.zeros((), device=self.device)
         self.clipped_steps = 0
         self.norm = torch.zeros((), device=self.device)
+        self.rate = math.nan
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.model.parameters())
-        if self.make_scheduler is None:
+        optimizer = self.job.optimizer(self.model.parameters())
+        if self.job.scheduler is None:
             return optimizer
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+            "lr_scheduler": {"scheduler": self.job.scheduler(optimizer), "interval": "step"},
         }
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
-        drawn = self.task.sample(self.batch_size, self.stream).beside(self.like)
+        drawn = self.task.sample(self.job.batch_size, self.stream).beside(self.like)
         outputs = self.run_model(drawn)
         loss = mean_loss(self.task, outputs, drawn)
-        self.losses[batch_idx % self.log_every] = loss.detach()
-        if (batch_idx + 1) % self.log_every == 0:
+        self.losses[batch_idx % self.job.trainer.log_every] = loss.detach()
+        if self._logs(batch_idx + 1):
             self.last_score = mean_score(self.task, outputs.detach(), drawn)
         return loss
 
@@ -118,24 +98,32 @@ class Training(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Lightning's place between backward and step: the gradient is measured and clipped by its norm."""
-        step = self.global_step + 1
-        probed = step in self.probed
-        if self.clip is None and not probed and step % self.log_every:
+        step, clip = self.global_step + 1, self.job.trainer.clip
+        kept = step in self.probed or self._validates(step)  # after a validation the run may end, and is probed then
+        if self._logs(step):
+            self.rate = optimizer.param_groups[0]["lr"]
+        elif clip is None and not kept:
             return
         parameters = {name: p for name, p in self.model.named_parameters() if p.grad is not None}
-        if probed:
-            self.update = StepRecord(raw=_gradients(parameters), before=_copies(parameters))
-        self.norm = nn.utils.clip_grad_norm_(parameters.values(), torch.inf if self.clip is None else self.clip)
-        if self.clip is not None:
-            self.clipped += self.norm > self.clip
+        if kept:
+            self.update = StepRecord(step, raw=_gradients(parameters), before=_copies(parameters))
+        self.norm = nn.utils.clip_grad_norm_(parameters.values(), torch.inf if clip is None else clip)
+        if clip is not None:
+            self.clipped += self.norm > clip
         self.clipped_steps += 1
-        if self.update is not None and probed:
+        if kept and self.update is not None:
             self.update.used = _gradients(parameters)
 
+    def _logs(self, step: int) -> bool:
+        return step % self.job.trainer.log_every == 0 or step == self.job.steps
+
+    def _validates(self, step: int) -> bool:
+        return step % self.job.trainer.validate_every == 0 or step == self.job.steps
+
     def take_update(self) -> Update | None:
-        """What the step just taken did, where it was one to be probed; the counts begin anew."""
+        """What the step just taken did, where that was kept; the count of clipped steps begins anew."""
         record, self.update = self.update, None
-        if record is None:
+        if record is None or record.step != self.global_step:
             return None
         now = dict(self.model.named_parameters())
         change = {name: now[name].detach() - before for name, before in record.before.items()}
@@ -146,36 +134,40 @@ class Training(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = batch_idx + 1
-        if step % self.log_every and step != self.steps:
-            return
-        count = (step - 1) % self.log_every + 1
+        if self._logs(step):
+            self._log(step)
+        if self._validates(step):
+            self._validate(step)
+
+    def on_train_end(self) -> None:
+        self.trainer.save_checkpoint(self.checkpoints / LAST)
+
+    def _log(self, step: int) -> None:
+        count = (step - 1) % self.job.trainer.log_every + 1
         losses = self.losses[:count].tolist()
-        values = {"train/loss": sum(losses) / count, "train/gradient_norm": float(self.norm)}
-        values["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-        if step % self.log_every == 0:
-            values["train/score"] = float(self.last_score)
+        values = {
+            "train/loss": sum(losses) / count,
+            "train/score": float(self.last_score),
+            "train/gradient_norm": float(self.norm),
+            "train/learning_rate": self.rate,
+        }
         self.recorder.metrics(step, values | device_metrics(self.device))
-        bad = [at for at, loss in enumerate(losses) if not torch.isfinite(torch.tensor(loss))]
+        bad = [at for at, loss in enumerate(losses) if not math.isfinite(loss)]
         if bad:
             self.first_nonfinite = step - count + 1 + bad[0]
             self.trainer.should_stop = True
 
-    def on_validation_epoch_start(self) -> None:
-        self.sums = torch.zeros(3, dtype=torch.float64)
-
-    def validation_step(self, number: int, batch_idx: int) -> None:
-        batch = self.validation[number]
-        self.sums += evaluation_sums(self.task, self.run_model(batch), batch)
-
-    def on_validation_epoch_end(self) -> None:
-        loss, score = (self.sums[:2] / self.sums[2]).tolist()
-        self.recorder.metrics(self.global_step, {"validation/loss": loss, "validation/score": score})
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # every rank evaluates the same batches
-            self.log_dict({"validation/loss": loss, "validation/score": score}, batch_size=1)
-        self.best_score = max(self.best_score, score)
-        if score >= self.task.card.solved and self.solved_step is None:
-            self.solved_step = self.global_step
+    def _validate(self, step: int) -> None:
+        """Loss and score on the validation set; the best weights so far are kept, and a solved task ends the run."""
+        loss, score = evaluate(self.model, self.task, self.validation)
+        self.model.train()
+        self.recorder.metrics(step, {"validation/loss": loss, "validation/score": score})
+        if self.best_score is None or math.isnan(self.best_score) or score > self.best_score:
+            self.best_score = score
+            self.trainer.save_checkpoint(self.checkpoints / BEST)
+        if score >= self.task.card.solved:
+            self.solved_step = step if self.solved_step is None else self.solved_step
+            self.trainer.should_stop = self.trainer.should_stop or self.job.trainer.stop_when_solved
 
 
 class Steps(IterableDataset[int]):
@@ -189,10 +181,9 @@ class Steps(IterableDataset[int]):
 
 
 def batches(task: Task, name: str, samples: int, batch_size: int) -> list[Batch]:
-    """The evaluation set of that name: the same for every run of the task, drawn on the CPU."""
-    stream = generator(name, FIXED)
-    sizes = [min(batch_size, samples - start) for start in range(0, samples, batch_size)]
-    return [task.sample(size, stream) for size in sizes]
+    """The evaluation set of that name: the same for every run of the task, drawn on the CPU at once, then divided."""
+    drawn = task.sample(samples, generator(name, FIXED))
+    return [drawn.select(chosen) for chosen in torch.arange(samples).split(batch_size)]
 
 
 def mean_loss(task: Task, outputs: Float[Tensor, "batch time size"], batch: Batch) -> Float[Tensor, ""]:

@@ -1,10 +1,16 @@
 """The settings that a run is carried out with; ``conf/trainer`` and ``conf/recorder`` say what each is for."""
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from retrograde.core.contracts import Probe, SequenceModel, Task
 from retrograde.record.view import Mode
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,10 @@ class TrainerSettings:
         known = ("auto", "cpu", "gpu", "cuda", "mps")
         if self.accelerator not in known:
             raise ValueError(f"trainer.accelerator must be one of {', '.join(known)}; not '{self.accelerator}'")
+        if self.devices > 1:
+            raise ValueError(
+                f"trainer.devices must be 1, not {self.devices}: runs on several devices are not built yet"
+            )
         present = torch.cuda.device_count() if self.accelerator in ("gpu", "cuda") else None
         if present is not None and present < self.devices:
             raise ValueError(
@@ -71,3 +81,26 @@ class Identity:
     study: str
     model: str
     task: str
+
+
+@dataclass
+class Job:
+    """Everything that one run needs, made ready."""
+
+    model: Callable[[Task], SequenceModel]
+    task: Task
+    probes: Mapping[str, Probe]
+    seed: int
+    steps: int
+    batch_size: int
+    optimizer: OptimizerFactory
+    scheduler: SchedulerFactory | None
+    trainer: TrainerSettings
+    probing: ProbingSettings
+    recorder: RecorderSettings
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"steps and batch_size must be at least 1, not {self.steps} and {self.batch_size}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, as {self.seed} is")

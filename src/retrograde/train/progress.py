@@ -45,7 +45,7 @@ class ProgressBar(pl.Callback):
     ) -> None:
         assert isinstance(pl_module, Training)  # the one module that this project trains
         score = pl_module.best_score
-        shown = f"validation score {score:.3f}" if score > -float("inf") else ""
+        shown = "" if score is None else f"validation score {score:.3f}"
         self.progress.update(self.bar, completed=batch_idx + 1, score=shown)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
