@@ -40,10 +40,9 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from retrograde.core.contracts import Probe, SequenceModel
+from retrograde.core.contracts import Probe, Task
 from retrograde.core.records import Batch, StateGradient
 from retrograde.core.snapshot import snapshot
 from retrograde.models.lstm import lstm
@@ -135,7 +134,7 @@ class Samples:
 class BareLoop:
     """What a careful user writes without any framework."""
 
-    def __init__(self, task: Adding, hidden: int, batch: int, clip: float, device: torch.device) -> None:
+    def __init__(self, task: Task, hidden: int, batch: int, clip: float, device: torch.device) -> None:
         self.lstm = nn.LSTM(task.inputs.size, hidden, batch_first=True).to(device)
         self.readout = nn.Linear(hidden, task.outputs.size).to(device)
         self.parameters = [*self.lstm.parameters(), *self.readout.parameters()]
@@ -143,7 +142,14 @@ class BareLoop:
         self.task = task
         self.batch = batch
         self.clip = clip
-        self.stream = generator("train:0", SEED, device)
+        self.stream = torch.Generator(device)
+
+    def begin_as(self, training: Training) -> None:
+        """From the weights, and with the batches, that our training begins with."""
+        with torch.no_grad():
+            for parameter, ours in zip(self.parameters, training.model.parameters(), strict=True):
+                parameter.copy_(ours)
+        self.stream.set_state(training.stream.get_state())
 
     def train(self, steps: int) -> float:
         """The loss of the last step."""
@@ -213,19 +219,26 @@ class Interleaved(pl.Callback):
     which scalars are logged, once in a cycle, lies inside the block.
     """
 
-    def __init__(self, options: Options, bare: BareLoop, probing: Probing, training_batch: Batch) -> None:
+    def __init__(self, options: Options, job: Job, fired: frozenset[int], recorder: RunRecorder) -> None:
+        assert job.trainer.clip is not None  # the default clips
         self.device = torch.device(options.device)
         self.block = options.block
         self.pairs = options.pairs
-        self.bare = bare
-        self.probing = probing
-        self.state_gradient: Probe = probing.probes["state_gradient"]
-        self.batches = dict(zip(BATCHES, (probing.batch, training_batch), strict=True))
+        self.bare = BareLoop(job.task, options.hidden, options.batch, job.trainer.clip, self.device)
+        probed = probe_batch(job.task, job.probing.samples).to(self.device)
+        drawn = job.task.sample(options.batch, generator("benchmark", SEED)).to(self.device)
+        self.batches = dict(zip(BATCHES, (probed, drawn), strict=True))
+        self.probing = Probing(job.probes, probed, fired, recorder)
+        self.state_gradient: Probe = job.probes["state_gradient"]
         self.cycle = cycle(options.block)
         self.lead = lead(options.block)
         self.pair = 0
         self.started = 0.0
         self.samples = Samples()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Training)  # as ``measured`` has made it
+        self.bare.begin_as(pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -319,50 +332,57 @@ def seconds(measure: Callable[[], Any], device: torch.device) -> float:
 def measured(options: Options, folder: Path) -> Samples:
     """The run itself, its files in ``folder``."""
     torch.manual_seed(SEED)
-    device = torch.device(options.device)
-    task = Adding(length=options.length)
-    settings = TrainerSettings(accelerator="gpu" if device.type == "cuda" else "cpu")
-    assert settings.clip is not None  # the default clips
-    model: SequenceModel = lstm(task, hidden=options.hidden)
-    bare = BareLoop(task, options.hidden, options.batch, settings.clip, device)
-    with torch.no_grad():
-        for theirs, ours in zip(bare.parameters, model.parameters(), strict=True):
-            theirs.copy_(ours)
-
-    per_pair, before = cycle(options.block), lead(options.block)
-    steps = before + (WARM_UP + options.pairs) * per_pair
-    fired = frozenset(range(before + per_pair, steps + 1, per_pair))
+    job, fired = training_job(options)
     run = RunFolder(folder / "overhead")
     run.clear()
-    run.write_card(task.card)
+    run.write_card(job.task.card)
     metadata = {"run": run.run}
-    view = WandbView(run.path, metadata, "offline", "retrograde", None, "benchmarks")
+    view = WandbView(run.path, metadata, "offline", job.recorder.project, None, "benchmarks")
     recorder = RunRecorder(run, metadata, view)
-    training = Training(
-        model, task, ADAM, None, recorder, SEED, steps, options.batch, settings.clip, per_pair, options.batch,
-        settings.compile, fired,
-    )  # fmt: skip
-    probing = Probing(default_probes(), probe_batch(task, ProbingSettings().samples).to(device), fired, recorder)
-    drawn = task.sample(options.batch, generator("benchmark", SEED)).to(device)
-    interleaved = Interleaved(options, bare, probing, drawn)
-    checkpoint = ModelCheckpoint(run.checkpoints, monitor="validation/score", save_on_train_epoch_end=False)
+    training = Training(job, job.model(job.task), recorder, fired, run.checkpoints)
+    interleaved = Interleaved(options, job, fired, recorder)
     try:
         trainer = pl.Trainer(
-            accelerator=settings.accelerator,
-            devices=1,
-            precision=settings.precision,  # type: ignore[arg-type]  # Lightning checks it
-            max_steps=steps,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
+            accelerator=job.trainer.accelerator,
+            devices=job.trainer.devices,
+            precision=job.trainer.precision,  # type: ignore[arg-type]  # Lightning checks it
+            max_steps=job.steps,
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[checkpoint, interleaved],
+            enable_checkpointing=False,
+            callbacks=[interleaved],
         )
         trainer.fit(training)
     finally:
         recorder.close(FINISHED, {})
     return without_warm_up(interleaved.samples)
+
+
+def training_job(options: Options) -> tuple[Job, frozenset[int]]:
+    """A run of default settings, but for its sizes and cadences; and the steps on which its probes fire."""
+    per_pair, before = cycle(options.block), lead(options.block)
+    steps = before + (WARM_UP + options.pairs) * per_pair
+    job = Job(
+        model=partial(lstm, hidden=options.hidden),
+        task=Adding(length=options.length),
+        probes=default_probes(),
+        seed=SEED,
+        steps=steps,
+        batch_size=options.batch,
+        optimizer=ADAM,
+        scheduler=None,
+        trainer=TrainerSettings(
+            accelerator="gpu" if options.device == "cuda" else "cpu",
+            log_every=per_pair,
+            validate_every=steps,
+            validation_samples=options.batch,
+            stop_when_solved=False,
+        ),
+        probing=ProbingSettings(),
+        recorder=RecorderSettings(),
+    )
+    return job, frozenset(range(before + per_pair, steps + 1, per_pair))
 
 
 def without_warm_up(samples: Samples) -> Samples:

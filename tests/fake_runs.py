@@ -123,7 +123,10 @@ def _readings(fake: Fake, step: int) -> list[tuple[str, Reading]]:
         where = f"0.forward.{component}"
         four = (4, 1)
         readings.append(
-            ("lag_gradient", Reading(f"relative/{where}", np.tile(values, four), over, "log10", np.tile(statuses, four)))
+            (
+                "lag_gradient",
+                Reading(f"relative/{where}", np.tile(values, four), over, "log10", np.tile(statuses, four)),
+            )
         )
         kept = np.flatnonzero(values >= values[0] - 2)
         horizon = float(kept.max()) if len(kept) else np.nan

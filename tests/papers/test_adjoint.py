@@ -183,7 +183,7 @@ def swept(stack: RecurrentStack, x: Tensor, weights: Tensor) -> Ledger:
 
 
 def test_totals_equal_live_nodes(stack: RecurrentStack, x: Tensor) -> None:
-    outputs, nodes = loop(stack, x)
+    outputs, nodes = loop(stack, x.requires_grad_())
     weights = cotangent(outputs)
     live = torch.autograd.grad(
         (outputs * weights).sum(), list(nodes.values()), allow_unused=True, materialize_grads=True

@@ -172,10 +172,12 @@ def test_the_first_sample_s_maps_are_drawn_now_and_then(tmp_path: Path) -> None:
         view.readings(step, "attention", [Reading("map/0", weights, dims, "share")])
     view.close(folder, {}, failed=False)
     drawn = {row[STEP]: pictures(folder, row) for row in history(folder) if any("map" in key for key in row)}
-    assert list(drawn) == [0, 4]  # of every fourth snapshot
+    assert list(drawn) == [0, 4, 5]  # of every fourth snapshot, and the last
     assert set(drawn[0]) == {"attention/map/0/head_0", "attention/map/0/head_1"}
     side = 160 // 4
-    assert np.array_equal(drawn[0]["attention/map/0/head_1"][::side, ::side], coloured(weights[0, 1], 0.0, 1.0))
+    assert np.array_equal(
+        drawn[0]["attention/map/0/head_1"][::side, ::side], coloured(np.sqrt(weights[0, 1]), 0.0, 1.0)
+    )
 
 
 def test_colours_rise_from_dark_to_light_and_mark_what_is_no_number() -> None:

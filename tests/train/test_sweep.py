@@ -77,7 +77,7 @@ def test_every_run_says_in_one_line_how_it_ended(sweep: Sweep) -> None:
         ended = RunFolder(folder).read()
         assert line == (
             f"[{number}/2] {ended['model']} on adding, seed 0: score {ended['score']:.3f} (always 1 0.000), "
-            f"not solved; gradient horizon {ended['horizon']:.0f} steps; {folder}"
+            f"not solved; gradient horizon {ended['horizon']:.0f} lags at step {ended['steps']}; {folder}"
         )
 
 
