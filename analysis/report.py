@@ -144,7 +144,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("A page of every figure for which the runs hold data.").parse_args(arguments)
     folder: Path = options.to or options.outputs / REPORT
     try:
-        found, left_out = comparisons(FolderStore(options.outputs))
+        store = FolderStore(options.outputs)
+        found, left_out = comparisons(store)
         if not found:
             raise ValueError(f"'{options.outputs}' holds no run that can be shown: {'; '.join(left_out.values())}")
         asked = questions()
@@ -153,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     root = f"{options.outputs.resolve()}/"
+    left_out |= store.unreadable  # tables that turned out damaged while drawing
     left_out = {run: reason.replace(root, "") for run, reason in sorted(left_out.items())}
     for one in sections:
         for stem, reason in one.not_drawn:

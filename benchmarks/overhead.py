@@ -52,7 +52,7 @@ from retrograde.record.view import WandbView
 from retrograde.tasks.adding import Adding
 from retrograde.train.fit import ADAM, default_probes
 from retrograde.train.module import Training
-from retrograde.train.options import ProbingSettings, TrainerSettings
+from retrograde.train.options import Job, ProbingSettings, RecorderSettings, TrainerSettings
 from retrograde.train.probing import Probing, probe_batch, schedule
 from retrograde.train.provenance import commit
 from retrograde.train.streams import generator
@@ -243,7 +243,7 @@ class Interleaved(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, Training)  # as ``measured`` has made it
+        assert isinstance(pl_module, Training)
         step = batch_idx + 1
         place = (step - self.lead) % self.cycle
         if step < self.lead or place not in (0, self.block):

@@ -196,13 +196,14 @@ def test_folders_without_runs_end_in_one_line(script, capsys, tmp_path: Path, st
         assert message in said.err and name in said.err
 
 
-def test_a_torn_table_ends_in_one_line_that_names_it(script, capsys, tmp_path: Path):
-    folder = write_run(tmp_path, Fake("gru"))
+def test_a_torn_table_costs_its_run_that_table_and_is_named(script, capsys, tmp_path: Path):
+    folder = write_run(tmp_path / "outputs", Fake("gru"))
+    write_run(tmp_path / "outputs", Fake("gru", seed=1))
     (folder.tables / "metrics.parquet").write_bytes(b"PAR1")
-    code, _, err = report(script, capsys, tmp_path)
-    assert code == 1
-    assert len(err.splitlines()) == 1
-    assert "metrics.parquet cannot be read" in err
+    code, out, _ = report(script, capsys, tmp_path / "outputs", "--to", tmp_path / "to")
+    assert code == 0
+    assert f"left out: {folder.run}: " in out
+    assert "metrics.parquet cannot be read" in (tmp_path / "to" / "index.html").read_text()
 
 
 def test_a_script_prints_its_finding_and_where_it_wrote(script, capsys, tmp_path: Path):

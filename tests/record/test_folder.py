@@ -143,3 +143,17 @@ def test_clearing_takes_away_what_an_earlier_attempt_left_and_nothing_else(tmp_p
         (folder.path / left).touch()
     folder.clear()
     assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_is_one_process_s_at_a_time(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.claimed():
+        with pytest.raises(ValueError, match=r"^another process is at work on .*/run$"), folder.claimed():
+            pass
+    with folder.claimed():  # a claim ends with its holder
+        pass
+
+
+def test_settings_that_have_no_lasting_name_are_refused() -> None:
+    with pytest.raises(TypeError):
+        config_hash({"seed": 0, "model": {"hidden": object()}})

@@ -12,11 +12,9 @@ import pytest
 from fake_runs import Fake, write_run
 from retrograde.core.records import Reading
 from retrograde.core.statuses import CENSORED, FINITE, INF, NAN, STATUSES, ZERO
-from retrograde.record import tables
 from retrograde.record.folder import RunFolder
 from retrograde.record.recorder import RunRecorder
 from retrograde.record.store import FolderStore
-from retrograde.record.view import log_spaced
 from retrograde.record.tables import (
     METRICS,
     READING,
@@ -189,8 +187,7 @@ def test_a_kill_while_a_part_is_written_leaves_the_parts_before_it(tmp_path: Pat
     with pytest.raises(Killed):
         writer.flush()
     assert [name for name in names(tmp_path) if "/." not in name] == ["metrics/part-000000.parquet"]
-    found = tables.pq.read_table(tmp_path / "metrics" / "part-000000.parquet")
-    assert found.num_rows == 2
+    assert pq.read_table(tmp_path / "metrics" / "part-000000.parquet").num_rows == 2
 
 
 @pytest.fixture(params=[0, 1])
@@ -226,6 +223,22 @@ def test_who_comes_after_that_kill_cleans_up(killed_in_merging: RunFolder) -> No
     TableWriter(killed_in_merging.tables).merge()
     assert not (killed_in_merging.tables / "readings/probe/size").exists()
     assert FolderStore(killed_in_merging.path).readings("probe/size")["step"].to_list() == [1] * 6 + [2] * 6
+
+
+def test_what_comes_after_merging_is_read_and_merged_too(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, Fake("gru"))
+    writer = TableWriter(folder.tables)
+
+    def steps() -> list[int]:
+        return FolderStore(tmp_path).readings("probe/size")["step"].drop_duplicates().to_list()
+
+    for step in (1, 2, 3):
+        writer.append("readings/probe/size", reading_table(folder.run, step, CURVE)[1])
+        writer.flush()
+        assert steps() == list(range(1, step + 1))
+        (writer if step < 3 else TableWriter(folder.tables)).merge()
+        assert steps() == list(range(1, step + 1))
+    assert len(FolderStore(tmp_path).readings("probe/size")) == 3 * CURVE.values.size
 
 
 def test_a_writer_that_comes_later_does_not_overwrite(tmp_path: Path) -> None:
@@ -318,8 +331,3 @@ def test_nested_settings_become_columns() -> None:
         "b.d.e": "x",
         "f": "[1, 2]",
     }
-
-
-def test_log_spaced_lags_double() -> None:
-    assert log_spaced(50).tolist() == [0, 1, 2, 4, 8, 16, 32]
-    assert log_spaced(1).tolist() == [0, 1]

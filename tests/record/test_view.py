@@ -24,8 +24,10 @@ from retrograde.core.statistics import STATISTICS
 from retrograde.models.transformer import Transformer
 from retrograde.record.folder import RunFolder
 from retrograde.record.palette import ABOVE, BELOW, NONE, coloured
+from retrograde.record.recorder import RunRecorder
+from retrograde.record.store import FolderStore
 from retrograde.record.tables import TableWriter, metrics_table
-from retrograde.record.view import WandbView
+from retrograde.record.view import WandbView, log_spaced
 from retrograde.tasks.adding import Adding
 
 STEP = "trainer/global_step"
@@ -128,6 +130,11 @@ def test_a_curve_is_logged_at_log_spaced_lags(tmp_path: Path) -> None:
     }
 
 
+def test_log_spaced_lags_double() -> None:
+    assert log_spaced(50).tolist() == [0, 1, 2, 4, 8, 16, 32]
+    assert log_spaced(1).tolist() == [0, 1]
+
+
 def test_single_numbers_and_those_along_a_name_are_logged(tmp_path: Path) -> None:
     view, folder = opened(tmp_path, "run")
     share = Reading("clipped/steps", np.array(0.25), {}, "share")
@@ -219,6 +226,21 @@ def test_two_views_that_are_open_at_once_do_not_mix(tmp_path: Path) -> None:
     assert [row["train/loss"] for row in history(two) if "train/loss" in row] == [2.0, 2.5]
     assert any(record["type"] == "exit" for record in records(two))
     assert wandb.run is None
+
+
+def test_a_view_that_cannot_be_closed_costs_the_record_nothing(tmp_path: Path, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    view, folder = opened(tmp_path, "run")
+    recorder = RunRecorder(folder, {"run": "run"}, view)
+    recorder.metrics(2, {"train/loss": 0.25})
+    monkeypatch.setattr(view, "_attach", full)
+    with pytest.warns(UserWarning, match=r"the W&B run of run could not be closed: .*No space left"):
+        recorder.close("finished", {"score": 1.0})
+    assert folder.read() == {"run": "run", "status": "finished", "score": 1.0}
+    assert FolderStore(folder.path).metrics()["step"].to_list() == [1, 2]
+    view.run.finish()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ WRONG = {
     "model.hidden=abc": "model.hidden must be a whole number, not 'abc'",
     "model.hidden=[3]": "model.hidden must be a whole number, not [3]",
     "model.hidden=null": "model.hidden must be a whole number, not None",
-    "width=abc": "model.hidden must be a whole number, not 'abc'",
+    "width=abc": "width must be a whole number of at least 1, not 'abc'",
     "steps=many": "steps must be a whole number, not 'many'",
     "seed=x": "seed must be a whole number, not 'x'",
     "batch_size=0.5": "batch_size must be a whole number, not 0.5",
@@ -59,6 +59,9 @@ IMPOSSIBLE = {
     "model.layers=0": "layers must be at least 1, not 0",
     "model.dropout=1.5": "dropout must lie in [0, 1), not 1.5",
     "seed=-1": "seed must not be negative, as -1 is",
+    "width=0": "width must be a whole number of at least 1, not 0",
+    "width=-1": "width must be a whole number of at least 1, not -1",
+    "trainer.devices=2": "trainer.devices must be 1, not 2: runs on several devices are not built yet",
     "trainer.clip=0": "trainer.clip must be greater than 0, or null for none; not 0",
     "trainer.log_every=0": "trainer.log_every must be at least 1, not 0",
     "trainer.accelerator=tpuu": "trainer.accelerator must be one of auto, cpu, gpu, cuda, mps; not 'tpuu'",
@@ -119,13 +122,6 @@ def test_an_unknown_option_is_told_from_the_known_ones(
     known = ", ".join(options(group, config_folder()))
     assert re.fullmatch(f"retrograde: unknown {group} '{option}'{hint}: {known}", ended.message)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_width_of_nothing_is_refused(command, tmp_path: Path) -> None:
-    ended = command("width=0", f"outputs={tmp_path}")
-    assert ended.code == 1
-    assert "hidden" in ended.message
-    assert not list(tmp_path.rglob("run.json"))
 
 
 def test_heads_that_do_not_divide_the_width_are_refused(command, tmp_path: Path) -> None:

@@ -59,6 +59,14 @@ def test_what_was_drawn_before_does_not_matter(small_run, finished: Run) -> None
     assert same_weights(small_run(), finished)
 
 
+def test_the_caller_s_random_numbers_go_on_as_if_nothing_had_been(small_run) -> None:
+    torch.manual_seed(17)
+    expected = torch.randn(3)
+    torch.manual_seed(17)
+    small_run(probes={})
+    assert torch.equal(torch.randn(3), expected)
+
+
 def test_another_seed_gives_other_numbers(small_run, finished: Run) -> None:
     other = small_run(seed=1)
     assert not same_weights(other, finished)
@@ -229,6 +237,17 @@ def test_its_gradients_are_kept(diverged: Run) -> None:
     total = diverged.readings("state_gradient/total")
     assert set(total[total["step"] == diverged.metadata["steps"]]["status"]) & {"inf", "nan"}
     assert "finite" in set(total[total["step"] == 0]["status"])
+
+
+def test_an_explosion_before_the_first_validation_is_one_too(small_run) -> None:
+    run = small_run(
+        optimizer=partial(torch.optim.SGD, lr=1e30),
+        probes={},
+        trainer=replace(SMALL, clip=None, validate_every=20),
+    )
+    assert run.metadata["status"] == "finished"
+    assert run.metadata["solved"] is False
+    assert 1 < run.metadata["diverged_step"] <= 5
 
 
 def test_every_probe_reads_it_without_a_warning(small_run) -> None:

@@ -98,9 +98,8 @@ def main(question: Question, arguments: Sequence[str] | None = None) -> int:
     options = parser(asked(question.__doc__)).parse_args(arguments)
     drawn = 0
     try:
-        found, left_out = comparisons(FolderStore(options.outputs))
-        for run, reason in left_out.items():
-            print(f"left out: {run}: {reason}", file=sys.stderr)
+        store = FolderStore(options.outputs)
+        found, left_out = comparisons(store)
         for comparison in found:
             try:
                 given = answer(question, stem, comparison, options.to or options.outputs / REPORT)
@@ -109,6 +108,8 @@ def main(question: Question, arguments: Sequence[str] | None = None) -> int:
                 continue
             print(f"{given.finding}.", *given.files, sep="\n")
             drawn += 1
+        for run, reason in (left_out | store.unreadable).items():
+            print(f"left out: {run}: {reason}", file=sys.stderr)
     except ValueError as error:
         print(error, file=sys.stderr)
     return 0 if drawn else 1

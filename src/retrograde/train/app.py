@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from retrograde.train.configuration import common_keys, config_folder, options
 from retrograde.train.errors import first_line, flags_first, in_one_line
-from retrograde.train.settings import check_against, check_keys, check_types, takes
+from retrograde.train.settings import check_against, check_keys, check_types, fits, takes
 from retrograde.train.sweep import place
 
 SINGLE = "single"
@@ -119,6 +119,8 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
     prefix = f"[{where[0]}/{where[1]}] " if where else ""
     if folder.is_finished():
         return f"{prefix}{closing_line(folder, folder.read())} (finished already)"
+    if not fits(settings["width"], int) or settings["width"] < 1:
+        raise ValueError(f"width must be a whole number of at least 1, not {settings['width']!r}")
     check_types(settings)
     check_keys(settings["probing"], takes(ProbingSettings), "probing.")
     check_against(ProbingSettings, settings["probing"], "probing.")
