@@ -147,9 +147,9 @@ def test_clearing_takes_away_what_an_earlier_attempt_left_and_nothing_else(tmp_p
 
 def test_a_run_is_one_process_s_at_a_time(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    with folder.claimed():
-        with pytest.raises(ValueError, match=r"^another process is at work on .*/run$"), folder.claimed():
-            pass
+    refused = pytest.raises(ValueError, match=r"^another process is at work on .*/run$")
+    with folder.claimed(), refused, folder.claimed():
+        pass
     with folder.claimed():  # a claim ends with its holder
         pass
 

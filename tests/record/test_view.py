@@ -233,12 +233,13 @@ def test_a_view_that_cannot_be_closed_costs_the_record_nothing(tmp_path: Path, m
         raise OSError(28, "No space left on device")
 
     view, folder = opened(tmp_path, "run")
-    recorder = RunRecorder(folder, {"run": "run"}, view)
+    identity = {"run": "run", "study": "reach", "model": "gru", "task": "adding", "seed": 0}
+    recorder = RunRecorder(folder, identity, view)
     recorder.metrics(2, {"train/loss": 0.25})
     monkeypatch.setattr(view, "_attach", full)
     with pytest.warns(UserWarning, match=r"the W&B run of run could not be closed: .*No space left"):
         recorder.close("finished", {"score": 1.0})
-    assert folder.read() == {"run": "run", "status": "finished", "score": 1.0}
+    assert folder.read() == {**identity, "status": "finished", "score": 1.0}
     assert FolderStore(folder.path).metrics()["step"].to_list() == [1, 2]
     view.run.finish()
 

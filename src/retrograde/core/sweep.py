@@ -20,12 +20,12 @@ from retrograde.core.records import State
 from retrograde.core.recurrence import Recurrence, perturbed_step
 from retrograde.core.scaled import Scaled, power_of_two
 
-RENORMALISE = 4
+CHUNK = 4
 """Steps between two renormalisations: within them a gradient may shrink or grow by 1e9 a step in float32."""
 
 
 class Unrolled:
-    """One recurrence along one batch: a small graph per step, each cut off from its neighbours."""
+    """One recurrence along one batch: a small graph for every few steps, each cut off from its neighbours."""
 
     def __init__(self, recurrence: Recurrence, inputs: Tensor, perturb: State | None = None) -> None:
         self.recurrence = recurrence
@@ -34,42 +34,53 @@ class Unrolled:
         state = recurrence.initial_state(inputs)
         if perturb is not None:
             state = {name: value + perturb[name][:, 0] for name, value in state.items()}
-        self.steps: list[tuple[State, State]] = []  # before (leaves), after (nodes)
-        made = [state]
+        self.leaves: list[State] = []  # the state that a chunk begins with
+        self.nodes: list[State] = [state]  # every state, as the later steps of its chunk read it
         with torch.enable_grad():
             for t, x in enumerate(inputs.unbind(1)):
-                before = {name: value.detach().requires_grad_() for name, value in state.items()}
+                if t % CHUNK == 0:
+                    state = {name: value.detach().requires_grad_() for name, value in state.items()}
+                    self.leaves.append(state)
                 if perturb is None:
-                    state = recurrence.step(self.weights, x, before)
+                    state = recurrence.step(self.weights, x, state)
                 else:
                     added = {name: value[:, t + 1] for name, value in perturb.items()}
-                    state = perturbed_step(recurrence, self.weights, x, before, added)
-                self.steps.append((before, state))
-                made.append(state)
-        self.states = {name: torch.stack([state[name].detach() for state in made], 1) for name in recurrence.components}
+                    state = perturbed_step(recurrence, self.weights, x, state, added)
+                # a name of its own for what later steps and the read-out see of a component, apart from what the
+                # same step makes of it: the sweep carries the components as independent coordinates
+                state = {name: _named_anew(value) for name, value in state.items()}
+                self.nodes.append(state)
+        self.states = {
+            name: torch.stack([state[name].detach() for state in self.nodes], 1) for name in recurrence.components
+        }
 
     def sweep(self, direct: dict[str, Scaled]) -> "Swept":
         """The recursion for g_t, and what follows from all g_t at once: totals, gradients of inputs and weights."""
-        components = list(self.states)
         direct = _common_scale(direct)
         scale = next(iter(direct.values()))  # the components share exponent and reach
         present = scale.reached.any(0).tolist()
-        reached = scale.reached.flip(1).cummax(1).values.flip(1)
         carry: State = {name: torch.zeros_like(part.mantissa[:, 0]) for name, part in direct.items()}
         exponent = torch.zeros_like(scale.exponent[:, 0])
-        totals: list[tuple[State, Tensor]] = []
-        for t in range(len(self.steps), -1, -1):
-            if present[t]:
-                here = {name: part.mantissa[:, t] for name, part in direct.items()}
-                carry, exponent = _sum(carry, exponent, here, scale.exponent[:, t])
-            if present[t] or t % RENORMALISE == 0:
-                carry, exponent = _normalised(carry, exponent)
+        totals: list[tuple[State, Tensor]] = []  # from the last state to the first
+        at = len(self.nodes) - 1
+        while True:
+            if present[at]:
+                here = {name: part.mantissa[:, at] for name, part in direct.items()}
+                carry, exponent = _sum(carry, exponent, here, scale.exponent[:, at])
+            carry, exponent = _normalised(carry, exponent)
             totals.append((carry, exponent))
-            if t > 0:
-                before, after = self.steps[t - 1]
-                carry = _vector_jacobian(after, before, carry)
+            if at == 0:
+                break
+            # back to where something is added, or to the beginning of the chunk
+            leaf = (at - 1) // CHUNK * CHUNK
+            stop = next((t for t in range(at - 1, leaf, -1) if present[t]), leaf)
+            before = [self.nodes[t] if t > leaf else self.leaves[leaf // CHUNK] for t in range(at - 1, stop - 1, -1)]
+            *between, carry = _carried_back(self.nodes[at], before, carry)
+            totals += [(passed, exponent) for passed in between]
+            at = stop
         exponents = torch.stack([part for _, part in reversed(totals)], 1)
-        independent = {name: torch.stack([part[name] for part, _ in reversed(totals)], 1) for name in components}
+        reached = scale.reached.flip(1).cummax(1).values.flip(1)
+        independent = {name: torch.stack([part[name] for part, _ in reversed(totals)], 1) for name in carry}
         return self._finish({name: Scaled(part, exponents, reached) for name, part in independent.items()}, direct)
 
     def _finish(self, total: dict[str, Scaled], direct: dict[str, Scaled]) -> "Swept":
@@ -109,6 +120,18 @@ class Swept:
     direct: dict[str, Scaled]
     inputs: Scaled
     weights: tuple[Tensor, ...]
+
+
+def _named_anew(value: Tensor) -> Tensor:
+    """The same numbers as another node of the graph; one that begins there where no earlier state bears on them."""
+    return value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+
+
+def _carried_back(after: State, before: list[State], gradient: State) -> list[State]:
+    """``gradient`` at the state ``after``, carried to each of the earlier states ``before``."""
+    flat = {f"{place}.{name}": value for place, state in enumerate(before) for name, value in state.items()}
+    made = _vector_jacobian(after, flat, gradient)
+    return [{name: made[f"{place}.{name}"] for name in state} for place, state in enumerate(before)]
 
 
 def _vector_jacobian(outputs: State, inputs: Mapping[str, Tensor], gradient: State) -> dict[str, Tensor]:

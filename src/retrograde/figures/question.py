@@ -108,8 +108,8 @@ def main(question: Question, arguments: Sequence[str] | None = None) -> int:
                 continue
             print(f"{given.finding}.", *given.files, sep="\n")
             drawn += 1
-        for run, reason in (left_out | store.unreadable).items():
-            print(f"left out: {run}: {reason}", file=sys.stderr)
+        for run, why in (left_out | store.unreadable).items():
+            print(f"left out: {run}: {why}", file=sys.stderr)
     except ValueError as error:
         print(error, file=sys.stderr)
     return 0 if drawn else 1
