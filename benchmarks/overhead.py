@@ -3,6 +3,9 @@
     python benchmarks/overhead.py                         about 5 minutes on two cores
     python benchmarks/overhead.py --pairs 2 --length 20   a look at whether it runs
 
+The machine should do nothing else: where another process takes a core, threads that wait for each other make single
+blocks ten times slower; the median bears some of that, and the interval shows it.
+
 One run of Lightning's Trainer is stopped after every block of steps; the bare loop then takes as many steps, one step
 is taken on which the default probes fire, and the single measurements follow. All that is compared has thus met the
 machine in the same state, and a ratio is formed within each such pair of blocks before the median is taken. The

@@ -20,6 +20,7 @@ from retrograde.record.folder import RunFolder
 from retrograde.record.store import FolderStore
 from retrograde.tasks.adding import Adding
 from retrograde.train.module import batches, evaluate
+from retrograde.train.probing import schedule
 
 NUMBERS = ["step", "split", "quantity", "value", "status"]
 SMALL = TrainerSettings(accelerator="cpu", log_every=5, validate_every=5, validation_samples=32, test_samples=32)
@@ -59,7 +60,6 @@ def test_what_was_drawn_before_does_not_matter(small_run, finished: Run) -> None
     assert same_weights(small_run(), finished)
 
 
-@pytest.mark.xfail(strict=True, reason="loading the finished run draws the initial weights that it then replaces")
 def test_the_caller_s_random_numbers_go_on_as_if_nothing_had_been(small_run) -> None:
     torch.manual_seed(17)
     expected = torch.randn(3)
@@ -72,6 +72,8 @@ def test_another_seed_gives_other_numbers(small_run, finished: Run) -> None:
     other = small_run(seed=1)
     assert not same_weights(other, finished)
     assert set(column(other, "train/loss")).isdisjoint(column(finished, "train/loss"))
+    before = [run.readings("parameters/weight").query("step == 0")["value"].to_list() for run in (other, finished)]
+    assert set(before[0]).isdisjoint(before[1])  # another seed starts from other weights
 
 
 def test_probes_do_not_change_training(small_run, finished: Run) -> None:
@@ -164,7 +166,7 @@ def solved(small_run) -> Run:
         task=Adding(length=2),
         steps=3000,
         optimizer=partial(torch.optim.Adam, lr=1e-2),
-        trainer=replace(SMALL, validate_every=50, log_every=50),
+        trainer=replace(SMALL, validate_every=30, log_every=30),
     )
 
 
@@ -179,6 +181,7 @@ def test_a_solved_run_ends_early(solved: Run) -> None:
 def test_its_last_snapshot_is_of_its_last_step(solved: Run) -> None:
     steps = solved.readings("lag_gradient/horizon")["step"]
     assert steps.max() == solved.metadata["steps"]
+    assert steps.max() not in schedule(3000, 4)  # else it would have been taken anyway
     assert solved.metadata["horizon"] >= 0
 
 
@@ -188,7 +191,7 @@ def test_it_may_be_told_to_go_on(small_run, solved: Run) -> None:
         task=Adding(length=2),
         steps=beyond,
         optimizer=partial(torch.optim.Adam, lr=1e-2),
-        trainer=replace(SMALL, validate_every=50, log_every=50, stop_when_solved=False),
+        trainer=replace(SMALL, validate_every=30, log_every=30, stop_when_solved=False),
         probes={},
     )
     assert run.metadata["solved_step"] == solved.metadata["solved_step"]
@@ -240,7 +243,6 @@ def test_its_gradients_are_kept(diverged: Run) -> None:
     assert "finite" in set(total[total["step"] == 0]["status"])
 
 
-@pytest.mark.xfail(strict=True, reason="there is no checkpoint to test before the first validation")
 def test_an_explosion_before_the_first_validation_is_one_too(small_run) -> None:
     run = small_run(
         optimizer=partial(torch.optim.SGD, lr=1e30),

@@ -142,9 +142,9 @@ class WandbView:
             shutil.copytree(folder.tables, target, dirs_exist_ok=True)
         shutil.copy(folder.path / "card.json", target)
         (target / "metadata.json").write_text(json.dumps({**self.metadata, **summary}, indent=1, default=str))
-        for file in sorted(target.glob("**/*")):
-            if file.is_file():  # a glob given to save() would stop at the first level
-                self.run.save(str(file), base_path=self.run.dir, policy="end")
+        # each file by its name: to save() a "**" means one level
+        for file in sorted(file for file in target.glob("**/*") if file.is_file()):
+            self.run.save(str(file), base_path=self.run.dir, policy="end", glob=False)
 
 
 def log_spaced(largest: int) -> np.ndarray:

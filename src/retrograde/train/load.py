@@ -46,7 +46,8 @@ def load(run: Path | str) -> Run:
     if metadata["status"] != "finished":
         raise ValueError(f"run {folder.run} is {metadata['status']}, not finished: there is no model to load")
     task = instantiate(metadata["config"]["task"])
-    model = instantiate(metadata["config"]["model"])(task)
+    with torch.random.fork_rng():  # the initial weights, which are replaced at once, are drawn at nobody's expense
+        model = instantiate(metadata["config"]["model"])(task)
     weights, _ = selected_weights(folder.checkpoints)
     model.load_state_dict(weights)
     return Run(folder, model.eval(), task, metadata, FolderStore(folder.path))

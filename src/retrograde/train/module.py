@@ -140,6 +140,8 @@ class Training(pl.LightningModule):
             self._validate(step)
 
     def on_train_end(self) -> None:
+        if self.best_score is None:  # a run that diverged early has a score as well
+            self._validate(self.global_step)
         self.trainer.save_checkpoint(self.checkpoints / LAST)
 
     def _log(self, step: int) -> None:
