@@ -1,8 +1,8 @@
-"""Settings that are one of a few words."""
+"""Checks of settings."""
 
 import pytest
 
-from retrograde.core.choices import nearest, require_one_of
+from retrograde.core.choices import nearest, require_at_least, require_one_of
 
 
 def test_a_word_that_is_none_of_them_is_refused_with_all_and_the_nearest() -> None:
@@ -18,3 +18,9 @@ def test_a_known_word_passes() -> None:
 
 def test_there_is_no_suggestion_where_nothing_is_near() -> None:
     assert nearest("xyz", ["adding", "copying"]) == ""
+
+
+def test_a_number_below_the_least_is_refused() -> None:
+    require_at_least("hidden", 1, 1)
+    with pytest.raises(ValueError, match="hidden must be at least 1, not 0"):
+        require_at_least("hidden", 0, 1)

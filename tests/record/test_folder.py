@@ -145,7 +145,6 @@ def test_clearing_takes_away_what_an_earlier_attempt_left_and_nothing_else(tmp_p
     assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.xfail(strict=True, reason="the traceback of a failed attempt outlives it")
 def test_clearing_takes_away_the_traceback_of_a_failed_attempt(tmp_path: Path) -> None:
     (tmp_path / "traceback.txt").touch()
     RunFolder(tmp_path).clear()

@@ -1,4 +1,4 @@
-"""Settings that are one of a few words."""
+"""Checks of settings, for the constructors that take them."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,6 +11,12 @@ def require_one_of(setting: str, value: Any, known: Iterable[Any]) -> None:
     if value not in options:
         names = [str(option) for option in options]
         raise ValueError(f"{setting} must be one of {', '.join(names)}; not {value!r}{nearest(str(value), names)}")
+
+
+def require_at_least(setting: str, value: int | float, least: int) -> None:
+    """Raise ValueError where ``value`` is smaller than ``least``."""
+    if value < least:
+        raise ValueError(f"{setting} must be at least {least}, not {value}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retrograde.core.choices import require_at_least
 from retrograde.core.records import State
 from retrograde.core.recurrence import Recurrence, affine, sequence
 
@@ -31,6 +32,7 @@ class ElmanCell(Recurrence):
 
     def __init__(self, inputs: int, hidden: int, nonlinearity: Literal["tanh", "relu"] = "tanh") -> None:
         super().__init__()
+        require_at_least("hidden", hidden, 1)
         self.hidden = hidden
         self.nonlinearity = torch.tanh if nonlinearity == "tanh" else torch.relu
         self.fused = nn.RNN(inputs, hidden, nonlinearity=nonlinearity, batch_first=True)
@@ -52,6 +54,7 @@ class LSTMCell(Recurrence):
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
+        require_at_least("hidden", hidden, 1)
         self.hidden = hidden
         self.fused = nn.LSTM(inputs, hidden, batch_first=True)
 
@@ -74,6 +77,7 @@ class GRUCell(Recurrence):
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
+        require_at_least("hidden", hidden, 1)
         self.hidden = hidden
         self.fused = nn.GRU(inputs, hidden, batch_first=True)
 

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retrograde.core.adjoint import Placed, Traced, reading_order, reordered, trace_stack
+from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, Ledger, Trace
 from retrograde.core.recurrence import Recurrence, sequence
@@ -25,8 +26,7 @@ class RecurrentStack(nn.Module):
         self, make: Callable[[int], Recurrence], inputs: int, layers: int, bidirectional: bool, dropout: float
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1, not {layers}")
+        require_at_least("layers", layers, 1)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), not {dropout}")
         self.placed: list[list[Placed]] = []

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retrograde.core.choices import require_one_of
+from retrograde.core.choices import require_at_least, require_one_of
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
 from retrograde.core.recurrence import Recurrence
@@ -36,6 +36,7 @@ class LinearCell(Recurrence):
 
     def __init__(self, inputs: int, hidden: int, radius: float, matrix: Matrix) -> None:
         super().__init__()
+        require_at_least("hidden", hidden, 1)
         self.hidden = hidden
         self.input = nn.Parameter(torch.randn(hidden, inputs) / inputs**0.5)
         self.recurrent = nn.Parameter(recurrent_matrix(hidden, radius, matrix))
@@ -54,8 +55,7 @@ class LinearCell(Recurrence):
 def recurrent_matrix(size: int, radius: float, matrix: Matrix) -> Float[Tensor, "size size"]:
     """A random square matrix of the kind asked for, its largest eigenvalue ``radius`` in absolute value."""
     require_one_of("matrix", matrix, get_args(Matrix))
-    if radius < 0:
-        raise ValueError(f"radius must not be negative, as {radius} is")
+    require_at_least("radius", radius, 0)
     gaussian = torch.randn(size, size)
     if matrix == "orthogonal":
         rotation, upper = torch.linalg.qr(gaussian)

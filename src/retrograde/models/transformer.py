@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from retrograde.core.choices import require_one_of
+from retrograde.core.choices import require_at_least, require_one_of
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, Trace
 from retrograde.layers.attention import MultiHeadAttention
@@ -70,8 +70,8 @@ class Transformer(SequenceModel):
     ) -> None:
         super().__init__()
         require_one_of("position", position, get_args(Position))
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1, not {layers}")
+        for name, size in (("hidden", hidden), ("layers", layers), ("heads", heads), ("feedforward", feedforward)):
+            require_at_least(name, size, 1)
         if position == "rope" and hidden % (2 * heads):
             raise ValueError(f"rope needs an even width per head: hidden {hidden} over {heads} heads gives none")
         self.position = position

@@ -75,7 +75,8 @@ class RunFolder:
     def clear(self) -> None:
         """An empty run's folder: what an attempt that did not finish has left is taken away."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "run.json").unlink(missing_ok=True)
+        for file in ("run.json", "traceback.txt"):
+            (self.path / file).unlink(missing_ok=True)
         for leftover in (self.tables, self.checkpoints, self.path / "wandb"):
             if leftover.exists():
                 shutil.rmtree(leftover)
