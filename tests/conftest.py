@@ -1,10 +1,21 @@
 """What all tests share."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 import torch
 
 # tiny tensors: handing work to a second thread costs more than the work, above all when both cores are busy
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # and in the processes that tests start
 os.environ["WANDB_MODE"] = "offline"
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Double precision, in which identities are claimed, and one seed."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -1,6 +1,6 @@
 """Every model of ``conf/model`` keeps the contract; and the checks catch models that do not."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import model_contract as contract
 import pytest
@@ -31,12 +31,7 @@ TASKS: dict[str, Task] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def somewhere(model: SequenceModel) -> SequenceModel:

@@ -4,7 +4,7 @@ Both loops are written here from the equations, without the code under test but 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -79,12 +79,7 @@ LIVE_NODES = 1e-10
 DIFFERENCES = 1e-6
 
 
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def equations(cell: Recurrence, x: Tensor, state: State, added: State) -> State:

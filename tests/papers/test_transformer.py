@@ -1,7 +1,6 @@
 """The transformer against torch.nn.TransformerEncoderLayer, and attention and positions against hand values."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,13 +11,7 @@ from retrograde.layers.positions import rotated, sinusoidal
 from retrograde.models.transformer import Transformer
 from retrograde.tasks.adding import Adding
 
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def test_blocks_equal_torchs_pre_norm_layers_in_values_and_gradients() -> None:

@@ -22,12 +22,7 @@ from retrograde.tasks.temporal_order import TemporalOrder
 KEY = "0.forward.hidden"
 
 
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def by_name(readings: object) -> dict[str, Reading]:
