@@ -1,6 +1,5 @@
 """On a GPU everything means what it means on a CPU. Run by ``make gpu``."""
 
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import fields
 from functools import partial
@@ -40,14 +39,6 @@ CASES = [(stem,) for stem in stems("model")] + [("lstm", "model.layers=2", "mode
 
 ROUNDING = 1e-10
 """Of the largest entry, in float64: sums of a few hundred products in another order."""
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def assert_same(there: Tensor, here: Tensor) -> None:

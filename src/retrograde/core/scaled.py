@@ -38,11 +38,6 @@ class Scaled:
         """As a plain tensor; entries outside the format's range become 0 or infinity."""
         return power_of_two(self.mantissa, self.exponent)
 
-    def select(self, index: Tensor | slice, dim: int) -> "Scaled":
-        """Samples (``dim`` 0) or times (``dim`` 1) picked out, in the order of ``index``."""
-        at = (slice(None),) * dim + (index,)
-        return Scaled(self.mantissa[at], self.exponent[at], self.reached[at])
-
     def __sub__(self, other: "Scaled") -> "Scaled":
         return self + Scaled(-other.mantissa, other.exponent, other.reached)
 

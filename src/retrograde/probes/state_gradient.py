@@ -33,18 +33,16 @@ class StateGradient:
             kept = counts.any(0)
             times = [time for time, keep in zip(gradient.times, kept.tolist(), strict=True) if keep]
             dims = {"statistic": STATISTICS, "time": times}
-            for name, part in (("total", gradient.total), ("direct", gradient.direct)):
-                norm, status = log10_norm(part)
+            total, direct = log10_norm(gradient.total), log10_norm(gradient.direct)
+            for name, (norm, status) in (("total", total), ("direct", direct)):
                 values, statuses = log10_statistics(norm[:, kept], status[:, kept], counts[:, kept])
                 yield Reading(
                     f"{name}/{key}", values.cpu().numpy(), dims, "log10 loss per state", statuses.cpu().numpy()
                 )
             carried, carried_status = log10_norm(gradient.total - gradient.direct)
-            direct, _ = log10_norm(gradient.direct)
             none = (carried_status == ZERO) | (carried_status == CENSORED)  # the difference is nothing
-            share = torch.where(none, 0.0, 1 / (1 + 10 ** (direct - carried)))
-            _, total_status = log10_norm(gradient.total)
-            share = torch.where(total_status == CENSORED, math.nan, share)  # nobody knows which part is lost
+            share = torch.where(none, 0.0, 1 / (1 + 10 ** (direct[0] - carried)))
+            share = torch.where(total[1] == CENSORED, math.nan, share)  # nobody knows which part is lost
             yield Reading(
                 f"carried/{key}", linear_statistics(share[:, kept], counts[:, kept]).cpu().numpy(), dims, "share"
             )
