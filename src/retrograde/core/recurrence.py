@@ -17,7 +17,7 @@ class Recurrence(nn.Module, ABC):
     """One layer in one direction: weights, a state, and the step from one state to the next."""
 
     output: ClassVar[str] = "hidden"
-    """The component that the layer above reads."""
+    """The component that the layer above reads, where ``read`` and ``width`` say nothing else."""
 
     @property
     @abstractmethod
@@ -36,6 +36,15 @@ class Recurrence(nn.Module, ABC):
         same equations serve a batch, a set of probes and a set of seeds.
         """
 
+    def read(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> Tensor:
+        """What the layer above gets, (..., ``self.width``), of the input and the state after it; pure, as ``step``."""
+        return state[self.output]
+
+    @property
+    def width(self) -> int:
+        """The width of what ``read`` gives."""
+        return self.components[self.output][-1]
+
     def initial_state(self, like: Float[Tensor, "batch *rest"]) -> State:
         """Zeros, of the batch size, type and device of ``like``."""
         return {name: like.new_zeros(like.shape[0], *shape) for name, shape in self.components.items()}
@@ -47,15 +56,20 @@ def affine(x: Float[Tensor, "... n"], weight: Float[Tensor, "... m n"], bias: Te
 
 
 def unroll(
-    recurrence: Recurrence, inputs: Float[Tensor, "batch time width"], perturb: State | None = None
+    recurrence: Recurrence,
+    inputs: Float[Tensor, "batch time width"],
+    perturb: State | None = None,
+    initial: State | None = None,
 ) -> dict[str, Float[Tensor, "batch states ..."]]:
     """The loop over ``step``: every state from t = -1, the initial one, to t = T-1.
+
+    ``initial`` stands in for the recurrence's own initial state.
 
     ``perturb`` is added to the states as they are made, before anything reads them: not even a component that the
     same step makes of another, as an LSTM its hidden state of its cell.
     """
     weights = recurrence.weights()
-    state = recurrence.initial_state(inputs)
+    state = recurrence.initial_state(inputs) if initial is None else initial
     if perturb is not None:
         state = {name: value + perturb[name][:, 0] for name, value in state.items()}
     states = [state]
@@ -71,9 +85,15 @@ def unroll(
 
 
 @singledispatch
-def sequence(recurrence: Recurrence, inputs: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time hidden"]:
-    """The outputs for training, in the fastest form known for the recurrence's type; the loop where none is."""
-    return unroll(recurrence, inputs)[recurrence.output][:, 1:]
+def sequence(
+    recurrence: Recurrence, inputs: Float[Tensor, "batch time width"], initial: State | None = None
+) -> Float[Tensor, "batch time hidden"]:
+    """What ``read`` gives at every time, in the fastest form known for the recurrence's type, for training.
+
+    The loop over ``step`` where no form is registered. ``initial`` stands in for the recurrence's own initial state.
+    """
+    states = unroll(recurrence, inputs, initial=initial)
+    return recurrence.read(recurrence.weights(), inputs, {name: value[:, 1:] for name, value in states.items()})
 
 
 def perturbed_step(

@@ -100,9 +100,17 @@ class GRUCell(Recurrence):
 
 
 @sequence.register(ElmanCell)
-@sequence.register(LSTMCell)
 @sequence.register(GRUCell)
 def _(
-    recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"]
+    recurrence: ElmanCell | GRUCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
-    return recurrence.fused(inputs)[0]
+    return recurrence.fused(inputs, None if initial is None else initial["hidden"][None].contiguous())[0]
+
+
+@sequence.register
+def _(
+    recurrence: LSTMCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
+) -> Float[Tensor, "batch time hidden"]:
+    if initial is None:
+        return recurrence.fused(inputs)[0]
+    return recurrence.fused(inputs, (initial["hidden"][None].contiguous(), initial["cell"][None].contiguous()))[0]

@@ -1,26 +1,70 @@
-"""What a model makes of a task's inputs before its first layer."""
+"""What a model makes of a task's inputs before its first layer (``model/embedding=`` on the command line)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Space, Tokens
 
 
-class Embedding(nn.Module):
-    """Real inputs as they are; tokens as one-hot vectors, so that the first layer's weights are the embedding."""
+class Embedding(nn.Module, ABC):
+    """From a task's inputs to ``width`` real numbers at every position. Real inputs pass as they are."""
 
-    one_hot: Tensor | None
+    @property
+    @abstractmethod
+    def width(self) -> int: ...
+
+    @abstractmethod
+    def forward(
+        self, inputs: Float[Tensor, "batch time size"] | Int[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch time width"]: ...
+
+
+EmbeddingFactory = Callable[[Space], Embedding]
+
+
+class OneHot(Embedding):
+    """Tokens as one-hot vectors, so that the first layer's weights are the embedding."""
+
+    unit: Tensor
 
     def __init__(self, space: Space) -> None:
         super().__init__()
-        self.width = space.size
-        one_hot = torch.eye(space.size) if isinstance(space, Tokens) else None
-        self.register_buffer("one_hot", one_hot, persistent=False)
+        self.space = space
+        self.register_buffer("unit", torch.ones(()), persistent=False)  # knows the model's precision
+
+    @property
+    def width(self) -> int:
+        return self.space.size
 
     def forward(
-        self, inputs: Float[Tensor, "batch time width"] | Int[Tensor, "batch time"]
+        self, inputs: Float[Tensor, "batch time size"] | Int[Tensor, "batch time"]
     ) -> Float[Tensor, "batch time width"]:
-        if self.one_hot is None:
+        if not isinstance(self.space, Tokens):
             return inputs
-        return nn.functional.embedding(inputs, self.one_hot)
+        flat = inputs.new_zeros((*inputs.shape, self.space.size), dtype=self.unit.dtype)
+        return flat.scatter_(-1, inputs.unsqueeze(-1), 1)
+
+
+class Learned(Embedding):
+    """A vector of its own for every token, learned with the rest of the model; Gaussian at the start."""
+
+    def __init__(self, space: Space, width: int = 32) -> None:
+        super().__init__()
+        require_at_least("embedding.width", width, 1)
+        if not isinstance(space, Tokens):
+            raise ValueError("embedding=learned needs tokens, and this task's inputs are real numbers; onehot fits")
+        self.vectors = nn.Embedding(space.size, width)
+
+    @property
+    def width(self) -> int:
+        return self.vectors.embedding_dim
+
+    def forward(
+        self, inputs: Float[Tensor, "batch time size"] | Int[Tensor, "batch time"]
+    ) -> Float[Tensor, "batch time width"]:
+        return self.vectors(inputs)

@@ -11,7 +11,7 @@ from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, Ledger, Trace
 from retrograde.core.recurrence import Recurrence, sequence
-from retrograde.layers.embedding import Embedding
+from retrograde.layers.embedding import EmbeddingFactory, OneHot
 
 DIRECTIONS = ("forward", "backward")
 
@@ -35,7 +35,7 @@ class RecurrentStack(nn.Module):
             directions = DIRECTIONS if bidirectional else DIRECTIONS[:1]
             layer = [Placed(f"{depth}.{name}", make(width), name == "backward") for name in directions]
             self.placed.append(layer)
-            width = sum(cell.components[cell.output][-1] for cell in (placed.recurrence for placed in layer))
+            width = sum(placed.recurrence.width for placed in layer)
         self.width = width
         self.layers = nn.ModuleList(nn.ModuleList(placed.recurrence for placed in layer) for layer in self.placed)
         self.dropout = nn.Dropout(dropout)
@@ -71,10 +71,16 @@ class RecurrentModel(SequenceModel):
     """Embedding, a stack of recurrences, and a linear read-out at every position."""
 
     def __init__(
-        self, task: Task, make: Callable[[int], Recurrence], layers: int, bidirectional: bool, dropout: float
+        self,
+        task: Task,
+        make: Callable[[int], Recurrence],
+        layers: int,
+        bidirectional: bool,
+        dropout: float,
+        embedding: EmbeddingFactory = OneHot,
     ) -> None:
         super().__init__()
-        self.embedding = Embedding(task.inputs)
+        self.embedding = embedding(task.inputs)
         self.stack = RecurrentStack(make, self.embedding.width, layers, bidirectional, dropout)
         self.readout = nn.Linear(self.stack.width, task.outputs.size)
         self.causal = not bidirectional

@@ -11,11 +11,17 @@ Differs: tanh in place of the logistic function, as in torch.nn.RNN, whose initi
 
 from retrograde.core.contracts import Task
 from retrograde.layers.cells import ElmanCell
+from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
 
 
 def elman(
-    task: Task, hidden: int = 64, layers: int = 1, bidirectional: bool = False, dropout: float = 0.0
+    task: Task,
+    hidden: int = 64,
+    layers: int = 1,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    embedding: EmbeddingFactory = OneHot,
 ) -> RecurrentModel:
     """The plain recurrent network."""
-    return RecurrentModel(task, lambda width: ElmanCell(width, hidden), layers, bidirectional, dropout)
+    return RecurrentModel(task, lambda width: ElmanCell(width, hidden), layers, bidirectional, dropout, embedding)

@@ -13,11 +13,17 @@ Differs: the reset gate acts after U_n, as in cuDNN; the paper applies it before
 
 from retrograde.core.contracts import Task
 from retrograde.layers.cells import GRUCell
+from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
 
 
 def gru(
-    task: Task, hidden: int = 64, layers: int = 1, bidirectional: bool = False, dropout: float = 0.0
+    task: Task,
+    hidden: int = 64,
+    layers: int = 1,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    embedding: EmbeddingFactory = OneHot,
 ) -> RecurrentModel:
     """The gated network with torch.nn.GRU's initialisation."""
-    return RecurrentModel(task, lambda width: GRUCell(width, hidden), layers, bidirectional, dropout)
+    return RecurrentModel(task, lambda width: GRUCell(width, hidden), layers, bidirectional, dropout, embedding)

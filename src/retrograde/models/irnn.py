@@ -15,6 +15,7 @@ from torch import nn
 
 from retrograde.core.contracts import Task
 from retrograde.layers.cells import ElmanCell
+from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
 
 
@@ -25,6 +26,7 @@ def irnn(
     bidirectional: bool = False,
     dropout: float = 0.0,
     scale: float = 1.0,
+    embedding: EmbeddingFactory = OneHot,
 ) -> RecurrentModel:
     """The network with U = ``scale`` · I; the paper takes 1, and 0.01 where long memory would harm."""
 
@@ -38,4 +40,4 @@ def irnn(
             nn.init.zeros_(weights["recurrent_bias"])
         return cell
 
-    return RecurrentModel(task, make, layers, bidirectional, dropout)
+    return RecurrentModel(task, make, layers, bidirectional, dropout, embedding)

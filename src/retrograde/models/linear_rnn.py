@@ -26,6 +26,7 @@ from retrograde.core.choices import require_at_least, require_one_of
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
 from retrograde.core.recurrence import Recurrence
+from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
 
 Matrix = Literal["orthogonal", "normal", "nonnormal"]
@@ -73,6 +74,9 @@ def linear_rnn(
     dropout: float = 0.0,
     radius: float = 1.0,
     matrix: Matrix = "orthogonal",
+    embedding: EmbeddingFactory = OneHot,
 ) -> RecurrentModel:
     """The linear network; ``radius`` is the spectral radius of W at the start."""
-    return RecurrentModel(task, lambda width: LinearCell(width, hidden, radius, matrix), layers, bidirectional, dropout)
+    return RecurrentModel(
+        task, lambda width: LinearCell(width, hidden, radius, matrix), layers, bidirectional, dropout, embedding
+    )

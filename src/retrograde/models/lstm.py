@@ -17,6 +17,7 @@ import torch
 
 from retrograde.core.contracts import Task
 from retrograde.layers.cells import LSTMCell
+from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
 
 
@@ -27,6 +28,7 @@ def lstm(
     bidirectional: bool = False,
     dropout: float = 0.0,
     forget_bias: float = 1.0,
+    embedding: EmbeddingFactory = OneHot,
 ) -> RecurrentModel:
     """The gated network; b_f starts at ``forget_bias`` (1 as in Jozefowicz 2015; Gers 2000 takes 0 and more)."""
 
@@ -38,4 +40,4 @@ def lstm(
             weights["recurrent_bias"][hidden : 2 * hidden] = 0.0
         return cell
 
-    return RecurrentModel(task, make, layers, bidirectional, dropout)
+    return RecurrentModel(task, make, layers, bidirectional, dropout, embedding)

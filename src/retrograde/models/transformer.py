@@ -20,7 +20,7 @@ from retrograde.core.choices import require_at_least, require_one_of
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, Trace
 from retrograde.layers.attention import MultiHeadAttention
-from retrograde.layers.embedding import Embedding
+from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.positions import rotated, sinusoidal
 
 Position = Literal["sinusoidal", "rope"]
@@ -67,6 +67,7 @@ class Transformer(SequenceModel):
         feedforward: int = 256,
         dropout: float = 0.0,
         position: Position = "sinusoidal",
+        embedding: EmbeddingFactory = OneHot,
     ) -> None:
         super().__init__()
         require_one_of("position", position, get_args(Position))
@@ -75,7 +76,7 @@ class Transformer(SequenceModel):
         if position == "rope" and hidden % (2 * heads):
             raise ValueError(f"rope needs an even width per head: hidden {hidden} over {heads} heads gives none")
         self.position = position
-        self.embedding = Embedding(task.inputs)
+        self.embedding = embedding(task.inputs)
         self.project = nn.Linear(self.embedding.width, hidden)
         self.blocks = nn.ModuleList(Block(hidden, heads, feedforward, dropout, position) for _ in range(layers))
         self.norm = nn.LayerNorm(hidden)

@@ -33,12 +33,8 @@ def probes_of(preset: str) -> dict[str, Any]:
 
 
 def options(group: str, *folders: Path) -> dict[str, str]:
-    """The options of a group in these folders, each with its description."""
-    found = {}
-    for folder in folders:
-        for file in sorted((folder / group).glob("**/*.yaml")):
-            found[str(file.relative_to(folder / group).with_suffix(""))] = _description(file)
-    return found
+    """The options of a group in these folders, each with its description; a folder inside is a group of its own."""
+    return {file.stem: _description(file) for folder in folders for file in sorted((folder / group).glob("*.yaml"))}
 
 
 def _description(file: Path) -> str:

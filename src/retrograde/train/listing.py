@@ -7,7 +7,7 @@ from pathlib import Path
 from retrograde.core.choices import nearest
 from retrograde.train.configuration import config_folder, options
 
-GROUPS = {"models": "model", "tasks": "task", "probes": "probe", "studies": "study"}
+GROUPS = {"models": "model", "tasks": "task", "probes": "probe", "studies": "study", "embeddings": "model/embedding"}
 
 
 def main() -> None:

@@ -1,0 +1,53 @@
+"""Blocks on top of each other along one residual stream, and the model around them."""
+
+from collections.abc import Callable, Mapping
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from retrograde.core.block import Block
+from retrograde.core.choices import require_at_least
+from retrograde.core.contracts import SequenceModel, Task
+from retrograde.core.records import Batch, Trace
+from retrograde.core.recurrence import sequence
+from retrograde.layers.embedding import EmbeddingFactory, OneHot
+
+
+class ResidualModel(SequenceModel):
+    """Embedding, a projection to ``hidden``, ``layers`` blocks, a last norm, and a linear read-out at every position.
+
+    ``make()`` builds one block of width ``hidden``.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        make: Callable[[], Block],
+        hidden: int,
+        layers: int,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        embedding: EmbeddingFactory = OneHot,
+    ) -> None:
+        super().__init__()
+        require_at_least("hidden", hidden, 1)
+        require_at_least("layers", layers, 1)
+        self.embedding = embedding(task.inputs)
+        self.project = nn.Linear(self.embedding.width, hidden)
+        self.chain: list[Block] = [make() for _ in range(layers)]
+        self.blocks = nn.ModuleList(self.chain)
+        self.norm = norm(hidden)
+        self.readout = nn.Linear(hidden, task.outputs.size)
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch time size"]:
+        x = self.project(self.embedding(batch.inputs))
+        for block in self.chain:
+            x = block.leave(x, sequence(block.recurrence, block.enter(x)))
+        return self.readout(self.norm(x))
+
+    def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
+        raise NotImplementedError
+
+    @property
+    def state_size(self) -> int:
+        shapes = [shape for block in self.chain for shape in block.recurrence.components.values()]
+        return sum(shape.numel() for shape in shapes)
