@@ -25,13 +25,13 @@ class DelayCell(Recurrence):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.width = width
+        self.inputs = width
         shapes = {"W": (5, width), "U": (5, 5), "V": (5, 5), "R": (5, width)}
         self.matrices = torch.nn.ParameterDict({name: torch.randn(shape) / 3 for name, shape in shapes.items()})
 
     @property
     def components(self) -> dict[str, tuple[int, ...]]:
-        return {"hidden": (5,), "previous": (5,), "last": (self.width,)}
+        return {"hidden": (5,), "previous": (5,), "last": (self.inputs,)}
 
     def weights(self) -> dict[str, Tensor]:
         return dict(self.matrices)
@@ -47,7 +47,7 @@ class MatrixCell(Recurrence):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.width = width
+        self.inputs = width
         shapes = {"key": (5, width), "query": (5, width)}
         self.matrices = torch.nn.ParameterDict({name: torch.randn(shape) / 3 for name, shape in shapes.items()})
 

@@ -5,10 +5,11 @@ outside, runs the sweep (see ``sweep``) layer by layer from the top, and hands o
 So any model that contains such a stack gets exact totals by differentiating its loss once.
 
 From layer to layer the sweep hands on mantissas and exponents, so that a lower layer reads its own total also where
-the upper one's has left the floating-point format.
+the upper one's has left the floating-point format. What stands around a recurrence (see ``block``) treats every
+position alone, so that one exponent for each position passes through it as it is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from retrograde.core.block import Block
 from retrograde.core.records import Ledger, State, StateGradient
 from retrograde.core.recurrence import Recurrence
 from retrograde.core.scaled import Scaled
-from retrograde.core.sweep import Unrolled
+from retrograde.core.sweep import Unrolled, vector_jacobian
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,44 @@ class Placed:
 
     name: str
     recurrence: Recurrence
-    backward: bool
+    backward: bool = False
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The component behind each key under which a state is shown."""
+        return {f"{self.name}.{component}": component for component in self.recurrence.components}
 
 
-Stack = Sequence[Sequence[Placed]]
-"""Layers from the bottom; the directions of one layer read the same inputs, and the next layer reads their outputs
-side by side."""
+@dataclass(frozen=True)
+class Layer:
+    """Directions that read the same inputs, their read-outs side by side, and what a block puts around them."""
+
+    placed: Sequence[Placed]
+    around: Block | None = None
+
+    def enter(self, x: Tensor) -> Tensor:
+        return x if self.around is None else self.around.enter(x)
+
+    def leave(self, x: Tensor, y: Tensor) -> Tensor:
+        return y if self.around is None else self.around.leave(x, y)
+
+    def parameters(self) -> list[Tensor]:
+        """Those of the block but not of its recurrence, as far as they learn."""
+        if self.around is None:
+            return []
+        inner = {id(parameter) for parameter in self.around.recurrence.parameters()}
+        return [part for part in self.around.parameters() if id(part) not in inner and part.requires_grad]
+
+
+Stack = Sequence[Layer]
+"""Layers from the bottom; each reads what the one below gives."""
 
 
 @dataclass(frozen=True)
 class Traced:
     """What ``trace_stack`` gives: the top layer's outputs, and every state with its times, by key."""
 
-    outputs: Float[Tensor, "batch time hidden"]
+    outputs: Float[Tensor, "batch time width"]
     states: dict[str, Tensor]
     times: dict[str, range]
 
@@ -51,23 +78,25 @@ def trace_stack(
     lengths: Int[Tensor, " batch"],
     ledger: Ledger,
     perturb: Mapping[str, Tensor] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> Traced:
-    """The stack as one node of the graph; g_t and d_t go to ``ledger`` as the loss's gradient passes through."""
-    keys = [f"{placed.name}.{name}" for layer in stack for placed in layer for name in placed.recurrence.components]
-    weights = [weight for layer in stack for placed in layer for weight in placed.recurrence.weights().values()]
-    unknown = set(perturb or ()) - set(keys)
-    if unknown:
-        raise ValueError(f"there is no state '{min(unknown)}' to perturb; the states are {', '.join(keys)}")
+    """The stack as one node of the graph; g_t and d_t go to ``ledger`` as the loss's gradient passes through.
+
+    ``initial`` gives the states, by key, that recurrences begin with; one that has none there begins as it does by
+    itself.
+    """
+    keys = [key for placed in _each(stack) for key in placed.keys]
+    for name, given in (("perturb", perturb or {}), ("begin with", initial or {})):
+        unknown = set(given) - set(keys)
+        if unknown:
+            raise ValueError(f"there is no state '{min(unknown)}' to {name}; the states are {', '.join(keys)}")
     ledger.claim(keys)
-    made = _StackFunction.apply(stack, lengths, ledger, perturb, ledger.anchor, inputs, *weights)
-    states = dict(zip(keys, made, strict=True))
-    times = {
-        f"{placed.name}.{name}": times_of(placed, inputs.shape[1])
-        for layer in stack
-        for placed in layer
-        for name in placed.recurrence.components
-    }
-    return Traced(_outputs(stack[-1], states), states, times)
+    run = _Run(stack, lengths, ledger, dict(perturb or {}), list(initial or {}))
+    weights = [weight for placed in _each(stack) for weight in placed.recurrence.weights().values()]
+    around = [parameter for layer in stack for parameter in layer.parameters()]
+    outputs, *states = _StackFunction.apply(run, ledger.anchor, inputs, *(initial or {}).values(), *weights, *around)
+    times = {key: times_of(placed, inputs.shape[1]) for placed in _each(stack) for key in placed.keys}
+    return Traced(outputs, dict(zip(keys, states, strict=True)), times)
 
 
 def times_of(placed: Placed, length: int) -> range:
@@ -89,16 +118,20 @@ def reordered(value: Tensor, order: Int[Tensor, "batch time"]) -> Tensor:
     return value[torch.arange(len(order), device=order.device).unsqueeze(1), order]
 
 
-def _outputs(layer: Sequence[Placed], states: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([_without_initial(placed, states[_output_key(placed)]) for placed in layer], -1)
+def _each(stack: Stack) -> Iterator[Placed]:
+    for layer in stack:
+        yield from layer.placed
 
 
-def _output_key(placed: Placed) -> str:
-    return f"{placed.name}.{placed.recurrence.output}"
+@dataclass(frozen=True)
+class _Run:
+    """What a pass through a stack is told beside tensors that autograd has to know."""
 
-
-def _without_initial(placed: Placed, states: Tensor) -> Tensor:
-    return states[:, :-1] if placed.backward else states[:, 1:]
+    stack: Stack
+    lengths: Tensor
+    ledger: Ledger
+    perturb: dict[str, Tensor]
+    initial: list[str]
 
 
 def _own_order(placed: Placed, states: Tensor, order: Tensor) -> Tensor:
@@ -115,76 +148,141 @@ def _time_order(placed: Placed, states: Tensor, order: Tensor) -> Tensor:
     return torch.cat([reordered(states[:, 1:], order), states[:, :1]], 1)
 
 
+def _read_order(placed: Placed, value: Tensor, order: Tensor) -> Tensor:
+    """Inputs 0 … T-1 ↔ the inputs in the order in which a direction reads them."""
+    return reordered(value, order) if placed.backward else value
+
+
 class _StackFunction(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        stack: Stack,
-        lengths: Tensor,
-        ledger: Ledger,
-        perturb: Mapping[str, Tensor] | None,
+        run: _Run,
         anchor: Tensor,
         inputs: Tensor,
-        *weights: Tensor,  # arguments only for autograd's sake: the recurrences hold them
+        *others: Tensor,  # initial states, weights, what is around: the last two only for autograd's sake
     ) -> tuple[Tensor, ...]:
-        order = reading_order(inputs.shape[1], lengths)
+        order = reading_order(inputs.shape[1], run.lengths)
+        given = dict(zip(run.initial, others, strict=False))
         unrolled: dict[str, Unrolled] = {}
+        read: list[Tensor] = []
         states: dict[str, Tensor] = {}
-        for layer in stack:
-            for placed in layer:
-                own = reordered(inputs, order) if placed.backward else inputs
-                added = _perturbation(placed, perturb, order, inputs)
-                run = unrolled[placed.name] = Unrolled(placed.recurrence, own, added)
-                for name, value in run.states.items():
+        x = inputs
+        for layer in run.stack:
+            read.append(x)
+            entered = layer.enter(x)
+            made = []
+            for placed in layer.placed:
+                own = _read_order(placed, entered, order)
+                added = _perturbation(placed, run.perturb, order, own)
+                unroll = unrolled[placed.name] = Unrolled(placed.recurrence, own, added, _initial(placed, given, own))
+                for name, value in unroll.states.items():
                     states[f"{placed.name}.{name}"] = _time_order(placed, value, order)
-            inputs = _outputs(layer, states)
-        ctx.stack, ctx.order, ctx.ledger, ctx.unrolled = stack, order, ledger, unrolled
-        ctx.keys = list(states)
+                made.append(_read_order(placed, unroll.outputs, order))
+            x = layer.leave(x, torch.cat(made, -1))
+        ctx.run, ctx.order, ctx.unrolled, ctx.read, ctx.keys = run, order, unrolled, read, list(states)
         # copies: an output that the context also keeps would keep the context, and with it every step, alive for ever
-        return tuple(value.clone() for value in states.values())
+        return x.clone(), *(value.clone() for value in states.values())
 
     @staticmethod
-    def backward(ctx: Any, *direct: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, of_outputs: Tensor, *direct: Tensor) -> tuple[Tensor | None, ...]:
         by_key = {key: Scaled.of(part) for key, part in zip(ctx.keys, direct, strict=True)}
-        weights: dict[str, tuple[Tensor | None, ...]] = {}
-        of_inputs: Scaled | None = None
-        for layer in reversed(ctx.stack):
-            of_layer: Scaled | None = None
+        initial: dict[str, Tensor] = {}
+        weights: list[Tensor] = []
+        around: list[Tensor] = []
+        gradient = Scaled.of(of_outputs)
+        for layer, x in zip(reversed(ctx.run.stack), reversed(ctx.read), strict=True):
+            left = _left(layer, x, [ctx.unrolled[placed.name] for placed in layer.placed], ctx.order, gradient)
+            of_entered: Scaled | None = None
+            of_layer: list[Tensor] = []
             start = 0
-            for placed in layer:
-                own = {name: by_key[f"{placed.name}.{name}"] for name in placed.recurrence.components}
-                width = own[placed.recurrence.output].mantissa.shape[-1]
-                if of_inputs is not None:
-                    above = _with_initial(placed, _columns(of_inputs, start, width))
-                    own[placed.recurrence.output] = own[placed.recurrence.output] + above
+            for placed in layer.placed:
+                width = placed.recurrence.width
+                above = _in(_read_order, placed, _columns(left.read, start, width), ctx.order)
                 start += width
-                own = {name: _scaled_order(_own_order, placed, part, ctx.order) for name, part in own.items()}
-                swept = ctx.unrolled[placed.name].sweep(own)
-                weights[placed.name] = swept.weights
-                for name in own:
+                own = {name: _in(_own_order, placed, by_key[key], ctx.order) for key, name in placed.keys.items()}
+                swept = ctx.unrolled[placed.name].sweep(own, above)
+                of_layer += swept.weights
+                for key, name in placed.keys.items():
                     total, by_read_out = (
-                        _scaled_order(_time_order, placed, part[name], ctx.order)
-                        for part in (swept.total, swept.direct)
+                        _in(_time_order, placed, part[name], ctx.order) for part in (swept.total, swept.direct)
                     )
                     times = times_of(placed, ctx.order.shape[1])
-                    ctx.ledger.gradients[f"{placed.name}.{name}"] = StateGradient(total, by_read_out, times)
-                below = swept.inputs
-                if placed.backward:
-                    below = Scaled(*(reordered(part, ctx.order) for part in vars(below).values()))
-                of_layer = below if of_layer is None else of_layer + below
-            of_inputs = of_layer
-        assert of_inputs is not None  # a stack has layers
-        flat = [gradient for layer in ctx.stack for placed in layer for gradient in weights[placed.name]]
-        return None, None, None, None, torch.zeros(()), of_inputs.value(), *flat
+                    ctx.run.ledger.gradients[key] = StateGradient(total, by_read_out, times)
+                    initial[key] = swept.total[name].value()[:, 0]
+                below = _in(_read_order, placed, swept.inputs, ctx.order)
+                of_entered = below if of_entered is None else of_entered + below
+            assert of_entered is not None  # a layer has directions
+            entered = _entered(layer, x, of_entered)
+            gradient = entered.inputs if left.inputs is None else left.inputs + entered.inputs
+            weights = of_layer + weights
+            around = [one + other for one, other in zip(left.around, entered.around, strict=True)] + around
+        given = [initial[key] for key in ctx.run.initial]
+        learned = [weight if weight.is_floating_point() else None for weight in weights]
+        return None, torch.zeros(()), gradient.value(), *given, *learned, *around
 
 
-def _perturbation(placed: Placed, perturb: Mapping[str, Tensor] | None, order: Tensor, like: Tensor) -> State | None:
-    if not perturb or not any(key.startswith(f"{placed.name}.") for key in perturb):
+@dataclass(frozen=True)
+class _Left:
+    """The gradient of a layer's output carried to what the layer above was made of."""
+
+    inputs: Scaled | None
+    read: Scaled
+    around: list[Tensor]
+
+
+@dataclass(frozen=True)
+class _Entered:
+    """The gradient of what recurrences read carried to the layer's inputs."""
+
+    inputs: Scaled
+    around: list[Tensor]
+
+
+def _left(layer: Layer, x: Tensor, unrolled: Sequence[Unrolled], order: Tensor, gradient: Scaled) -> _Left:
+    if layer.around is None:
+        return _Left(None, gradient, [])
+    read = [_read_order(placed, run.outputs, order) for placed, run in zip(layer.placed, unrolled, strict=True)]
+    with torch.enable_grad():
+        x, y = x.detach().requires_grad_(), torch.cat(read, -1).detach().requires_grad_()
+        made = layer.around.leave(x, y)
+    of_x, of_y = (
+        Scaled(part, gradient.exponent, gradient.reached)
+        for part in vector_jacobian({"": made}, {"x": x, "y": y}, {"": gradient.mantissa}).values()
+    )
+    return _Left(of_x, of_y, _of_parameters(layer, made, gradient))
+
+
+def _entered(layer: Layer, x: Tensor, gradient: Scaled) -> _Entered:
+    if layer.around is None:
+        return _Entered(gradient, [])
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        made = layer.around.enter(x)
+    of_x = vector_jacobian({"": made}, {"x": x}, {"": gradient.mantissa})["x"]
+    return _Entered(Scaled(of_x, gradient.exponent, gradient.reached), _of_parameters(layer, made, gradient))
+
+
+def _of_parameters(layer: Layer, made: Tensor, gradient: Scaled) -> list[Tensor]:
+    parameters = {str(at): part for at, part in enumerate(layer.parameters())}
+    return list(vector_jacobian({"": made}, parameters, {"": gradient.value()}).values())
+
+
+def _initial(placed: Placed, given: Mapping[str, Tensor], like: Tensor) -> State | None:
+    if not any(key in given for key in placed.keys):
+        return None
+    own = placed.recurrence.initial_state(like)
+    return {name: given.get(key, own[name]) for key, name in placed.keys.items()}
+
+
+def _perturbation(placed: Placed, perturb: Mapping[str, Tensor], order: Tensor, like: Tensor) -> State | None:
+    if not any(key in perturb for key in placed.keys):
         return None
     states = like.shape[1] + 1
     added = {}
-    for name, shape in placed.recurrence.components.items():
-        given = perturb.get(f"{placed.name}.{name}")
+    for key, name in placed.keys.items():
+        shape = placed.recurrence.components[name]
+        given = perturb.get(key)
         added[name] = like.new_zeros(len(like), states, *shape) if given is None else _own_order(placed, given, order)
     return added
 
@@ -193,14 +291,6 @@ def _columns(gradient: Scaled, start: int, width: int) -> Scaled:
     return Scaled(gradient.mantissa[..., start : start + width], gradient.exponent, gradient.reached)
 
 
-def _with_initial(placed: Placed, gradient: Scaled) -> Scaled:
-    """A gradient at times 0 … T-1 widened by a zero for the initial state."""
-    parts = []
-    for part in vars(gradient).values():
-        zero = torch.zeros_like(part[:, :1])
-        parts.append(torch.cat([part, zero] if placed.backward else [zero, part], 1))
-    return Scaled(*parts)
-
-
-def _scaled_order(reorder: Any, placed: Placed, gradient: Scaled, order: Tensor) -> Scaled:
+def _in(reorder: Any, placed: Placed, gradient: Scaled, order: Tensor) -> Scaled:
+    """A gradient in another order of time."""
     return Scaled(*(reorder(placed, part, order) for part in vars(gradient).values()))

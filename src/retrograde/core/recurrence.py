@@ -45,6 +45,11 @@ class Recurrence(nn.Module, ABC):
         """The width of what ``read`` gives."""
         return self.components[self.output][-1]
 
+    @property
+    def size(self) -> int:
+        """How many numbers the state holds."""
+        return sum(torch.Size(shape).numel() for shape in self.components.values())
+
     def initial_state(self, like: Float[Tensor, "batch *rest"]) -> State:
         """Zeros, of the batch size, type and device of ``like``."""
         return {name: like.new_zeros(like.shape[0], *shape) for name, shape in self.components.items()}

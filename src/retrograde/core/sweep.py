@@ -27,11 +27,13 @@ CHUNK = 4
 class Unrolled:
     """One recurrence along one batch: a small graph for every few steps, each cut off from its neighbours."""
 
-    def __init__(self, recurrence: Recurrence, inputs: Tensor, perturb: State | None = None) -> None:
+    def __init__(
+        self, recurrence: Recurrence, inputs: Tensor, perturb: State | None = None, initial: State | None = None
+    ) -> None:
         self.recurrence = recurrence
         self.inputs = inputs
         self.weights = {name: weight.detach() for name, weight in recurrence.weights().items()}
-        state = recurrence.initial_state(inputs)
+        state = recurrence.initial_state(inputs) if initial is None else initial
         if perturb is not None:
             state = {name: value + perturb[name][:, 0] for name, value in state.items()}
         self.leaves: list[State] = []  # the state that a chunk begins with
@@ -53,10 +55,17 @@ class Unrolled:
         self.states = {
             name: torch.stack([state[name].detach() for state in self.nodes], 1) for name in recurrence.components
         }
+        after = {name: _time_first(value[:, 1:]) for name, value in self.states.items()}
+        with torch.no_grad():
+            self.outputs = recurrence.read(self.weights, _time_first(inputs), after).transpose(0, 1)
 
-    def sweep(self, direct: dict[str, Scaled]) -> "Swept":
-        """The recursion for g_t, and what follows from all g_t at once: totals, gradients of inputs and weights."""
-        direct = _common_scale(direct)
+    def sweep(self, direct: dict[str, Scaled], above: Scaled) -> "Swept":
+        """The recursion for g_t, and what follows from all g_t at once: totals, gradients of inputs and weights.
+
+        ``direct`` is what the loss says of the states themselves, ``above`` what it says of the outputs read of them.
+        """
+        read = self._read(above)
+        direct = _common_scale({name: part + read.states[name] for name, part in direct.items()})
         scale = next(iter(direct.values()))  # the components share exponent and reach
         present = scale.reached.any(0).tolist()
         carry: State = {name: torch.zeros_like(part.mantissa[:, 0]) for name, part in direct.items()}
@@ -81,35 +90,74 @@ class Unrolled:
         exponents = torch.stack([part for _, part in reversed(totals)], 1)
         reached = scale.reached.flip(1).cummax(1).values.flip(1)
         independent = {name: torch.stack([part[name] for part, _ in reversed(totals)], 1) for name in carry}
-        return self._finish({name: Scaled(part, exponents, reached) for name, part in independent.items()}, direct)
+        total = {name: Scaled(part, exponents, reached) for name, part in independent.items()}
+        return self._finish(total, direct, read)
 
-    def _finish(self, total: dict[str, Scaled], direct: dict[str, Scaled]) -> "Swept":
+    def _read(self, above: Scaled) -> "_Read":
+        """The gradient at the outputs carried to the states, the inputs and the weights that they are read of."""
+        with torch.enable_grad():
+            x = _time_first(self.inputs).detach().requires_grad_()
+            weights = {name: _leaf(weight) for name, weight in self.weights.items()}
+            states = {name: _time_first(value[:, 1:]).requires_grad_() for name, value in self.states.items()}
+            outputs = {"": self.recurrence.read(weights, x, states)}
+        mantissa = {"": _time_first(above.mantissa)}
+        of_states = vector_jacobian(outputs, states, mantissa)
+        of_inputs = vector_jacobian(outputs, {"x": x}, mantissa)["x"]
+        of_weights = vector_jacobian(outputs, weights, {"": _time_first(above.value())})
+        initial = torch.zeros_like(above.exponent[:, :1])
+        exponent = torch.cat([initial, above.exponent], 1)
+        reached = torch.cat([torch.zeros_like(above.reached[:, :1]), above.reached], 1)
+        return _Read(
+            {
+                name: Scaled(torch.cat([torch.zeros_like(value[:1]), value]).transpose(0, 1), exponent, reached)
+                for name, value in of_states.items()
+            },
+            Scaled(of_inputs.transpose(0, 1), above.exponent, above.reached),
+            list(of_weights.values()),
+        )
+
+    def _finish(self, total: dict[str, Scaled], direct: dict[str, Scaled], read: "_Read") -> "Swept":
         """One step taken at all times at once, differentiated with every g_t in place."""
         with torch.enable_grad():
-            x = self.inputs.detach().requires_grad_()
-            weights = {name: weight.detach().requires_grad_() for name, weight in self.weights.items()}
-            before = {name: states[:, :-1].detach().requires_grad_() for name, states in self.states.items()}
+            x = _time_first(self.inputs).detach().requires_grad_()
+            weights = {name: _leaf(weight) for name, weight in self.weights.items()}
+            before = {name: _time_first(states[:, :-1]).requires_grad_() for name, states in self.states.items()}
             after = self.recurrence.step(weights, x, before)
             # what the step hands on as it came is a state all the same, with a gradient apart from its other uses
             given = {id(value) for value in (x, *before.values(), *weights.values())}
             after = {name: made.clone() if id(made) in given else made for name, made in after.items()}
 
+        def later(gradient: dict[str, Scaled]) -> State:
+            return {name: _time_first(part.mantissa[:, 1:]) for name, part in gradient.items()}
+
         def at_nodes(gradient: dict[str, Scaled]) -> dict[str, Scaled]:
-            made = _vector_jacobian(after, after, {name: part.mantissa[:, 1:] for name, part in gradient.items()})
+            made = vector_jacobian(after, after, later(gradient))
             return {
-                name: Scaled(torch.cat([part.mantissa[:, :1], made[name]], 1), part.exponent, part.reached)
+                name: Scaled(
+                    torch.cat([part.mantissa[:, :1], made[name].transpose(0, 1)], 1), part.exponent, part.reached
+                )
                 for name, part in gradient.items()
             }
 
         some = next(iter(total.values()))
-        of_inputs = _vector_jacobian(after, {"x": x}, {name: part.mantissa[:, 1:] for name, part in total.items()})
-        of_weights = _vector_jacobian(after, weights, {name: part.value()[:, 1:] for name, part in total.items()})
+        of_inputs = vector_jacobian(after, {"x": x}, later(total))["x"].transpose(0, 1)
+        values = {name: _time_first(part.value()[:, 1:]) for name, part in total.items()}
+        of_weights = vector_jacobian(after, weights, values)
         return Swept(
             at_nodes(total),
             at_nodes(direct),
-            Scaled(of_inputs["x"], some.exponent[:, 1:], some.reached[:, 1:]),
-            tuple(of_weights.values()),
+            Scaled(of_inputs, some.exponent[:, 1:], some.reached[:, 1:]) + read.inputs,
+            [one + other for one, other in zip(of_weights.values(), read.weights, strict=True)],
         )
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the outputs' gradient is for the states, initial one first, for inputs and for weights."""
+
+    states: dict[str, Scaled]
+    inputs: Scaled
+    weights: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -119,7 +167,17 @@ class Swept:
     total: dict[str, Scaled]
     direct: dict[str, Scaled]
     inputs: Scaled
-    weights: tuple[Tensor, ...]
+    weights: list[Tensor]
+
+
+def _leaf(weight: Tensor) -> Tensor:
+    """The same numbers as the beginning of a graph, where they can be: a mask cannot."""
+    return weight.detach().requires_grad_(weight.is_floating_point())
+
+
+def _time_first(value: Tensor) -> Tensor:
+    """(batch, time, …) as (time, batch, …): weights of one sample each, (batch, …), then meet every time."""
+    return value.transpose(0, 1)
 
 
 def _named_anew(value: Tensor) -> Tensor:
@@ -130,11 +188,11 @@ def _named_anew(value: Tensor) -> Tensor:
 def _carried_back(after: State, before: list[State], gradient: State) -> list[State]:
     """``gradient`` at the state ``after``, carried to each of the earlier states ``before``."""
     flat = {f"{place}.{name}": value for place, state in enumerate(before) for name, value in state.items()}
-    made = _vector_jacobian(after, flat, gradient)
+    made = vector_jacobian(after, flat, gradient)
     return [{name: made[f"{place}.{name}"] for name in state} for place, state in enumerate(before)]
 
 
-def _vector_jacobian(outputs: State, inputs: Mapping[str, Tensor], gradient: State) -> dict[str, Tensor]:
+def vector_jacobian(outputs: State, inputs: Mapping[str, Tensor], gradient: State) -> dict[str, Tensor]:
     """``gradient`` times the Jacobian of ``outputs`` by ``inputs``; zero where an input is not used."""
     live = [name for name, value in outputs.items() if value.requires_grad]
     wanted = [name for name, value in inputs.items() if value.requires_grad]

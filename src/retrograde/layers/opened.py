@@ -27,7 +27,7 @@ class Opened:
         return self.states[key]
 
     def trace(self, outputs: Tensor) -> Trace:
-        """What was kept, with the model's outputs. Raises ValueError for a change of an activation that is not there."""
+        """What was kept, with the outputs. Raises ValueError for a change of an activation that is not there."""
         unknown = set(self.perturb) - set(self.states)
         if unknown:
             raise ValueError(f"there is no state '{min(unknown)}' to perturb; the states are {', '.join(self.states)}")

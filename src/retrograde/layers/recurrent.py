@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from retrograde.core.adjoint import Placed, Traced, reading_order, reordered, trace_stack
+from retrograde.core.adjoint import Layer, Placed, Traced, reading_order, reordered, trace_stack
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, Ledger, Trace
@@ -63,8 +63,9 @@ class RecurrentStack(nn.Module):
         lengths: Int[Tensor, " batch"],
         ledger: Ledger,
         perturb: Mapping[str, Tensor] | None = None,
+        initial: Mapping[str, Tensor] | None = None,
     ) -> Traced:
-        return trace_stack(self.placed, inputs, lengths, ledger, perturb)
+        return trace_stack([Layer(layer) for layer in self.placed], inputs, lengths, ledger, perturb, initial)
 
 
 class RecurrentModel(SequenceModel):
@@ -95,7 +96,4 @@ class RecurrentModel(SequenceModel):
 
     @property
     def state_size(self) -> int:
-        shapes = [
-            shape for layer in self.stack.placed for placed in layer for shape in placed.recurrence.components.values()
-        ]
-        return sum(torch.Size(shape).numel() for shape in shapes)
+        return sum(placed.recurrence.size for layer in self.stack.placed for placed in layer)

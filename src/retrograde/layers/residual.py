@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retrograde.core.adjoint import Layer, Placed, trace_stack
 from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import SequenceModel, Task
-from retrograde.core.records import Batch, Trace
+from retrograde.core.records import Batch, Ledger, Trace
 from retrograde.core.recurrence import sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 
@@ -35,6 +36,7 @@ class ResidualModel(SequenceModel):
         self.project = nn.Linear(self.embedding.width, hidden)
         self.chain: list[Block] = [make() for _ in range(layers)]
         self.blocks = nn.ModuleList(self.chain)
+        self.placed = [Placed(f"{depth}.forward", block.recurrence) for depth, block in enumerate(self.chain)]
         self.norm = norm(hidden)
         self.readout = nn.Linear(hidden, task.outputs.size)
 
@@ -45,9 +47,12 @@ class ResidualModel(SequenceModel):
         return self.readout(self.norm(x))
 
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
-        raise NotImplementedError
+        ledger = Ledger()
+        stack = [Layer([placed], block) for placed, block in zip(self.placed, self.chain, strict=True)]
+        embedded = self.project(self.embedding(batch.inputs))
+        traced = trace_stack(stack, embedded, batch.lengths, ledger, perturb)
+        return Trace(self.readout(self.norm(traced.outputs)), traced.states, traced.times, ledger=ledger)
 
     @property
     def state_size(self) -> int:
-        shapes = [shape for block in self.chain for shape in block.recurrence.components.values()]
-        return sum(shape.numel() for shape in shapes)
+        return sum(placed.recurrence.size for placed in self.placed)
