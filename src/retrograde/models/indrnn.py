@@ -1,0 +1,109 @@
+r"""Recurrent network of units that each remember themselves alone.
+
+    h_t = max(0, W x_t + u ⊙ h_{t-1} + b)        |u_n| ≤ 2^{1/T}
+    y_t = V h_t + d
+
+x input (batch, width), h hidden and u recurrent weights (hidden), T the sequence's length; ⊙ is elementwise. Units mix
+in the next layer only. While a unit stays active its gradient over k steps is u_n^k: over the whole sequence it grows
+to at most twice its size, and by choice of u_n it lasts for as long as is wanted.
+
+At the start u ~ U[0, 2^{1/T}]; with ``long_memory`` the last layer's u ~ U[2^{-1/T}, 2^{1/T}], so that it keeps at
+least half over the sequence: for tasks whose answer is due at the end.
+
+Source: Li, Li, Cook, Zhu, Gao 2018, arXiv:1803.04831, eq. 2; bounds and start as in the authors' code (IndRNN_pytorch).
+Differs: the authors cut u back to its bound before each step of the optimiser; here the bound is part of the layer: u
+beyond it acts as the bound, and learns from a gradient only what leads back. No batch normalisation and no residual
+paths. W and b start as those of torch.nn.Linear.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from retrograde.core.choices import require_at_least
+from retrograde.core.contracts import Task
+from retrograde.core.records import State
+from retrograde.core.recurrence import Recurrence, affine
+from retrograde.layers.embedding import EmbeddingFactory, OneHot
+from retrograde.layers.recurrent import RecurrentModel
+
+GROWTH = 2.0
+"""By how much a unit may grow what it holds, and its gradient, over a whole sequence."""
+
+
+class IndependentCell(Recurrence):
+    """A self-connection per unit, bounded so that over ``length`` steps it grows by no more than ``GROWTH``."""
+
+    def __init__(self, inputs: int, hidden: int, length: int) -> None:
+        super().__init__()
+        require_at_least("hidden", hidden, 1)
+        require_at_least("length", length, 1)
+        self.hidden = hidden
+        self.bound = GROWTH ** (1 / length)
+        self.input = nn.Linear(inputs, hidden)
+        self.recurrent = nn.Parameter(torch.empty(hidden).uniform_(0, self.bound))
+
+    @property
+    def components(self) -> Mapping[str, tuple[int, ...]]:
+        return {"hidden": (self.hidden,)}
+
+    def weights(self) -> dict[str, Tensor]:
+        """``recurrent`` is u within its bound."""
+        bounded = _Bounded.apply(self.recurrent, self.bound)
+        return {"input": self.input.weight, "recurrent": bounded, "bias": self.input.bias}
+
+    def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
+        kept = weights["recurrent"].unsqueeze(-2) * state["hidden"]
+        return {"hidden": torch.relu(affine(x, weights["input"], weights["bias"]) + kept)}
+
+
+class _Bounded(torch.autograd.Function):
+    """The value cut to ±bound; a gradient passes unless a step along it would lead from the bound further out.
+
+    A plain clamp would pass none there, and what has once gone beyond it would never come back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, bound: float) -> Tensor:
+        ctx.save_for_backward(value)
+        ctx.bound = bound
+        return value.clamp(-bound, bound)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (value,) = ctx.saved_tensors
+        outward = (value.abs() >= ctx.bound) & (gradient * value < 0)  # steps go against the gradient
+        return gradient.masked_fill(outward, 0.0), None
+
+
+def indrnn(
+    task: Task,
+    hidden: int = 64,
+    layers: int = 1,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    length: int | None = None,
+    long_memory: bool = False,
+    embedding: EmbeddingFactory = OneHot,
+) -> RecurrentModel:
+    """The network of independent units; ``length`` is T of the bound, None the length of the task's sequences."""
+    steps = _sequence_length(task) if length is None else length
+    cells: list[IndependentCell] = []
+
+    def make(width: int) -> IndependentCell:
+        cells.append(IndependentCell(width, hidden, steps))
+        return cells[-1]
+
+    model = RecurrentModel(task, make, layers, bidirectional, dropout, embedding)
+    if long_memory:
+        for cell in cells[-2:] if bidirectional else cells[-1:]:
+            nn.init.uniform_(cell.recurrent, 1 / cell.bound, cell.bound)
+    return model
+
+
+def _sequence_length(task: Task) -> int:
+    """The longest of as many sequences as a card is measured on; a task of one length has only that."""
+    return int(task.sample(512, torch.Generator().manual_seed(0)).lengths.max())

@@ -1,0 +1,79 @@
+r"""Long short-term memory as it began: two gates, and a cell that never forgets.
+
+    i_t = σ(W_i x_t + U_i h_{t-1} + b_i)              input gate
+    o_t = σ(W_o x_t + U_o h_{t-1} + b_o)              output gate
+    z_t = g(W_z x_t + U_z h_{t-1} + b_z)              what the cell is offered
+    c_t = c_{t-1} + i_t ⊙ z_t                         cell
+    h_t = o_t ⊙ h(c_t)                                hidden
+
+    g(a) = 4 σ(a) - 2, in [-2, 2]        h(a) = 2 σ(a) - 1, in [-1, 1]
+
+x input (batch, width), h and c (batch, hidden); ⊙ is elementwise. The cell is joined to itself with weight 1: along it
+alone dc_t/dc_{t-1} = 1 at every step, the constant error carousel. What is once added stays, so the cell drifts where
+the input gate is not kept shut. Against it the paper starts gates with negative biases, another for each block: -1, -3,
+-5 at the input and -2, -4, -6 at the output in experiment 3, -3 and -6 at the input in the adding problem.
+
+Source: Hochreiter & Schmidhuber 1997, Neural Computation 9(8), section 4; g, h and biases: section 5.
+Differs: the gradient is whole. The paper cuts it at the net inputs of gates and cells, so that only the cell carries it
+back. A memory block has one cell. Gates and cells read the outputs of all cells but not the gates, which they do in the
+paper. One starting value serves all gates of a kind. Weights start uniform within 1/√hidden, not within 0.1 or 0.2; z
+has a bias, as in experiments 4 to 6, and it starts at 0.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from retrograde.core.choices import require_at_least
+from retrograde.core.contracts import Task
+from retrograde.core.records import State
+from retrograde.core.recurrence import Recurrence, affine
+from retrograde.layers.embedding import EmbeddingFactory, OneHot
+from retrograde.layers.recurrent import RecurrentModel
+
+
+class CarouselCell(Recurrence):
+    """Input and output gate around a cell that adds up what it is given; weights in the order i, o, z."""
+
+    def __init__(self, inputs: int, hidden: int, input_gate_bias: float, output_gate_bias: float) -> None:
+        super().__init__()
+        require_at_least("hidden", hidden, 1)
+        self.hidden = hidden
+        bound = hidden**-0.5
+        self.input = nn.Parameter(torch.empty(3 * hidden, inputs).uniform_(-bound, bound))
+        self.recurrent = nn.Parameter(torch.empty(3 * hidden, hidden).uniform_(-bound, bound))
+        biases = torch.tensor([input_gate_bias, output_gate_bias, 0.0], dtype=self.input.dtype)
+        self.bias = nn.Parameter(biases.repeat_interleave(hidden))
+
+    @property
+    def components(self) -> Mapping[str, tuple[int, ...]]:
+        return {"hidden": (self.hidden,), "cell": (self.hidden,)}
+
+    def weights(self) -> dict[str, Tensor]:
+        return {"input": self.input, "recurrent": self.recurrent, "bias": self.bias}
+
+    def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
+        driven = affine(x, weights["input"], weights["bias"]) + state["hidden"] @ weights["recurrent"].mT
+        input_gate, output_gate, offered = torch.sigmoid(driven).chunk(3, -1)
+        cell = state["cell"] + input_gate * (4 * offered - 2)
+        return {"hidden": output_gate * (2 * torch.sigmoid(cell) - 1), "cell": cell}
+
+
+def lstm_1997(
+    task: Task,
+    hidden: int = 64,
+    layers: int = 1,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    input_gate_bias: float = 0.0,
+    output_gate_bias: float = 0.0,
+    embedding: EmbeddingFactory = OneHot,
+) -> RecurrentModel:
+    """The network without a forget gate; b_i and b_o start at the values given, negative to keep a gate shut."""
+
+    def make(width: int) -> CarouselCell:
+        return CarouselCell(width, hidden, input_gate_bias, output_gate_bias)
+
+    return RecurrentModel(task, make, layers, bidirectional, dropout, embedding)
