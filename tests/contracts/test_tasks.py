@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from retrograde.core.contracts import Space, Task, Tokens
+from retrograde.core.contracts import END, START, Space, Task, Tokens
 from retrograde.core.losses import sample_means
 from retrograde.core.records import Batch
 from retrograde.tasks.adding import Adding
@@ -193,7 +193,7 @@ def test_batch_is_what_the_task_announces(task: Task, batch: Batch) -> None:
     assert batch.scored.dtype == torch.bool and batch.scored.shape == batch.targets.shape[:2]
     assert batch.lengths.dtype == torch.int64 and batch.lengths.shape == (16,)
     assert batch.lengths.min() >= 1 and batch.lengths.max() <= batch.length
-    if task.kind == "aligned":
+    if task.kind != "transduce":
         assert batch.targets.shape[:2] == batch.inputs.shape[:2]
 
 
@@ -202,7 +202,7 @@ def test_each_sample_is_scored_somewhere(batch: Batch) -> None:
 
 
 def test_padding_is_not_scored(task: Task, batch: Batch) -> None:
-    if task.kind == "aligned":
+    if task.kind != "transduce":
         padding = torch.arange(batch.length) >= batch.lengths[:, None]
         assert not (batch.scored & padding).any()
 
@@ -281,6 +281,24 @@ def test_every_position_has_a_short_label(task: Task, batch: Batch) -> None:
     labels = task.labels(batch)
     assert [len(sample) for sample in labels] == [batch.length] * len(batch)
     assert all(isinstance(label, str) and len(label) <= 12 for sample in labels for label in sample)
+    of_target = task.target_labels(batch)
+    assert (of_target is not None) == (task.kind == "transduce")
+    if of_target is not None:
+        assert [len(sample) for sample in of_target] == [batch.targets.shape[1]] * len(batch)
+
+
+def test_a_decoder_reads_the_target_one_position_behind(task: Task, batch: Batch) -> None:
+    if task.kind != "transduce":
+        assert batch.decoder_inputs is None and batch.target_lengths is None
+        return
+    assert batch.decoder_inputs is not None and batch.target_lengths is not None
+    assert (batch.decoder_inputs[:, 0] == START).all()
+    assert torch.equal(batch.decoder_inputs[:, 1:], batch.targets[:, :-1])
+    position = torch.arange(batch.targets.shape[1])
+    padding = position >= batch.target_lengths[:, None]
+    assert not (batch.scored & padding).any()
+    last = position == batch.target_lengths[:, None] - 1
+    assert torch.equal((batch.targets == END) & ~padding, last), "<eos> ends every target"
 
 
 class Peeking:

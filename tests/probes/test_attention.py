@@ -65,11 +65,18 @@ def test_the_position_after_the_last_earlier_occurrence() -> None:
 
 def test_a_pooled_map_keeps_rows_that_sum_to_one() -> None:
     weights = torch.softmax(torch.randn(1, 2, 7, 7), -1)
-    stored, block = pooled(weights, 4)
-    assert (block, stored.shape) == (2, (1, 2, 4, 4))
+    stored, blocks = pooled(weights, 4)
+    assert (blocks, stored.shape) == ((2, 2), (1, 2, 4, 4))
     torch.testing.assert_close(stored.sum(-1), torch.ones(1, 2, 4))
     torch.testing.assert_close(stored[0, 0, 0, 0], weights[0, 0, :2, :2].sum(-1).mean())
     torch.testing.assert_close(stored[0, 0, 3, 3], weights[0, 0, 6, 6])
+
+
+def test_a_map_between_two_sequences_is_pooled_along_each() -> None:
+    weights = torch.softmax(torch.randn(1, 2, 3, 9), -1)
+    stored, blocks = pooled(weights, 4)
+    assert (blocks, stored.shape) == ((1, 3), (1, 2, 3, 3))
+    torch.testing.assert_close(stored, weights.unflatten(-1, (3, 3)).sum(-1))
 
 
 def test_a_short_map_is_stored_as_it_is() -> None:

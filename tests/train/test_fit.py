@@ -11,6 +11,8 @@ from torch import Tensor
 
 import retrograde
 from retrograde import RecorderSettings, Run, TrainerSettings
+from retrograde.core.contracts import SequenceModel
+from retrograde.core.losses import sample_means
 from retrograde.core.records import Batch
 from retrograde.models.elman import elman
 from retrograde.models.linear_rnn import linear_rnn
@@ -268,18 +270,16 @@ def failing(monkeypatch: pytest.MonkeyPatch):
     """Training raises this after seven steps."""
 
     def arrange(error: BaseException) -> None:
-        from retrograde.train import module
-
         steps = []
-        mean_loss = module.mean_loss
+        objective = SequenceModel.objective
 
-        def raising(*arguments: object) -> Tensor:
+        def raising(*arguments: object) -> tuple[Tensor, Tensor | None]:
             steps.append(1)
             if len(steps) == 8:
                 raise error
-            return mean_loss(*arguments)
+            return objective(*arguments)
 
-        monkeypatch.setattr(module, "mean_loss", raising)
+        monkeypatch.setattr(SequenceModel, "objective", raising)
 
     return arrange
 
@@ -381,12 +381,10 @@ def test_a_compiled_model_learns_the_same(small_run, bin_folder: Path, tmp_path:
 
 def test_a_batch_counts_samples_and_not_positions(small_run) -> None:
     """The loss of a sample is the mean over its own scored positions, whatever the others' lengths."""
-    from retrograde.train.module import mean_loss
-
     task = Adding(length=4)
     batch = task.sample(2, torch.Generator().manual_seed(0))
     scored = torch.tensor([[True, True, True, True], [False, False, False, True]])
     targets = torch.zeros(2, 4, 1)
     outputs = torch.tensor([[1.0, 1.0, 1.0, 1.0], [9.0, 9.0, 9.0, 3.0]]).unsqueeze(2)
     weighed = Batch(batch.inputs, targets, scored, batch.lengths)
-    assert mean_loss(task, outputs, weighed).item() == (1 + 9) / 2
+    assert sample_means(task.loss(outputs, weighed), weighed.scored).mean().item() == (1 + 9) / 2

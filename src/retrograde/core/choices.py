@@ -5,6 +5,10 @@ from collections.abc import Iterable
 from typing import Any
 
 
+class Unavailable(RuntimeError):
+    """What is asked for needs a package or a device that this machine does not have; the message says which."""
+
+
 def require_one_of(setting: str, value: Any, known: Iterable[Any]) -> None:
     """Raise ValueError, with the known values and the nearest of them, where ``value`` is none of them."""
     options = list(known)

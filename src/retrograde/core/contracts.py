@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from retrograde.core.losses import sample_means
 from retrograde.core.records import Batch, Reading, StateGradient, Trace, Update
 
 if TYPE_CHECKING:  # the record's reading side speaks pandas; the mathematics does not load it
@@ -69,14 +70,19 @@ class Card:
         return max(self.baselines, key=lambda baseline: (baseline.score, -baseline.loss))
 
 
+END, START = 0, 1
+"""The first symbols of every target sequence: ``<eos>``, which ends it, and ``<sos>``, which a decoder begins with."""
+
+
 class Task(ABC):
     """Draws batches and says what counts. Members are frozen dataclasses: the fields are the settings.
 
     ``sample`` uses nothing random but the generator that it is handed, and draws on that generator's device.
     """
 
-    kind: ClassVar[Literal["aligned", "transduce"]]
-    """``aligned``: one output per input position; ``transduce``: a target sequence from a source sequence."""
+    kind: ClassVar[Literal["aligned", "transduce", "cloze"]]
+    """``aligned``: one output per input position; ``transduce``: a target sequence from a source sequence, among whose
+    symbols are END and START; ``cloze``: the token at each position from its neighbours, itself left out."""
 
     @property
     @abstractmethod
@@ -91,11 +97,11 @@ class Task(ABC):
         """``count`` sequences, drawn on the generator's device."""
 
     @abstractmethod
-    def loss(self, outputs: Float[Tensor, "batch time size"], batch: Batch) -> Float[Tensor, "batch time"]:
+    def loss(self, outputs: Float[Tensor, "batch target size"], batch: Batch) -> Float[Tensor, "batch target"]:
         """The loss at every position, unreduced; what it says where ``batch.scored`` is False is never used."""
 
     @abstractmethod
-    def score(self, outputs: Float[Tensor, "batch time size"], batch: Batch) -> Float[Tensor, "batch time"]:
+    def score(self, outputs: Float[Tensor, "batch target size"], batch: Batch) -> Float[Tensor, "batch target"]:
         """The score at every position: higher is better, 1 is perfect; its mean over scored positions counts."""
 
     @abstractmethod
@@ -105,6 +111,10 @@ class Task(ABC):
     @abstractmethod
     def labels(self, batch: Batch) -> list[list[str]]:
         """Each sample's inputs in words as short as fit on an axis, one per position."""
+
+    def target_labels(self, batch: Batch) -> list[list[str]] | None:
+        """The same of the target, where it has an axis of its own."""
+        return None
 
     @abstractmethod
     def describe(self) -> Mapping[str, Any]:
@@ -133,7 +143,19 @@ class SequenceModel(nn.Module, ABC):
     """Contract tests, by name, that this model need not pass, each with the reason."""
 
     @abstractmethod
-    def forward(self, batch: Batch) -> Float[Tensor, "batch time size"]: ...
+    def forward(self, batch: Batch) -> Float[Tensor, "batch target size"]: ...
+
+    def objective(self, task: Task, batch: Batch) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch ..."] | None]:
+        """Each sample's loss in training, and the outputs that it was taken of, where it was taken of outputs.
+
+        The task's own loss of ``model(batch)`` unless a paper trains otherwise.
+        """
+        outputs = self(batch)
+        return sample_means(task.loss(outputs, batch), batch.scored), outputs
+
+    def answers(self, batch: Batch, outputs: Float[Tensor, "batch target size"]) -> Float[Tensor, "batch target size"]:
+        """What is scored: ``outputs``, unless the model was shown the targets' beginnings and answers without."""
+        return outputs
 
     @abstractmethod
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
@@ -162,7 +184,7 @@ class Snapshot:
     task: Task
     batch: Batch
     trace: Trace
-    losses: Float[Tensor, "batch time"]  # per position, in the task's unit, zero where not scored
+    losses: Float[Tensor, "batch target"]  # per position, in the task's unit, zero where not scored
     gradients: Mapping[str, StateGradient]
     update: Update | None = None
 
@@ -176,8 +198,10 @@ class Probe(Protocol):
 class Recorder(Protocol):
     """Keeps what a run yields. ``close`` says how the run ended; until then the run is recorded as running."""
 
-    def labels(self, labels: Sequence[Sequence[str]], scored: np.ndarray) -> None:
-        """The probe batch in words, a row per sample, and which positions are scored."""
+    def labels(
+        self, labels: Sequence[Sequence[str]], scored: np.ndarray, side: Literal["input", "target"] = "input"
+    ) -> None:
+        """The probe batch in words, a row per sample, and which positions are scored; a target's words apart."""
         ...
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:

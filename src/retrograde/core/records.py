@@ -26,12 +26,17 @@ class Batch:
     """What a task draws: a set of sequences, padded at the end to one length.
 
     ``scored`` says which positions count; it is data, not a magic label among the targets.
+
+    Where a task leads from a source to a target sequence, ``inputs`` and ``lengths`` are the source's, and the target
+    has an axis of its own: ``decoder_inputs`` are what a decoder reads to give ``targets``, one position behind them.
     """
 
     inputs: Float[Tensor, "batch time width"] | Int[Tensor, "batch time"]
-    targets: Float[Tensor, "batch time size"] | Int[Tensor, "batch time"]
-    scored: Bool[Tensor, "batch time"]
+    targets: Float[Tensor, "batch target size"] | Int[Tensor, "batch target"]
+    scored: Bool[Tensor, "batch target"]
     lengths: Int[Tensor, " batch"]  # positions at and after a sample's length are padding
+    decoder_inputs: Int[Tensor, "batch target"] | None = None
+    target_lengths: Int[Tensor, " batch"] | None = None
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
@@ -47,7 +52,7 @@ class Batch:
         def moved(value: Tensor) -> Tensor:
             return value.to(device, dtype if value.is_floating_point() else None)
 
-        return replace(self, **{name: moved(value) for name, value in vars(self).items()})
+        return replace(self, **{name: moved(value) for name, value in self.tensors().items()})
 
     def beside(self, parameter: Tensor) -> "Batch":
         """On the device and in the precision of a model's parameter."""
@@ -55,7 +60,11 @@ class Batch:
 
     def select(self, samples: Int[Tensor, " chosen"]) -> "Batch":
         """The chosen samples, in that order; one may be chosen several times."""
-        return replace(self, **{name: value[samples] for name, value in vars(self).items()})
+        return replace(self, **{name: value[samples] for name, value in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the batch holds, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -98,16 +107,21 @@ class Trace:
     ``states`` are nodes of the autograd graph, keyed ``layer.direction.component`` (``"0.forward.hidden"``), each
     (batch, time, …). ``times`` gives the times of a state's second axis where they are not 0 … T-1: a recurrence that
     runs forward begins with its initial state at t = -1, one that runs backward ends with it at t = T.
-    ``maps`` are attention weights (batch, head, query, key), keyed by layer.
+    ``maps`` are attention weights (batch, head, query, key), keyed by layer; those named in ``cross`` lead from target
+    to source positions.
+    ``target_side`` names the states and maps (by their queries) whose time is a position of the target sequence, where
+    the task has one apart from its inputs.
     ``ledger`` is what the recurrences write to. A key of ``states`` that never appears there belongs to a layer
     without recurrence, whose own gradient is the total one.
     """
 
-    outputs: Float[Tensor, "batch time size"]
+    outputs: Float[Tensor, "batch target size"]
     states: Mapping[str, Tensor]
     times: Mapping[str, range]
     maps: Mapping[str, Float[Tensor, "batch head query key"]] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
+    target_side: frozenset[str] = frozenset()
+    cross: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ class Recurrence(nn.Module, ABC):
         """What the layer above gets, (..., ``self.width``), of the input and the state after it; pure, as ``step``."""
         return state[self.output]
 
+    def clock(self, times: Float[Tensor, " time"]) -> Float[Tensor, "time columns"]:
+        """What ``step`` and ``read`` know of time: columns behind those of their inputs; none but where a paper has."""
+        return times.new_empty(len(times), 0)
+
     @property
     def width(self) -> int:
         """The width of what ``read`` gives."""
@@ -53,6 +57,15 @@ class Recurrence(nn.Module, ABC):
     def initial_state(self, like: Float[Tensor, "batch *rest"]) -> State:
         """Zeros, of the batch size, type and device of ``like``."""
         return {name: like.new_zeros(like.shape[0], *shape) for name, shape in self.components.items()}
+
+
+def clocked(
+    recurrence: Recurrence, inputs: Float[Tensor, "batch time width"], start: int = 0
+) -> Float[Tensor, "batch time clocked"]:
+    """The inputs with the recurrence's clock, the first of them read at time ``start``."""
+    times = torch.arange(start, start + inputs.shape[1], device=inputs.device, dtype=inputs.dtype)
+    columns = recurrence.clock(times)
+    return torch.cat([inputs, columns.expand(len(inputs), -1, -1)], -1) if columns.shape[1] else inputs
 
 
 def affine(x: Float[Tensor, "... n"], weight: Float[Tensor, "... m n"], bias: Tensor) -> Float[Tensor, "... m"]:
@@ -79,7 +92,7 @@ def unroll(
         state = {name: value + perturb[name][:, 0] for name, value in state.items()}
     states = [state]
     # unbind once: an index inside the loop would make the backward quadratic in time
-    for t, x in enumerate(inputs.unbind(1)):
+    for t, x in enumerate(clocked(recurrence, inputs).unbind(1)):
         if perturb is None:
             state = recurrence.step(weights, x, state)
         else:
@@ -98,7 +111,9 @@ def sequence(
     The loop over ``step`` where no form is registered. ``initial`` stands in for the recurrence's own initial state.
     """
     states = unroll(recurrence, inputs, initial=initial)
-    return recurrence.read(recurrence.weights(), inputs, {name: value[:, 1:] for name, value in states.items()})
+    return recurrence.read(
+        recurrence.weights(), clocked(recurrence, inputs), {name: value[:, 1:] for name, value in states.items()}
+    )
 
 
 def perturbed_step(

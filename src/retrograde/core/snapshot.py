@@ -19,7 +19,7 @@ class Flow:
     """A batch run through a model, and the gradient of each sample's loss at every state."""
 
     trace: Trace
-    losses: Float[Tensor, "batch time"]
+    losses: Float[Tensor, "batch target"]
     gradients: dict[str, StateGradient]
 
 
@@ -57,6 +57,8 @@ def _detached(trace: Trace) -> Trace:
         {key: state.detach() for key, state in trace.states.items()},
         trace.times,
         {key: weights.detach() for key, weights in trace.maps.items()},
+        target_side=trace.target_side,
+        cross=trace.cross,
     )
 
 

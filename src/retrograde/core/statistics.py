@@ -16,11 +16,15 @@ NEGLIGIBLE = 1e-6
 """A mean counts as censored where censored samples could make up more than this share of it."""
 
 
-def present(batch: Batch, times: range) -> Bool[Tensor, "batch states"]:
+def present(batch: Batch, times: range, target_side: bool = False) -> Bool[Tensor, "batch states"]:
     """Which states of a sample exist: those of its own positions, and the initial one before or after them."""
-    time = torch.arange(times.start, times.stop, device=batch.lengths.device)
-    inside = (time >= 0) & (time < batch.length)
-    return torch.where(inside, time < batch.lengths.unsqueeze(1), True)
+    lengths, length = batch.lengths, batch.length
+    if target_side:
+        assert batch.target_lengths is not None  # a target side exists where the task leads to one
+        lengths, length = batch.target_lengths, batch.targets.shape[1]
+    time = torch.arange(times.start, times.stop, device=lengths.device)
+    inside = (time >= 0) & (time < length)
+    return torch.where(inside, time < lengths.unsqueeze(1), True)
 
 
 def log10_statistics(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, perturbed_step
+from retrograde.core.recurrence import Recurrence, clocked, perturbed_step
 from retrograde.core.scaled import Scaled, power_of_two
 
 CHUNK = 4
@@ -31,7 +31,8 @@ class Unrolled:
         self, recurrence: Recurrence, inputs: Tensor, perturb: State | None = None, initial: State | None = None
     ) -> None:
         self.recurrence = recurrence
-        self.inputs = inputs
+        self.columns = inputs.shape[-1]
+        inputs = self.inputs = clocked(recurrence, inputs)
         self.weights = {name: weight.detach() for name, weight in recurrence.weights().items()}
         state = recurrence.initial_state(inputs) if initial is None else initial
         if perturb is not None:
@@ -102,7 +103,7 @@ class Unrolled:
             outputs = {"": self.recurrence.read(weights, x, states)}
         mantissa = {"": _time_first(above.mantissa)}
         of_states = vector_jacobian(outputs, states, mantissa)
-        of_inputs = vector_jacobian(outputs, {"x": x}, mantissa)["x"]
+        of_inputs = vector_jacobian(outputs, {"x": x}, mantissa)["x"][..., : self.columns]
         of_weights = vector_jacobian(outputs, weights, {"": _time_first(above.value())})
         initial = torch.zeros_like(above.exponent[:, :1])
         exponent = torch.cat([initial, above.exponent], 1)
@@ -140,7 +141,7 @@ class Unrolled:
             }
 
         some = next(iter(total.values()))
-        of_inputs = vector_jacobian(after, {"x": x}, later(total))["x"].transpose(0, 1)
+        of_inputs = vector_jacobian(after, {"x": x}, later(total))["x"][..., : self.columns].transpose(0, 1)
         values = {name: _time_first(part.value()[:, 1:]) for name, part in total.items()}
         of_weights = vector_jacobian(after, weights, values)
         return Swept(

@@ -1,6 +1,7 @@
 """Recurrent layers on top of each other, in one direction or both, and the model around them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +40,24 @@ class RecurrentStack(nn.Module):
         self.width = width
         self.layers = nn.ModuleList(nn.ModuleList(placed.recurrence for placed in layer) for layer in self.placed)
         self.dropout = nn.Dropout(dropout)
+
+    def rename(self, prefix: str) -> None:
+        """Set a word before every layer's number, for a model that holds several stacks."""
+        self.placed = [[replace(placed, name=prefix + placed.name) for placed in layer] for layer in self.placed]
+
+    def last(
+        self, outputs: Float[Tensor, "batch time hidden"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch hidden"]:
+        """What the top layer says when it has read all: at each sample's end, backward directions at the beginning."""
+        parts = outputs.split([placed.recurrence.width for placed in self.placed[-1]], -1)
+        samples = torch.arange(len(outputs), device=outputs.device)
+        return torch.cat(
+            [
+                part[:, 0] if placed.backward else part[samples, lengths - 1]
+                for placed, part in zip(self.placed[-1], parts, strict=True)
+            ],
+            -1,
+        )
 
     def forward(
         self, inputs: Float[Tensor, "batch time width"], lengths: Int[Tensor, " batch"]

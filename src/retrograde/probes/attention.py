@@ -8,7 +8,8 @@ r"""What attention looks at.
     previous_token         A_{i,i-1}
     induction              A_{i,p+1}, p the last earlier position with the token of i; token tasks alone
 
-per head, the mean over samples and queries (over those that have such a key).
+per head, the mean over samples and queries (over those that have such a key). Between a target and its source, where
+positions cannot be compared, the first two and confidence alone.
 
 Source: entropy: Zhai et al. 2023, arXiv:2303.06296; confidence: Voita et al. 2019, arXiv:1905.09418; previous-token and
 induction score: Olsson et al. 2022, arXiv:2209.11895 (there on repeated random text; here on the task's own sequences).
@@ -19,11 +20,12 @@ import math
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from retrograde.core.contracts import Snapshot, Tokens
 from retrograde.core.records import Reading
+from retrograde.core.statistics import present
 
 
 class Attention:
@@ -39,61 +41,60 @@ class Attention:
         self.longest = longest
 
     def __call__(self, snapshot: Snapshot) -> Iterable[Reading]:
-        position = torch.arange(snapshot.batch.length, device=snapshot.batch.lengths.device)
-        real = position < snapshot.batch.lengths.unsqueeze(1)
         for layer, weights in snapshot.trace.maps.items():
-            stored, block = pooled(weights[: self.samples], self.longest)
-            blocks = [place * block for place in range(stored.shape[-1])]
+            stored, (queries, keys) = pooled(weights[: self.samples], self.longest)
             dims = {
                 "sample": range(len(stored)),
                 "head": range(stored.shape[1]),
-                "query": blocks,
-                "key": blocks,
+                "query": [place * queries for place in range(stored.shape[2])],
+                "key": [place * keys for place in range(stored.shape[3])],
             }
             yield Reading(f"map/{layer}", stored.double().cpu().numpy(), dims, "share")
-            for name, (values, unit) in head_numbers(weights, real, snapshot).items():
+            for name, (values, unit) in head_numbers(layer, weights, snapshot).items():
                 yield Reading(f"{name}/{layer}", values.double().cpu().numpy(), {"head": range(len(values))}, unit)
 
 
 def pooled(
     weights: Float[Tensor, "sample head query key"], longest: int
-) -> tuple[Float[Tensor, "sample head queries keys"], int]:
-    """Maps of at most ``longest`` rows and columns, and how many positions each stands for.
+) -> tuple[Float[Tensor, "sample head queries keys"], tuple[int, int]]:
+    """Maps of at most ``longest`` rows and columns, and how many positions each row and each column stands for.
 
     Over a block of queries the mean is taken, over a block of keys the sum, so that rows still sum to 1.
     """
-    length = weights.shape[-1]
-    block = math.ceil(length / longest)
-    if block == 1:
-        return weights, 1
-    padding = -length % block
-    keys = torch.nn.functional.pad(weights, (0, padding)).unflatten(-1, (-1, block)).sum(-1)
-    queries = torch.nn.functional.pad(keys, (0, 0, 0, padding)).unflatten(-2, (-1, block))
-    sizes = torch.full((queries.shape[2], 1), block, device=weights.device)
+    rows, columns = (math.ceil(length / longest) for length in weights.shape[-2:])
+    keys = nn.functional.pad(weights, (0, -weights.shape[-1] % columns)).unflatten(-1, (-1, columns)).sum(-1)
+    padding = -weights.shape[-2] % rows
+    queries = nn.functional.pad(keys, (0, 0, 0, padding)).unflatten(-2, (-1, rows))
+    sizes = torch.full((queries.shape[2], 1), rows, device=weights.device)
     sizes[-1] -= padding
-    return queries.sum(-2) / sizes, block
+    return queries.sum(-2) / sizes, (rows, columns)
 
 
 def head_numbers(
-    weights: Float[Tensor, "batch head query key"], real: Bool[Tensor, "batch query"], snapshot: Snapshot
+    layer: str, weights: Float[Tensor, "batch head query key"], snapshot: Snapshot
 ) -> dict[str, tuple[Float[Tensor, " head"], str]]:
-    """Each number with its unit, per head."""
-    position = torch.arange(weights.shape[-1], device=weights.device)
+    """Each number with its unit, per head; what compares positions only where queries and keys are of one sequence."""
+    batch, target_side, cross = snapshot.batch, layer in snapshot.trace.target_side, layer in snapshot.trace.cross
+    query = torch.arange(weights.shape[-2], device=weights.device)
+    real = present(batch, range(weights.shape[-2]), target_side)
+    keys = present(batch, range(weights.shape[-1]), target_side and not cross).sum(-1)[:, None, None]
     entropy = torch.special.entr(weights).sum(-1)
-    keys = real.sum(-1)[:, None, None].expand_as(entropy)
-    visible = torch.minimum(position + 1, keys) if snapshot.model.causal else keys
-    distance = (weights * (position[:, None] - position).abs()).sum(-1)
+    # the decoder of an encoder-decoder is causal, its encoder is not
+    causal = target_side and not cross if snapshot.task.kind == "transduce" else snapshot.model.causal
+    visible = (torch.minimum(query + 1, keys) if causal else keys).expand_as(entropy)
     numbers = {
         "entropy": (_mean(entropy, real), "nats"),
         "entropy_share": (_mean(entropy / visible.clamp(min=2).log(), real[:, None] & (visible > 1)), "share"),
-        "distance": (_mean(distance, real), "positions"),
         "confidence": (_mean(weights.amax(-1), real), "share"),
     }
+    if cross:
+        return numbers
+    numbers["distance"] = (_mean((weights * (query[:, None] - query).abs()).sum(-1), real), "positions")
     if weights.shape[-1] > 1:
         previous = torch.diagonal(weights, offset=-1, dim1=-2, dim2=-1)
         numbers["previous_token"] = (_mean(previous, real[:, 1:]), "share")
-    if isinstance(snapshot.task.inputs, Tokens):
-        after, exists = after_previous_occurrence(snapshot.batch.inputs)
+    if isinstance(snapshot.task.inputs, Tokens) and not target_side:
+        after, exists = after_previous_occurrence(batch.inputs)
         chosen = weights.gather(-1, after[:, None, :, None].expand(-1, weights.shape[1], -1, 1)).squeeze(-1)
         numbers["induction"] = (_mean(chosen, exists & real), "share")
     return numbers

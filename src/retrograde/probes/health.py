@@ -32,13 +32,14 @@ class Health:
     def __call__(self, snapshot: Snapshot) -> Iterable[Reading]:
         for key, state in snapshot.trace.states.items():
             times = snapshot.trace.times[key]
-            counts = present(snapshot.batch, times)
+            counts = present(snapshot.batch, times, key in snapshot.trace.target_side)
             bad = ~torch.isfinite(state.flatten(2)) & counts.unsqueeze(-1)
             at = bad.any(-1).any(0).nonzero().flatten()
             first = float(times[int(at[0])]) if len(at) else math.nan
             _, status = log10_norm(snapshot.gradients[key].total)
             lost = (((status == NAN) | (status == INF)) & counts).sum()
-            inside = torch.tensor([0 <= time < snapshot.batch.length for time in times], device=counts.device)
+            initial = -1 if times.start < 0 else snapshot.batch.length
+            inside = torch.tensor([time != initial for time in times], device=counts.device)
             kept = state.flatten(2)[counts & inside]  # an initial state of zeros is neither dead nor alive
             readings = {
                 "nonfinite": (float(bad.sum()), "entries"),

@@ -10,7 +10,8 @@ itself, a mean over fewer targets does not look like a fall. From the mean of `r
     slope      of its log10 over k, by least squares over all lags whose value is finite; decades per lag
     half_life  log10(2) / -slope: lags in which the gradient halves; infinite where it does not fall
 
-z is one component of a layer's state. In a backward direction k counts towards later positions.
+z is one component of a layer's state. In a backward direction k counts towards later positions. Where a task leads
+from a source to a target, lags are those of the decoder; ``source_gradient`` has what reaches the encoder.
 
 Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063; Le & Zuidema 2016, arXiv:1603.00423; summary numbers are ours.
 Cost: none beyond the snapshot where each sample has one scored position; else one sweep of samples · targets.
@@ -56,6 +57,8 @@ class LagGradient:
             gradients = gradient_flow(snapshot.model, snapshot.task, batch).gradients
         target = batch.scored.int().argmax(1)
         for key, gradient in gradients.items():
+            if snapshot.task.kind == "transduce" and key not in snapshot.trace.target_side:
+                continue  # between a target position and a source position there is no lag
             norm, status, counts, lags = by_lag(gradient, target, batch.lengths, key.split(".")[1] == "backward")
             values, statuses = log10_statistics(norm, status, counts)
             dims = {"statistic": STATISTICS, "lag": lags}

@@ -29,7 +29,7 @@ class StateGradient:
 
     def __call__(self, snapshot: Snapshot) -> Iterable[Reading]:
         for key, gradient in snapshot.gradients.items():
-            counts = present(snapshot.batch, gradient.times)
+            counts = present(snapshot.batch, gradient.times, key in snapshot.trace.target_side)
             kept = counts.any(0)
             times = [time for time, keep in zip(gradient.times, kept.tolist(), strict=True) if keep]
             dims = {"statistic": STATISTICS, "time": times}

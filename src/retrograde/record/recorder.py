@@ -10,7 +10,7 @@ import wandb
 
 from retrograde.core.records import Reading
 from retrograde.record.folder import FINISHED, RUNNING, RunFolder
-from retrograde.record.tables import TableWriter, labels_table, metrics_table, reading_table
+from retrograde.record.tables import Side, TableWriter, labels_table, metrics_table, reading_table
 from retrograde.record.view import WandbView
 
 FLUSH_SECONDS = 5.0
@@ -30,9 +30,8 @@ class RunRecorder:
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.write({**self.metadata, "status": RUNNING})
 
-    def labels(self, labels: Sequence[Sequence[str]], scored: np.ndarray) -> None:
-        """The probe batch in words."""
-        self.writer.append("labels", labels_table(self.folder.run, labels, scored))
+    def labels(self, labels: Sequence[Sequence[str]], scored: np.ndarray, side: Side = "input") -> None:
+        self.writer.append("labels", labels_table(self.folder.run, labels, scored, side))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.rows += [(step, name, value) for name, value in values.items()]

@@ -2,7 +2,7 @@
 
     readings/<probe>/<quantity>   run, step, layer, component, the reading's own dims, value, status
     metrics                       run, step, split, quantity, value, status
-    labels                        run, sample, time, label, scored       the probe batch in words
+    labels                        run, side, sample, time, label, scored       the probe batch in words
 
 One row is one number. ``value`` is float64 and may be infinite or NaN; ``status`` says which, and what is censored.
 Strings are dictionary-coded, so that a long table stays small.
@@ -11,7 +11,7 @@ Strings are dictionary-coded, so that a long table stays small.
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,12 @@ TEXT = pa.dictionary(pa.int32(), pa.string())
 METRICS = pa.schema(
     {"run": TEXT, "step": pa.int64(), "split": TEXT, "quantity": TEXT, "value": pa.float64(), "status": TEXT}
 )
-LABELS = pa.schema({"run": TEXT, "sample": pa.int32(), "time": pa.int32(), "label": TEXT, "scored": pa.bool_()})
+LABELS = pa.schema(
+    {"run": TEXT, "side": TEXT, "sample": pa.int32(), "time": pa.int32(), "label": TEXT, "scored": pa.bool_()}
+)
 READING = ("run", "step", "layer", "component", "value", "status")
+
+Side = Literal["input", "target"]
 
 PART = "part-{:06d}.parquet"
 MERGED = b"retrograde.merged_parts"
@@ -78,11 +82,15 @@ def metrics_table(run: str, rows: Sequence[tuple[int, str, float]]) -> pa.Table:
     return pa.table(columns, schema=METRICS)
 
 
-def labels_table(run: str, labels: Sequence[Sequence[str]], scored: np.ndarray) -> pa.Table:
-    """The probe batch in words, one row a position; ``scored`` is (sample, time)."""
+def labels_table(run: str, labels: Sequence[Sequence[str]], scored: np.ndarray, side: Side = "input") -> pa.Table:
+    """The probe batch in words, one row a position; ``scored`` is (sample, time).
+
+    ``side`` is ``target`` for the words of a target sequence with an axis of its own.
+    """
     samples, times = np.indices(scored.shape).reshape(2, -1)
     columns = {
         "run": _repeated(run, scored.size),
+        "side": _repeated(side, scored.size),
         "sample": pa.array(samples.astype(np.int32)),
         "time": pa.array(times.astype(np.int32)),
         "label": pa.array([label for row in labels for label in row]).dictionary_encode(),

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -95,7 +96,12 @@ def _train(
 ) -> dict[str, Any]:
     scheduled = schedule(job.steps, job.probing.per_decade) if job.probes else frozenset()
     batch = probe_batch(job.task, job.probing.samples)
-    recorder.labels(job.task.labels(batch), batch.scored.numpy())
+    target_labels, scored = job.task.target_labels(batch), batch.scored.numpy()
+    if target_labels is None:
+        recorder.labels(job.task.labels(batch), scored)
+    else:
+        recorder.labels(job.task.labels(batch), np.zeros(batch.inputs.shape[:2], dtype=bool))
+        recorder.labels(target_labels, scored, side="target")
     settings = job.trainer
     training = Training(job, model, recorder, scheduled, folder.checkpoints)
     probing = Probing(job.probes, batch, scheduled, recorder)

@@ -1,7 +1,7 @@
 """One LightningModule for any model on any task."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ class Training(pl.LightningModule):
         super().__init__()
         self.job = job
         self.model = model
-        self.run_model: Callable[[Batch], Tensor] = torch.compile(model) if job.trainer.compile else model
+        if job.trainer.compile:
+            model.compile()
         self.task = job.task
         self.recorder = recorder
         self.probed = probed
@@ -84,10 +85,13 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         drawn = self.task.sample(self.job.batch_size, self.stream).beside(self.like)
-        outputs = self.run_model(drawn)
-        loss = mean_loss(self.task, outputs, drawn)
+        losses, outputs = self.model.objective(self.task, drawn)
+        loss = losses.mean()
         self.losses[batch_idx % self.job.trainer.log_every] = loss.detach()
         if self._logs(batch_idx + 1):
+            if outputs is None:
+                with torch.no_grad():
+                    outputs = self.model(drawn)
             self.last_score = mean_score(self.task, outputs.detach(), drawn)
         return loss
 
@@ -188,20 +192,16 @@ def batches(task: Task, name: str, samples: int, batch_size: int) -> list[Batch]
     return [drawn.select(chosen) for chosen in torch.arange(samples).split(batch_size)]
 
 
-def mean_loss(task: Task, outputs: Float[Tensor, "batch time size"], batch: Batch) -> Float[Tensor, ""]:
-    """Mean over the batch of each sample's mean loss."""
-    return sample_means(task.loss(outputs, batch), batch.scored).mean()
-
-
-def mean_score(task: Task, outputs: Float[Tensor, "batch time size"], batch: Batch) -> Float[Tensor, ""]:
+def mean_score(task: Task, outputs: Float[Tensor, "batch target size"], batch: Batch) -> Float[Tensor, ""]:
     """Mean over the batch of each sample's score."""
     return sample_means(task.score(outputs, batch), batch.scored).mean()
 
 
-def evaluation_sums(task: Task, outputs: Tensor, batch: Batch) -> Float[Tensor, "3"]:
+def evaluation_sums(model: SequenceModel, task: Task, batch: Batch) -> Float[Tensor, "3"]:
     """Loss and score summed over samples, and the number of samples."""
+    outputs = model(batch)
     loss = sample_means(task.loss(outputs, batch).double(), batch.scored).sum()
-    score = sample_means(task.score(outputs, batch).double(), batch.scored).sum()
+    score = sample_means(task.score(model.answers(batch, outputs), batch).double(), batch.scored).sum()
     return torch.stack([loss, score, torch.tensor(float(len(batch)), dtype=torch.float64, device=loss.device)]).cpu()
 
 
@@ -211,7 +211,7 @@ def evaluate(model: SequenceModel, task: Task, evaluation: Iterable[Batch]) -> t
     parameter = next(model.parameters())
     with torch.no_grad():
         moved = (batch.beside(parameter) for batch in evaluation)
-        sums = torch.stack([evaluation_sums(task, model(batch), batch) for batch in moved]).sum(0)
+        sums = torch.stack([evaluation_sums(model, task, batch) for batch in moved]).sum(0)
     loss, score = (sums[:2] / sums[2]).tolist()
     return loss, score
 

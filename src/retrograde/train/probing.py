@@ -1,5 +1,6 @@
 """When probes fire, and the callback that fires them."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,10 @@ def schedule(steps: int, per_decade: int) -> frozenset[int]:
 def probe_batch(task: Task, samples: int) -> Batch:
     """The batch that every model of a study is probed on."""
     return task.sample(samples, generator("probe", FIXED))
+
+
+LOWEST = re.compile(r"horizon/[a-z]*0\.")
+"""The horizon of a lowest layer, the decoder's where there are two sides."""
 
 
 class Probing(pl.Callback):
@@ -68,7 +73,7 @@ class Probing(pl.Callback):
         for name, probe in self.probes.items():
             readings = list(probe(taken))
             self.recorder.readings(step, name, readings)
-            lowest = [float(r.values) for r in readings if r.name.startswith("horizon/0.")]
+            lowest = [float(r.values) for r in readings if LOWEST.match(r.name)]
             if lowest:
                 # the components of a state are one memory: it reaches as far as the best of them
                 self.horizons.append(max(lowest))
