@@ -14,6 +14,7 @@ from retrograde.core.records import Batch, State, Trace
 from retrograde.layers.cells import ElmanCell, GRUCell
 from retrograde.layers.recurrent import RecurrentModel
 from retrograde.tasks.adding import Adding
+from retrograde.tasks.cloze import Cloze
 from retrograde.tasks.copying import Copying
 from retrograde.tasks.reverse import Reverse
 from retrograde.tasks.temporal_order import TemporalOrder
@@ -30,6 +31,7 @@ TASKS: list[Task] = [
     Copying(length=4, symbols=3, recall=2),  # tokens, all positions scored
     TemporalOrder(length=10),  # tokens, one position scored
     Reverse(symbols=3, shortest=3, longest=5),  # from source to target, lengths differ
+    Cloze(length=9, vocabulary=20),  # each word from its neighbours
 ]
 
 

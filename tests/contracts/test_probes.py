@@ -1,6 +1,7 @@
 """Every probe of ``conf/probe`` keeps the contract; and the checks catch probes that do not."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,24 +9,38 @@ import torch
 from members import CONF, chosen, stems
 from omegaconf import OmegaConf
 
-from retrograde.core.contracts import Probe, Snapshot
+from retrograde.core.contracts import Probe, Snapshot, Task
 from retrograde.core.records import Reading, Update
 from retrograde.core.snapshot import snapshot
+from retrograde.layers.scores.additive import Additive
+from retrograde.layers.windows.global_ import Global
+from retrograde.models.gru import gru
 from retrograde.models.lstm import lstm
-from retrograde.models.transformer import Transformer
+from retrograde.models.seq2seq_bahdanau import seq2seq_bahdanau
+from retrograde.models.transformer import transformer
 from retrograde.record.tables import reading_table
 from retrograde.tasks.adding import Adding
 from retrograde.tasks.copying import Copying
+from retrograde.tasks.reverse import Reverse
 
 PRESETS = ("all", "default", "none")
 PROBES = [stem for stem in stems("probe") if stem not in PRESETS]
-SNAPSHOTS = ("lstm", "transformer")
+SNAPSHOTS = ("lstm", "transformer", "seq2seq")
 
 
 def taken(name: str) -> Snapshot:
     torch.manual_seed(0)
-    task = Copying(length=3, symbols=3, recall=2) if name == "lstm" else Adding(length=6)
-    model = lstm(task, hidden=4, layers=2, bidirectional=True) if name == "lstm" else Transformer(task, 8, 1, 2, 8)
+    task: Task
+    if name == "lstm":
+        task = Copying(length=3, symbols=3, recall=2)
+        model = lstm(task, hidden=4, layers=2, bidirectional=True)
+    elif name == "transformer":
+        task = Adding(length=6)
+        model = transformer(task, 8, 1, 2, 8)
+    else:
+        task = Reverse(symbols=3, shortest=2, longest=4)
+        reader, writer = partial(gru, hidden=4, bidirectional=True), partial(gru, hidden=4)
+        model = seq2seq_bahdanau(task, reader, writer, Additive, Global)
     gradients = {key: torch.randn_like(parameter) for key, parameter in model.named_parameters()}
     change = {key: 0.1 * gradient for key, gradient in gradients.items()}
     update = Update(gradients, gradients, change, 0.5)

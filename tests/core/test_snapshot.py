@@ -9,7 +9,7 @@ from retrograde.core.snapshot import gradient_flow, snapshot
 from retrograde.core.sweep import Unrolled
 from retrograde.models.gru import gru
 from retrograde.models.lstm import lstm
-from retrograde.models.transformer import Transformer
+from retrograde.models.transformer import transformer
 from retrograde.tasks.adding import Adding
 from retrograde.tasks.copying import Copying
 
@@ -29,7 +29,7 @@ def test_no_step_of_a_sweep_outlives_its_snapshot() -> None:
 
 
 def test_tensors_of_a_snapshot_carry_no_graph() -> None:
-    taken = snapshot(Transformer(TASK, 8, 1, 2, 8), TASK, batch(), 0)
+    taken = snapshot(transformer(TASK, 8, 1, 2, 8), TASK, batch(), 0)
     tensors = [taken.losses, taken.trace.outputs, *taken.trace.states.values(), *taken.trace.maps.values()]
     tensors += [part.mantissa for gradient in taken.gradients.values() for part in (gradient.total, gradient.direct)]
     assert tensors and not any(tensor.requires_grad for tensor in tensors)
@@ -59,6 +59,6 @@ def test_frozen_recurrent_weights_do_not_hide_the_gradient() -> None:
 
 
 def test_a_state_that_no_gradient_can_reach_is_named() -> None:
-    model = Transformer(TASK, 8, 1, 2, 8).requires_grad_(False)
+    model = transformer(TASK, 8, 1, 2, 8).requires_grad_(False)
     with pytest.raises(ValueError, match=r"'0\.forward\.residual' carries no gradient: is every weight .* frozen"):
         gradient_flow(model, TASK, batch())

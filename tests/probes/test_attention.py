@@ -8,7 +8,7 @@ import torch
 
 from retrograde.core.contracts import Snapshot
 from retrograde.core.records import Batch, Trace
-from retrograde.models.transformer import Transformer
+from retrograde.models.transformer import transformer
 from retrograde.probes.attention import Attention, after_previous_occurrence, pooled
 from retrograde.tasks.temporal_order import TemporalOrder
 
@@ -28,7 +28,7 @@ def on(weights: torch.Tensor, tokens: list[int], length: int) -> Snapshot:
         torch.tensor([tokens]), torch.tensor([tokens]), torch.ones(1, 4, dtype=torch.bool), torch.tensor([length])
     )
     trace = Trace(torch.zeros(1, 4, 1), {}, {}, {"0": weights[None, None]})
-    return Snapshot(0, Transformer(task, 8, 1, 2, 8), task, batch, trace, torch.zeros(1, 4), {})
+    return Snapshot(0, transformer(task, 8, 1, 2, 8), task, batch, trace, torch.zeros(1, 4), {})
 
 
 def numbers(snapshot: Snapshot) -> dict[str, float]:

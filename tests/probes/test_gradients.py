@@ -12,7 +12,7 @@ from retrograde.core.records import Reading
 from retrograde.core.snapshot import snapshot
 from retrograde.models.elman import elman
 from retrograde.models.linear_rnn import linear_rnn
-from retrograde.models.transformer import Transformer
+from retrograde.models.transformer import transformer
 from retrograde.probes.lag_gradient import LagGradient, half_life, horizon, slope
 from retrograde.probes.state_gradient import StateGradient
 from retrograde.tasks.adding import Adding
@@ -139,7 +139,7 @@ def test_targets_of_other_sizes_that_reach_less_far_do_not_look_like_a_fall() ->
 
 def test_a_layer_without_recurrence_has_all_of_its_gradient_directly() -> None:
     task = Adding(length=6)
-    readings = by_name(StateGradient()(taken(Transformer(task, 8, 1, 2, 8), task)))
+    readings = by_name(StateGradient()(taken(transformer(task, 8, 1, 2, 8), task)))
     for depth in (0, 1):
         key = f"{depth}.forward.residual"
         np.testing.assert_array_equal(readings[f"total/{key}"].values, readings[f"direct/{key}"].values)

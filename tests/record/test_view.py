@@ -21,7 +21,7 @@ from loopback import LoopbackServer
 from retrograde import RecorderSettings, TrainerSettings
 from retrograde.core.records import Reading
 from retrograde.core.statistics import STATISTICS
-from retrograde.models.transformer import Transformer
+from retrograde.models.transformer import transformer
 from retrograde.record.folder import RunFolder
 from retrograde.record.palette import ABOVE, BELOW, NONE, coloured
 from retrograde.record.recorder import RunRecorder
@@ -259,7 +259,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback
 
 def trained(outputs: Path, mode: str) -> retrograde.Run:
     return retrograde.fit(
-        partial(Transformer, hidden=8, layers=1, heads=2, feedforward=8),
+        partial(transformer, hidden=8, layers=1, heads=2, feedforward=8),
         Adding(length=6),
         steps=20,
         trainer=TrainerSettings(accelerator="cpu", log_every=5, validate_every=10, test_samples=8),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from retrograde.models.lstm import lstm
-from retrograde.models.transformer import Transformer
+from retrograde.models.transformer import transformer
 from retrograde.tasks.adding import Adding
 from retrograde.train.settings import check_against, check_types, fits, in_words, specification
 
@@ -121,7 +121,7 @@ def test_a_specification_gives_every_setting_of_a_factory() -> None:
         "dropout": 0.0,
         "forget_bias": 1.0,
     }
-    assert specification(Transformer) == specification(partial(Transformer, heads=4))
+    assert specification(transformer) == specification(partial(transformer, heads=4))
     assert specification(partial(torch.optim.SGD, lr=0.5))["lr"] == 0.5
 
 

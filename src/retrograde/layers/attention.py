@@ -1,55 +1,152 @@
 """Scaled dot-product attention of several heads, fused for training and opened up for its maps."""
 
 import math
-from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import linear, pad, scaled_dot_product_attention
+
+from retrograde.core.choices import require_at_least
+from retrograde.layers.positions import Position
 
 
 class MultiHeadAttention(nn.Module):
     r"""Each head lets every query look at the keys and takes the mean of the values by what it sees.
 
-        A = softmax(Q Kᵀ / √d)        output = (A V) of all heads side by side, times W_O
+        A = softmax(Q Kᵀ / √d + bias)        output = (A V) of all heads side by side, times W_O
 
-    ``turn`` is applied to queries and keys of every head (rotary positions), nothing by default.
+    Q, K and V are made of x, d wide in each head; or K and V of a ``memory`` (cross-attention). The bias and what else
+    is done to Q and K are the position encoding's. Without ``scaling`` the scores are not divided by √d.
+
+    Of x a query sees itself and what came before, all of it or, with a ``window``, the last ``window`` positions with
+    its own; or everything, where attention is not ``causal``. Of a memory it sees everything. ``visible`` takes away
+    from that. A query that is left nothing sees all, so that its weights still sum to 1: nobody may read what it makes.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.
     """
 
-    def __init__(self, width: int, heads: int, turn: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self, width: int, heads: int, causal: bool = True, window: int | None = None, scaling: bool = True
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"the width must be a multiple of heads: {width} is not one of {heads}")
+        if window is not None:
+            require_at_least("window", window, 1)
+            if not causal:
+                raise ValueError(f"a window reaches back from the query: window {window} needs causal attention")
         self.heads = heads
-        self.turn = turn
+        self.causal = causal
+        self.window = window
+        self.scale = math.sqrt(heads / width) if scaling else 1.0
         self.project = nn.Linear(width, 3 * width)
         self.combine = nn.Linear(width, width)
 
     def forward(
-        self, x: Float[Tensor, "batch time width"], visible: Bool[Tensor, "batch 1 query key"] | None = None
-    ) -> Float[Tensor, "batch time width"]:
-        """Fused. Without ``visible`` each query sees itself and what came before."""
-        query, key, value = self._heads(x)
-        causal = visible is None
-        made = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible, is_causal=causal)
-        return self.combine(made.transpose(1, 2).flatten(2))
+        self,
+        x: Float[Tensor, "batch query width"],
+        memory: Float[Tensor, "batch key width"] | None = None,
+        visible: Bool[Tensor, "#batch #head #query #key"] | None = None,
+        position: Position | None = None,
+    ) -> Float[Tensor, "batch query width"]:
+        """Fused. Nothing of the size of a map is held, except for ``visible`` that differs by query, or a bias."""
+        query, key, value = self._heads(x, memory, position)
+        causal = self.causal and memory is None
+        length = x.shape[1]
+        if causal and self.window is not None and visible is None and length > self.window:
+            return self._combined(self._in_blocks(query, key, value, self.window, position))
+        times = _times(query), _times(key)
+        bias = None if position is None else position.bias(*times, query)
+        if causal and visible is None and bias is None:  # a window that is left here is longer than the sequence
+            return self._combined(scaled_dot_product_attention(query, key, value, is_causal=True, scale=self.scale))
+        mask = self._mask(*times, causal, visible, bias)
+        return self._combined(scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale))
 
     def trace(
-        self, x: Float[Tensor, "batch time width"], visible: Bool[Tensor, "batch 1 query key"] | None = None
-    ) -> tuple[Float[Tensor, "batch time width"], Float[Tensor, "batch head query key"]]:
+        self,
+        x: Float[Tensor, "batch query width"],
+        memory: Float[Tensor, "batch key width"] | None = None,
+        visible: Bool[Tensor, "#batch #head #query #key"] | None = None,
+        position: Position | None = None,
+    ) -> tuple[Float[Tensor, "batch query width"], Float[Tensor, "batch head query key"]]:
         """The same with the map A; its rows sum to 1."""
-        query, key, value = self._heads(x)
-        if visible is None:
-            visible = x.new_ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
-        similarity = query @ key.mT / math.sqrt(query.shape[-1])
-        weights = torch.softmax(similarity.masked_fill(~visible, -math.inf), -1)
-        return self.combine((weights @ value).transpose(1, 2).flatten(2)), weights
+        query, key, value = self._heads(x, memory, position)
+        times = _times(query), _times(key)
+        bias = None if position is None else position.bias(*times, query)
+        mask = self._mask(*times, self.causal and memory is None, visible, bias)
+        scores = query @ key.mT * self.scale
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        weights = torch.softmax(scores, -1)
+        return self._combined(weights @ value), weights
 
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        split = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key, value = split.unbind(0)
-        if self.turn is not None:
-            query, key = self.turn(query), self.turn(key)
+    def _heads(self, x: Tensor, memory: Tensor | None, position: Position | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (batch, head, time, width)."""
+        if memory is None:
+            made = [self.project(x)]
+        else:
+            sizes = [x.shape[-1], 2 * x.shape[-1]]
+            weights, biases = self.project.weight.split(sizes), self.project.bias.split(sizes)
+            made = [linear(*each) for each in zip((x, memory), weights, biases, strict=True)]
+        query, key, value = (
+            part for each in made for part in each.unflatten(-1, (-1, self.heads, x.shape[-1] // self.heads)).unbind(-3)
+        )
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        if position is not None:
+            query, key = position.turned(query), position.turned(key)
         return query, key, value
+
+    def _mask(
+        self,
+        query: Int[Tensor, " query"],
+        key: Int[Tensor, " key"],
+        causal: bool,
+        visible: Bool[Tensor, "*places #query #key"] | None,
+        bias: Float[Tensor, "head query key"] | None,
+    ) -> Tensor | None:
+        """What queries see of keys at these times: as booleans or, with a bias, as what is added to the scores."""
+        seen: Tensor | None = None
+        if causal:
+            distance = query[:, None] - key
+            seen = distance >= 0
+            if self.window is not None:
+                seen = seen & (distance < self.window)
+        if visible is not None:
+            seen = visible if seen is None else seen & visible
+            seen = seen | ~seen.any(-1, keepdim=True)
+        if bias is None:
+            return seen
+        bias = bias[None]  # with its batch axis even where that is 1: the fused kernel takes no mask of three axes
+        return bias if seen is None else torch.where(seen, bias, -math.inf)
+
+    def _in_blocks(
+        self, query: Tensor, key: Tensor, value: Tensor, window: int, position: Position | None
+    ) -> Float[Tensor, "batch head query width"]:
+        """Attention to a window with time · window scores instead of time · time.
+
+        A block of ``window`` queries sees no further back than to the keys of the block before its own.
+        """
+        heads, length = query.shape[1:3]
+        blocks = math.ceil(length / window)
+        end = blocks * window - length
+        query = pad(query, (0, 0, 0, end)).unflatten(2, (blocks, window))
+        key, value = (pad(part, (0, 0, window, end)).unfold(2, 2 * window, window).mT for part in (key, value))
+        time = torch.arange(2 * window, device=query.device)
+        began = torch.arange(blocks, device=query.device) > 0
+        visible = (began[:, None] | (time >= window))[:, None, None]  # before the first block there are no keys
+        bias = None if position is None else position.bias(time[window:], time, query)
+        mask = self._mask(time[window:], time, True, visible, bias)
+        assert mask is not None  # it is causal
+        mask = mask.expand(blocks, heads, window, 2 * window)
+        # the blocks of all heads in the place of heads
+        query, key, value = (part.transpose(1, 2).flatten(1, 2) for part in (query, key, value))
+        made = scaled_dot_product_attention(query, key, value, attn_mask=mask.flatten(0, 1)[None], scale=self.scale)
+        return made.unflatten(1, (blocks, heads)).transpose(1, 2).flatten(2, 3)[:, :, :length]
+
+    def _combined(self, made: Float[Tensor, "batch head query width"]) -> Tensor:
+        return self.combine(made.transpose(1, 2).flatten(2))
+
+
+def _times(part: Float[Tensor, "batch head time width"]) -> Int[Tensor, " time"]:
+    return torch.arange(part.shape[2], device=part.device)

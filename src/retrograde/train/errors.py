@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError  # type: ignore[import-untyped]  # its stubs are a package of their own
 
-from retrograde.core.choices import nearest
+from retrograde.core.choices import Unavailable, nearest
 from retrograde.train.configuration import common_keys, config_folder, options
 from retrograde.train.settings import unknown_key
 
@@ -71,7 +71,7 @@ def in_one_line(error: BaseException, arguments: Sequence[str]) -> str:
         return f"{culprit}: a choice of null is made by leaving it out"
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
-    if isinstance(error, (ValueError, OSError, HydraException, OmegaConfBaseException)):
+    if isinstance(error, (ValueError, OSError, Unavailable, HydraException, OmegaConfBaseException)):
         return first_line(error)
     return f"{type(error).__name__}: {first_line(error)}"
 

@@ -7,7 +7,17 @@ from pathlib import Path
 from retrograde.core.choices import nearest
 from retrograde.train.configuration import config_folder, options
 
-GROUPS = {"models": "model", "tasks": "task", "probes": "probe", "studies": "study", "embeddings": "model/embedding"}
+GROUPS = {
+    "models": "model",
+    "tasks": "task",
+    "probes": "probe",
+    "studies": "study",
+    "embeddings": "model/embedding",
+    "positions": "model/position",
+    "scores": "model/score",
+    "windows": "model/window",
+    "schedulers": "scheduler",
+}
 
 
 def main() -> None:
