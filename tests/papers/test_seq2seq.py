@@ -1,5 +1,6 @@
 """The encoder-decoder against a loop over samples and times, written from the equations with every state live."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ from encoder_decoders import learned, lstm_step
 from retrograde.core.contracts import END, START
 from retrograde.core.records import Batch
 from retrograde.core.snapshot import gradient_flow
+from retrograde.layers.decoding import Writing
 from retrograde.layers.encoder_decoder import EncoderDecoder
 from retrograde.models.elman import elman
 from retrograde.models.gru import gru
@@ -89,8 +91,6 @@ def test_parameters_gradients_are_those_of_the_loop() -> None:
 def test_answers_are_the_models_own_and_read_no_target() -> None:
     made, given = model(), batch()
     answers = made.answers(given, made(given))
-    from dataclasses import replace
-
     other = replace(given, targets=given.targets.flip(1), decoder_inputs=None)
     assert torch.equal(made.answers(other, answers), answers)
     forced = replace(
@@ -101,7 +101,7 @@ def test_answers_are_the_models_own_and_read_no_target() -> None:
 
 def test_beam_search_answers_in_whole_sequences() -> None:
     made, given = model(), batch()
-    made.decoding, made.beams = "beam", 5**5
+    made.writing = Writing(decoding="beam", beams=5**5)
     widest = made.answers(given, made(given)).argmax(-1)
     assert given.target_lengths is not None
     for sample in range(4):
@@ -114,11 +114,11 @@ def test_forcing_at_zero_reads_nothing_but_its_own_answers() -> None:
     made, given = model(), batch()
     own = made.answers(given, made(given))
     made.train()
-    made.forcing = 0.0
+    made.writing = Writing(forcing=0.0)
     torch.testing.assert_close(made(given), own, rtol=0, atol=1e-12)
-    made.forcing = 0.5
+    made.writing = Writing(forcing=0.5)
     torch.manual_seed(0)
-    tokens = made._mixed(given, given.decoder_inputs)
+    tokens = made.writing.read(made, given, training=True)
     share = (tokens == given.decoder_inputs)[:, 1:].double().mean()
     assert 0.3 < share < 0.95
     made.eval()

@@ -1,5 +1,6 @@
 """Attention after the cell against a loop over samples and times, written from the equations."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -80,8 +81,6 @@ def test_outputs_maps_and_totals_on_both_sides_are_those_of_live_nodes() -> None
 def test_answers_are_the_models_own() -> None:
     made, given = model(), batch()
     answers = made.answers(given, made(given))
-    from dataclasses import replace
-
     started = torch.cat([given.decoder_inputs[:, :1], answers.argmax(-1)[:, :-1]], 1)
     torch.testing.assert_close(made(replace(given, decoder_inputs=started)), answers, rtol=0, atol=1e-12)
 

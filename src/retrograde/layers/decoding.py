@@ -1,12 +1,13 @@
 """From a decoder that takes one token at a time to whole answers."""
 
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from retrograde.core.choices import require_at_least
+from retrograde.core.choices import require_at_least, require_one_of
 from retrograde.core.contracts import END, START
 from retrograde.core.records import Batch
 
@@ -25,6 +26,52 @@ class Decoder(Protocol):
     def advance(self, carried: Carried, tokens: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch size"], Carried]:
         """The scores of the next token after these, and what is carried on."""
         ...
+
+
+Decoding = Literal["greedy", "beam"]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a decoder is trained and answers.
+
+    ``forcing`` is the share of tokens that it is given in training; in place of the others it reads its own answers
+    (Bengio et al. 2015, arXiv:1506.03099, one coin for every token).
+    """
+
+    forcing: float = 1.0
+    decoding: Decoding = "greedy"
+    beams: int = 4
+
+    def __post_init__(self) -> None:
+        require_one_of("decoding", self.decoding, get_args(Decoding))
+        require_at_least("beams", self.beams, 1)
+        if not 0 <= self.forcing <= 1:
+            raise ValueError(f"forcing is a share and must lie in [0, 1], not {self.forcing}")
+
+    def read(self, decoder: Decoder, batch: Batch, training: bool) -> Int[Tensor, "batch target"]:
+        """What the decoder reads: the batch's decoder inputs, or in training what ``forcing`` leaves of them."""
+        given = batch.decoder_inputs
+        assert given is not None  # the task is of kind transduce
+        if not training or self.forcing == 1:
+            return given
+        with torch.no_grad():
+            carried = decoder.begin(batch)
+            tokens = [given[:, 0]]
+            for expected in given.unbind(1)[1:]:
+                scores, carried = decoder.advance(carried, tokens[-1])
+                forced = torch.rand(len(expected), device=expected.device) < self.forcing
+                tokens.append(torch.where(forced, expected, scores.argmax(-1)))
+        return torch.stack(tokens, 1)
+
+    def answers(
+        self, decoder: Decoder, batch: Batch, like: Float[Tensor, "batch target size"]
+    ) -> Float[Tensor, "batch target size"]:
+        """The decoder's own, of the shape of ``like``: no target is read."""
+        if self.decoding == "greedy":
+            return greedy(decoder, batch, like.shape[1])
+        tokens = beam(decoder, batch, like.shape[1], self.beams)
+        return nn.functional.one_hot(tokens, like.shape[2]).to(like.dtype)
 
 
 def greedy(decoder: Decoder, batch: Batch, length: int) -> Float[Tensor, "batch target size"]:

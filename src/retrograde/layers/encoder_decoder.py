@@ -6,27 +6,25 @@ begins as tanh of a learned linear map of what the encoder's top layer says at i
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retrograde.core.adjoint import Layer, Placed, trace_stack
-from retrograde.core.choices import require_at_least, require_one_of
 from retrograde.core.contracts import Reals, SequenceModel, Space, Task
 from retrograde.core.losses import sample_means
 from retrograde.core.records import Batch, Ledger, State, Trace
 from retrograde.core.recurrence import Recurrence, clocked, sequence
 from retrograde.core.statistics import present
-from retrograde.layers.decoding import Carried, beam, greedy
+from retrograde.layers.decoding import Carried, Writing
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.memory_attention import MemoryAttention, context
 from retrograde.layers.recurrent import RecurrentModel
 from retrograde.layers.windows.hard import Hard
 
 RecurrentFactory = Callable[[Task], RecurrentModel]
-Decoding = Literal["greedy", "beam"]
 
 
 class Side(Task):
@@ -116,8 +114,7 @@ class EncoderDecoder(SequenceModel):
     """Two stacks, and where attention stands: ``before`` the decoder's lowest cell, asked by that cell's last output,
     or ``after`` the top one, asked by its output of now; or nowhere.
 
-    ``forcing`` is the share of tokens that the decoder is given in training; in place of the others it reads its own
-    answers. In evaluation the loss is that of the given target, the score that of the model's own answers.
+    In evaluation the loss is that of the given target, the score that of the model's own answers.
     """
 
     kinds = ("transduce",)
@@ -129,17 +126,11 @@ class EncoderDecoder(SequenceModel):
         decoder: RecurrentFactory,
         attention: Callable[[int, int], MemoryAttention] | None = None,
         where: Literal["before", "after"] = "after",
-        forcing: float = 1.0,
-        decoding: Decoding = "greedy",
-        beams: int = 4,
+        writing: Writing = Writing(),
         embedding: EmbeddingFactory = OneHot,
     ) -> None:
         super().__init__()
-        require_one_of("decoding", decoding, get_args(Decoding))
-        require_at_least("beams", beams, 1)
-        if not 0 <= forcing <= 1:
-            raise ValueError(f"forcing is a share and must lie in [0, 1], not {forcing}")
-        self.forcing, self.decoding, self.beams = forcing, decoding, beams
+        self.writing = writing
         self.before = attention is not None and where == "before"
         self.after = attention is not None and where == "after"
 
@@ -183,12 +174,7 @@ class EncoderDecoder(SequenceModel):
         return window.surrogate(losses, chosen.T, entropy.T, counts), outputs
 
     def answers(self, batch: Batch, outputs: Float[Tensor, "batch target size"]) -> Float[Tensor, "batch target size"]:
-        """The model's own: no target is read, only its length, behind which nothing counts."""
-        length = batch.targets.shape[1]
-        if self.decoding == "greedy":
-            return greedy(self, batch, length)
-        tokens = beam(self, batch, length, self.beams)
-        return nn.functional.one_hot(tokens, outputs.shape[-1]).to(outputs.dtype)
+        return self.writing.answers(self, batch, outputs)
 
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
         """The decoder reads the given target."""
@@ -271,10 +257,7 @@ class EncoderDecoder(SequenceModel):
 
     def _top(self, batch: Batch) -> tuple[Float[Tensor, "batch target hidden"], dict[str, Tensor]]:
         """The decoder's top layer on the given target or on what training mixes into it."""
-        tokens = batch.decoder_inputs
-        assert tokens is not None  # the task is of kind transduce
-        if self.training and self.forcing < 1:
-            tokens = self._mixed(batch, tokens)
+        tokens = self.writing.read(self, batch, self.training)
         source = self.encoder(self.source_embedding(batch.inputs), batch.lengths)
         weights = self._weights(source, batch.lengths)
         initial = self._initial(self.encoder.last(source, batch.lengths))
@@ -284,17 +267,6 @@ class EncoderDecoder(SequenceModel):
                 x = self.decoder.dropout(x)
             x = sequence(placed.recurrence, x, {name: initial[key] for key, name in placed.keys.items()})
         return x, weights
-
-    def _mixed(self, batch: Batch, given: Int[Tensor, "batch target"]) -> Int[Tensor, "batch target"]:
-        """Each token the given one with probability ``forcing``, else the model's own answer to the tokens before."""
-        with torch.no_grad():
-            carried = self.begin(batch)
-            tokens = [given[:, 0]]
-            for expected in given.unbind(1)[1:]:
-                scores, carried = self.advance(carried, tokens[-1])
-                forced = torch.rand(len(expected), device=expected.device) < self.forcing
-                tokens.append(torch.where(forced, expected, scores.argmax(-1)))
-        return torch.stack(tokens, 1)
 
     def _read_out(
         self, top: Float[Tensor, "batch target hidden"], weights: Mapping[str, Tensor]

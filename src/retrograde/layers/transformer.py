@@ -198,18 +198,60 @@ class TransformerStack(nn.Module):
         x: Float[Tensor, "batch time width"],
         opened: Opened,
         visible: Bool[Tensor, "#batch #head #time #key"] | None = None,
+        side: str = "",
     ) -> Float[Tensor, "batch time width"]:
-        """The same; ``opened`` keeps the residual stream before the first block and after each, and the maps."""
-        x = opened.kept("0.forward.residual", self.position.placed(x))
+        """The same; ``opened`` keeps the residual stream before the first block and after each, and the maps.
+
+        ``side`` is the word before every layer's number, for a model that holds several stacks.
+        """
+        x = opened.kept(f"{side}0.forward.residual", self.position.placed(x))
         for depth, block in enumerate(self._each_block()):
-            x, opened.maps[str(depth)] = block.trace(x, self.position, visible)
-            x = opened.kept(f"{depth + 1}.forward.residual", x)
+            x, opened.maps[f"{side}{depth}"] = block.trace(x, self.position, visible)
+            x = opened.kept(f"{side}{depth + 1}.forward.residual", x)
         return self.norm(x)
 
     def _each_block(self) -> Iterator[Block]:
         for block in self.blocks:
             assert isinstance(block, Block)  # a ModuleList forgets what it holds
             yield block
+
+
+class DecoderStack(nn.Module):
+    """As ``TransformerStack``, of blocks that also look at a memory; always causal."""
+
+    def __init__(self, settings: BlockSettings, layers: int, position: PositionFactory = Sinusoidal) -> None:
+        super().__init__()
+        require_at_least("layers", layers, 1)
+        self.blocks = nn.ModuleList(DecoderBlock(settings) for _ in range(layers))
+        self.position = position(Layout(settings.hidden, settings.heads, causal=True))
+        self.norm = settings.norm() if settings.norm_first else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time width"],
+        memory: Float[Tensor, "batch source width"],
+        visible: Bool[Tensor, "#batch #head #time #source"],
+    ) -> Float[Tensor, "batch time width"]:
+        x = self.position.placed(x)
+        for block in self.blocks:
+            x = block(x, memory, self.position, visible)
+        return self.norm(x)
+
+    def trace(
+        self,
+        x: Float[Tensor, "batch time width"],
+        memory: Float[Tensor, "batch source width"],
+        visible: Bool[Tensor, "#batch #head #time #source"],
+        opened: Opened,
+    ) -> Float[Tensor, "batch time width"]:
+        """The same; maps of self-attention are kept as ``decoder0`` …, those to the memory as ``cross0`` …"""
+        x = opened.kept("decoder0.forward.residual", self.position.placed(x))
+        for depth, block in enumerate(self.blocks):
+            assert isinstance(block, DecoderBlock)  # a ModuleList forgets what it holds
+            x, own, cross = block.trace(x, memory, self.position, visible)
+            opened.maps |= {f"decoder{depth}": own, f"cross{depth}": cross}
+            x = opened.kept(f"decoder{depth + 1}.forward.residual", x)
+        return self.norm(x)
 
 
 class Transformer(SequenceModel):
@@ -259,7 +301,10 @@ class Transformer(SequenceModel):
         return self.carried
 
     def _visible(self, batch: Batch) -> Bool[Tensor, "batch 1 1 time"] | None:
-        if self.causal:
-            return None
-        time = torch.arange(batch.length, device=batch.lengths.device)
-        return (time < batch.lengths[:, None])[:, None, None]
+        return None if self.causal else filled(batch)
+
+
+def filled(batch: Batch) -> Bool[Tensor, "batch 1 1 time"]:
+    """Which inputs are no padding, for every head and query."""
+    time = torch.arange(batch.length, device=batch.lengths.device)
+    return (time < batch.lengths[:, None])[:, None, None]

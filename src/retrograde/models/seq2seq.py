@@ -15,7 +15,8 @@ al. 2014, arXiv:1406.1078, section 3.1) where the paper hands its LSTM's states 
 
 from retrograde.core.contracts import Task
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
-from retrograde.layers.encoder_decoder import Decoding, EncoderDecoder, RecurrentFactory
+from retrograde.layers.decoding import Decoding, Writing
+from retrograde.layers.encoder_decoder import EncoderDecoder, RecurrentFactory
 
 
 def seq2seq(
@@ -28,4 +29,4 @@ def seq2seq(
     embedding: EmbeddingFactory = OneHot,
 ) -> EncoderDecoder:
     """Encoder and decoder with nothing but one vector in between."""
-    return EncoderDecoder(task, encoder, decoder, forcing=forcing, decoding=decoding, beams=beams, embedding=embedding)
+    return EncoderDecoder(task, encoder, decoder, writing=Writing(forcing, decoding, beams), embedding=embedding)

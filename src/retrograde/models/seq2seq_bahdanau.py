@@ -18,7 +18,8 @@ from functools import partial
 
 from retrograde.core.contracts import Task
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
-from retrograde.layers.encoder_decoder import Decoding, EncoderDecoder, RecurrentFactory
+from retrograde.layers.decoding import Decoding, Writing
+from retrograde.layers.encoder_decoder import EncoderDecoder, RecurrentFactory
 from retrograde.layers.memory_attention import MemoryAttention
 from retrograde.layers.scores.score import ScoreFactory
 from retrograde.layers.windows.window import WindowFactory
@@ -37,4 +38,4 @@ def seq2seq_bahdanau(
 ) -> EncoderDecoder:
     """Encoder and decoder; the decoder's last state asks what its next step reads."""
     attention = partial(MemoryAttention, score=score, window=window)
-    return EncoderDecoder(task, encoder, decoder, attention, "before", forcing, decoding, beams, embedding)
+    return EncoderDecoder(task, encoder, decoder, attention, "before", Writing(forcing, decoding, beams), embedding)
