@@ -14,7 +14,7 @@ from retrograde.train.configuration import common_keys, config_folder, options
 from retrograde.train.errors import flags_first, in_one_line
 
 KEYS = f"the keys are {', '.join(common_keys())}"
-LSTM = "'model' has hidden, layers, bidirectional, dropout, forget_bias"
+LSTM = "'model' has embedding, hidden, layers, bidirectional, dropout, forget_bias"
 TRAINER = f"'trainer' has {', '.join(vars(TrainerSettings()))}"
 
 UNKNOWN = {
@@ -23,7 +23,8 @@ UNKNOWN = {
     "zzz=3": f"unknown key 'zzz'; {KEYS}",
     "~stepz": f"unknown key 'stepz'; did you mean 'steps'? Here {KEYS}",
     "model.hiden=3": f"unknown key 'model.hiden'; did you mean 'hidden'? Here {LSTM}",
-    "+model.hiden=3": f"unknown key 'model.hiden'; did you mean 'hidden'? Here {LSTM}",
+    "+model.hiden=3": "unknown key 'model.hiden'; did you mean 'hidden'? Here 'model' has hidden, layers, bidirectional, "
+    "dropout, forget_bias, embedding",
     "trainer.clipp=3": f"unknown key 'trainer.clipp'; did you mean 'clip'? Here {TRAINER}",
     "+probing.sample=3": "unknown key 'probing.sample'; did you mean 'samples'? Here 'probing' has samples, per_decade",
     "probe.attention.smaples=3": "unknown key 'probe.attention.smaples'; did you mean 'samples'? "
@@ -40,6 +41,7 @@ WRONG = {
     "seed=x": "seed must be a whole number, not 'x'",
     "batch_size=0.5": "batch_size must be a whole number, not 0.5",
     "progress=3": "progress must be true or false, not 3",
+    "model.embedding=learned": "model.embedding is a group of settings, not 'learned': write model/embedding=learned",
     "task.length=1.5": "task.length must be a whole number, not 1.5",
     "task.markers=one_per_haf": "task.markers must be one of first_ten, one_per_half, any_two, not 'one_per_haf'; "
     "did you mean 'one_per_half'?",

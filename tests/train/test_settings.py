@@ -74,7 +74,7 @@ def test_an_annotation_reads_as_words(hint: Any, words: str) -> None:
         (
             {"model": {**LSTM, "hiden": 3}},
             "unknown key 'model.hiden'; did you mean 'hidden'? "
-            "Here 'model' has hidden, layers, bidirectional, dropout, forget_bias",
+            "Here 'model' has hidden, layers, bidirectional, dropout, forget_bias, embedding",
         ),
         ({"task": {**ADDING, "zzz": 3}}, "unknown key 'task.zzz'; 'task' has length, markers"),
         (
@@ -120,6 +120,7 @@ def test_a_specification_gives_every_setting_of_a_factory() -> None:
         "bidirectional": False,
         "dropout": 0.0,
         "forget_bias": 1.0,
+        "embedding": {"_target_": "retrograde.layers.embedding.OneHot", "_partial_": True},
     }
     assert specification(transformer) == specification(partial(transformer, heads=4))
     assert specification(partial(torch.optim.SGD, lr=0.5))["lr"] == 0.5

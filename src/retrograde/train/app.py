@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +15,9 @@ from retrograde.train.configuration import common_keys, config_folder, options
 from retrograde.train.errors import first_line, flags_first, in_one_line
 from retrograde.train.settings import check_against, check_keys, check_types, fits, takes
 from retrograde.train.sweep import place
+
+if TYPE_CHECKING:  # torch loads when a run begins
+    from retrograde.core.contracts import SequenceModel, Task
 
 SINGLE = "single"
 """The folder of runs that belong to no study."""
@@ -125,9 +128,11 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
     check_keys(settings["probing"], takes(ProbingSettings), "probing.")
     check_against(ProbingSettings, settings["probing"], "probing.")
     check_against(fit, settings)
+    task = _made(settings["task"], "task")
+    settings = sized(config, settings, task)
     run = Job(
         model=_made(settings["model"], "model"),
-        task=_made(settings["task"], "task"),
+        task=task,
         probes={name: _made(probe, f"probe.{name}") for name, probe in settings.get("probe", {}).items()},
         seed=settings["seed"],
         steps=settings["steps"],
@@ -141,6 +146,27 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
     identity = Identity(settings["study"], str(choices["model"]), str(choices["task"]))
     result = carry_out(run, folder, identity, settings, settings["progress"], number)
     return f"{prefix}{closing_line(folder, result)}"
+
+
+def sized(config: DictConfig, settings: dict[str, Any], task: "Task") -> dict[str, Any]:
+    """The settings with the width that the budget leaves, where there is a budget.
+
+    The run's name is that of the settings as they were given.
+    """
+    if settings["budget"] is None:
+        return settings
+    import torch
+
+    def of_width(width: int) -> dict[str, Any]:
+        resized = config.copy()
+        resized.width = width
+        return run_config(resized)
+
+    def build(width: int) -> "SequenceModel":
+        with torch.random.fork_rng():  # the caller's random numbers go on as if nothing had been tried
+            return _made(of_width(width)["model"], "model")(task)
+
+    return of_width(_made(settings["budget"], "budget").width(task, build))
 
 
 def _made(part: Any, name: str) -> Any:

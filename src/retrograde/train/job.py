@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 from retrograde.core.contracts import SequenceModel
-from retrograde.record.folder import FAILED, FINISHED, INTERRUPTED, RunFolder, config_hash
+from retrograde.record.folder import FAILED, FINISHED, INTERRUPTED, RunFolder
 from retrograde.record.recorder import RunRecorder
 from retrograde.record.view import WandbView
 from retrograde.train.load import selected_weights
@@ -62,7 +62,7 @@ def _claimed(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "state_size": model.state_size,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config_hash": config_hash(config),
+        "config_hash": folder.run.rpartition("-")[2],
         **provenance(),
         "config": dict(config),
     }

@@ -70,6 +70,9 @@ def check_against(target: Any, config: Mapping[str, Any], path: str = "") -> Non
     """Raise ValueError where a setting that a constructor or function shares with ``config`` is of another type."""
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
     for key, value in config.items():
+        if value is not None and _plain(value) and get_origin(hints.get(key)) is Callable:
+            group = f"{path}{key}".replace(".", "/")
+            raise ValueError(f"{path}{key} is a group of settings, not {value!r}: write {group}={value}")
         if key in hints and (_plain(value) or isinstance(value, list)) and not fits(value, hints[key]):
             raise ValueError(
                 f"{path}{key} must be {in_words(hints[key])}, not {value!r}{suggestion(value, hints[key])}"
@@ -130,9 +133,13 @@ def specification(thing: Any) -> dict[str, Any]:
     defaults = {
         name: parameter.default
         for name, parameter in signature.parameters.items()
-        if parameter.default is not inspect.Parameter.empty and _plain(parameter.default)
+        if _plain(parameter.default) or (callable(parameter.default) and parameter.default is not parameter.empty)
     }
-    return {"_target_": _path(function), "_partial_": True, **defaults, **given}
+    # a part such as an embedding is a factory itself
+    settings = {
+        name: specification(value) if callable(value) else value for name, value in {**defaults, **given}.items()
+    }
+    return {"_target_": _path(function), "_partial_": True, **settings}
 
 
 def _path(target: Any) -> str:
