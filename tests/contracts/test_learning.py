@@ -21,8 +21,11 @@ STEPS, EVERY = 300, 20
 SETTINGS = {
     # at the published step size of 0.1 a unit cannot change by more than that from one token to the next
     "antisymmetric_rnn": ("model.step_size=1.0", "model.diffusion=1.0"),
+    # the gates of one layer see the present token alone; what the one before was, only a second layer can ask
+    "mingru": ("model.layers=2",),
+    "minlstm": ("model.layers=3",),
 }
-"""Where a model's defaults, which are the paper's, are made for longer sequences than these."""
+"""Where a model's defaults are not made for this; the reason beside each."""
 
 RATES = {"transformer_encoder": 3e-3}
 """Where a learning rate of 1e-2 is too large."""
