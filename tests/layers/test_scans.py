@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from retrograde.layers.cells import ElmanCell
-from retrograde.layers.scans import GatedBlock, as_complex, as_pairs, scan
+from retrograde.layers.gated_block import GatedBlock
+from retrograde.layers.scans import as_complex, as_pairs, scan
 
 pytestmark = pytest.mark.usefixtures("float64")
 
