@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -25,6 +26,8 @@ PER_HEAD = {"entropy_share": "entropy (share of even)", "distance": "distance (p
 
 MARKED = "*"
 """How tasks end the label of an input that has to be found."""
+
+INPUT, TARGET = "input", "target"
 
 EVERY_LABEL = 16
 """Positions up to which each has its label; longer sequences show times, and labels at marked inputs alone."""
@@ -46,9 +49,17 @@ def load(comparison: Comparison) -> Tables:
     labels["marked"] = labels["label"].str.endswith(MARKED)
     return {
         "maps": maps[["model", "when", "step", "layer", "head", "query", "key", "value"]],
-        "labels": labels[["model", "time", "label", "scored", "marked"]].reset_index(drop=True),
+        "labels": labels[["model", "side", "time", "label", "scored", "marked"]].reset_index(drop=True),
         NUMBERS: _numbers(heads, maps, labels),
     }
+
+
+def sides(layer: str) -> tuple[str, str]:
+    """Whose positions the queries and the keys of a layer's maps are: of an encoder-decoder's they differ."""
+    return (
+        TARGET if layer.startswith(("decoder", "cross")) else INPUT,
+        TARGET if layer.startswith("decoder") else INPUT,
+    )
 
 
 def _numbers(heads: pd.DataFrame, maps: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
@@ -70,12 +81,11 @@ def on_marked(maps: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """
     kept = ["model", "seed", "run", "when", "step", "layer", "head"]
     parts = []
-    for model, of_model in maps.groupby("model", observed=True):
+    for (model, layer), of_model in maps.groupby(["model", "layer"], observed=True):
         words = labels[labels["model"] == model]
-        starts = np.sort(of_model["key"].unique())
         scored, marked = (
-            starts[np.searchsorted(starts, words.loc[words[name], "time"], side="right") - 1]
-            for name in ("scored", "marked")
+            _blocks(of_model[axis], words.loc[words[name] & (words["side"] == side), "time"])
+            for name, axis, side in zip(("scored", "marked"), ("query", "key"), sides(layer), strict=True)
         )
         if len(marked):
             chosen = of_model[of_model["query"].isin(scored) & of_model["key"].isin(marked)]
@@ -84,6 +94,12 @@ def on_marked(maps: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(columns=[*kept, "value", "quantity"])
     return pd.concat(parts, ignore_index=True).assign(quantity="on_marked")
+
+
+def _blocks(starts: pd.Series, times: pd.Series) -> np.ndarray:
+    """The beginnings of the blocks that these times lie in."""
+    known = np.sort(starts.unique())
+    return known[np.searchsorted(known, times, side="right") - 1]
 
 
 def finding(tables: Tables) -> str:
@@ -133,7 +149,9 @@ def draw(tables: Tables) -> Figure:
                 axes.set_axis_off()
                 continue
             image = _draw_map(axes, of_head, norm)
-            _label_positions(axes, words, bottom=place == len(rows) - 1, left=head == 0)
+            queries, keys = (words[words["side"] == side] for side in sides(layer))
+            _label(axes.xaxis, keys, shown=place == len(rows) - 1 or sides(rows[place + 1][2])[1] != sides(layer)[1])
+            _label(axes.yaxis, queries, shown=head == 0)
             if place == 0:
                 axes.set_title(f"head {head}", loc="center")
         step = number(of_row["step"].iloc[0])
@@ -151,16 +169,20 @@ def draw(tables: Tables) -> Figure:
 
 def _draw_map(axes: Axes, of_head: pd.DataFrame, norm: PowerNorm) -> AxesImage:
     wide = of_head.pivot(index="query", columns="key", values="value")
-    starts = wide.columns.to_numpy()
-    end = starts[-1] + (starts[1] - starts[0] if len(starts) > 1 else 1) - 0.5
+    bottom, right = (_end(starts.to_numpy()) for starts in (wide.index, wide.columns))
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
     return axes.imshow(wide.to_numpy(), cmap=theme.SEQUENTIAL, norm=norm, origin="upper", interpolation="nearest",
-                       extent=(-0.5, end, end, -0.5))  # fmt: skip
+                       extent=(-0.5, right, bottom, -0.5))  # fmt: skip
 
 
-def _label_positions(axes: Axes, words: pd.DataFrame, bottom: bool, left: bool) -> None:
+def _end(starts: np.ndarray) -> float:
+    """Where the last block ends."""
+    return float(starts[-1] + (starts[1] - starts[0] if len(starts) > 1 else 1) - 0.5)
+
+
+def _label(axis: Axis, words: pd.DataFrame, shown: bool) -> None:
     """Labels where they fit; else times at round places, giving way to the labels of marked inputs, which are bold."""
     texts = {int(time): str(label) for time, label in zip(words["time"], words["label"], strict=True)}
     marked = [int(time) for time in words.loc[words["marked"], "time"]]
@@ -171,14 +193,12 @@ def _label_positions(axes: Axes, words: pd.DataFrame, bottom: bool, left: bool) 
         plain = {time: str(time) for time in round_times if all(abs(time - mark) > room for mark in marked)}
         texts = plain | {mark: texts[mark] for mark in marked}
     times = sorted(texts)
-    shown = [texts[time] for time in times]
-    axes.set_xticks(times, shown if bottom else [""] * len(times), rotation=90, fontsize=6)
-    axes.set_yticks(times, shown if left else [""] * len(times), fontsize=6)
-    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
-        for time, label in zip(times, labels, strict=True):
-            if time in marked:
-                label.set_fontweight("bold")
-                label.set_color(theme.INK)
+    turned = {"rotation": 90} if axis.axis_name == "x" else {}
+    axis.set_ticks(times, [texts[time] if shown else "" for time in times], fontsize=6, **turned)
+    for time, label in zip(times, axis.get_ticklabels(), strict=True):
+        if time in marked:
+            label.set_fontweight("bold")
+            label.set_color(theme.INK)
 
 
 def caption(tables: Tables) -> str:

@@ -36,7 +36,9 @@ def test_a_block_counts_as_a_whole(script):
     maps = pd.DataFrame(rows, columns=["query", "key", "value"]).assign(
         model="t", seed=0, run="r", when=AFTER, step=1, layer="0", head=0
     )
-    labels = pd.DataFrame({"model": "t", "time": range(4), "scored": [0, 0, 0, 1], "marked": [0, 1, 0, 0]})
+    labels = pd.DataFrame(
+        {"model": "t", "side": "input", "time": range(4), "scored": [0, 0, 0, 1], "marked": [0, 1, 0, 0]}
+    )
     labels = labels.astype({"scored": bool, "marked": bool})
     assert script("attention_maps").on_marked(maps, labels)["value"].item() == 0.7
 

@@ -66,7 +66,7 @@ def test_outputs_maps_and_totals_on_both_sides_are_those_of_live_nodes() -> None
     for sample, length in enumerate(given.target_lengths.tolist()):
         logits, weights, hidden, forward = by_hand(made, given, sample)
         torch.testing.assert_close(outputs[sample, :length], logits, rtol=0, atol=1e-12)
-        shown = flow.trace.maps["decoder0"][sample, 0, :length]
+        shown = flow.trace.maps["cross0"][sample, 0, :length]
         torch.testing.assert_close(shown[:, : given.lengths[sample]], weights, rtol=0, atol=1e-12)
         assert not shown[:, given.lengths[sample] :].any()
         loss = torch.nn.functional.cross_entropy(logits, given.targets[sample, :length])
@@ -79,7 +79,7 @@ def test_outputs_maps_and_totals_on_both_sides_are_those_of_live_nodes() -> None
 def test_attention_carries_the_gradient_of_a_target_to_its_source_past_the_recurrence() -> None:
     """With the encoder's recurrence cut, a source position is felt by attention alone: as much as it is looked at."""
     made, given = model(), batch()
-    assert {"decoder0.forward.hidden", "decoder0"} == made.trace(given).target_side
+    assert {"decoder0.forward.hidden", "cross0"} == made.trace(given).target_side
     with torch.no_grad():
         for placed in made.encoder.placed[0]:
             fused = placed.recurrence.fused

@@ -69,7 +69,7 @@ def test_outputs_maps_and_totals_on_both_sides_are_those_of_live_nodes() -> None
     for sample, length in enumerate(given.target_lengths.tolist()):
         logits, weights, decoder, encoder = by_hand(made, given, sample)
         torch.testing.assert_close(outputs[sample, :length], logits, rtol=0, atol=1e-12)
-        shown = flow.trace.maps["decoder0"][sample, 0, :length]
+        shown = flow.trace.maps["cross0"][sample, 0, :length]
         torch.testing.assert_close(shown[:, : given.lengths[sample]], weights, rtol=0, atol=1e-12)
         loss = torch.nn.functional.cross_entropy(logits, given.targets[sample, :length])
         for key, nodes in (("decoder0.forward.cell", decoder), ("encoder0.forward.cell", encoder)):
@@ -89,7 +89,7 @@ def test_hard_attention_looks_at_one_position_in_evaluation() -> None:
     made, given = model(window=Hard), batch()
     soft = model()
     soft.load_state_dict({name: value for name, value in made.state_dict().items() if "window" not in name})
-    shown, spread = (each.trace(given).maps["decoder0"][:, 0] for each in (made, soft))
+    shown, spread = (each.trace(given).maps["cross0"][:, 0] for each in (made, soft))
     assert (shown.amax(-1) == 1).all() and (shown.sum(-1) == 1).all()
     assert torch.equal(shown.argmax(-1), spread.argmax(-1))
 

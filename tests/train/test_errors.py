@@ -23,8 +23,8 @@ UNKNOWN = {
     "zzz=3": f"unknown key 'zzz'; {KEYS}",
     "~stepz": f"unknown key 'stepz'; did you mean 'steps'? Here {KEYS}",
     "model.hiden=3": f"unknown key 'model.hiden'; did you mean 'hidden'? Here {LSTM}",
-    "+model.hiden=3": "unknown key 'model.hiden'; did you mean 'hidden'? Here 'model' has hidden, layers, bidirectional, "
-    "dropout, forget_bias, embedding",
+    "+model.hiden=3": "unknown key 'model.hiden'; did you mean 'hidden'? "
+    "Here 'model' has hidden, layers, bidirectional, dropout, forget_bias, embedding",
     "trainer.clipp=3": f"unknown key 'trainer.clipp'; did you mean 'clip'? Here {TRAINER}",
     "+probing.sample=3": "unknown key 'probing.sample'; did you mean 'samples'? Here 'probing' has samples, per_decade",
     "probe.attention.smaples=3": "unknown key 'probe.attention.smaples'; did you mean 'samples'? "

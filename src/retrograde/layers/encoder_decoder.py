@@ -191,7 +191,7 @@ class EncoderDecoder(SequenceModel):
         outputs, share = self._read_out(target.outputs, weights)
         if self.before:
             share = self._looked(weights, target.states)
-        maps = {} if share is None else {"decoder0": share.unsqueeze(1)}
+        maps = {} if share is None else {"cross0": share.unsqueeze(1)}
         return Trace(
             outputs,
             source.states | target.states,

@@ -14,8 +14,8 @@ al. 2014, arXiv:1406.1078, section 3.1) where the paper hands its LSTM's states 
 """
 
 from retrograde.core.contracts import Task
-from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.decoding import Decoding, Writing
+from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.encoder_decoder import EncoderDecoder, RecurrentFactory
 
 

@@ -17,8 +17,8 @@ from both directions' ends, where the paper takes the backward one's.
 from functools import partial
 
 from retrograde.core.contracts import Task
-from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.decoding import Decoding, Writing
+from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.encoder_decoder import EncoderDecoder, RecurrentFactory
 from retrograde.layers.memory_attention import MemoryAttention
 from retrograde.layers.scores.score import ScoreFactory
