@@ -83,6 +83,12 @@ def test_the_commands_of_the_readme_exist() -> None:
         assert (ROOT / "conf" / "study" / f"{study}.yaml").is_file(), study
 
 
+def test_the_readme_names_the_oracle_of_every_model() -> None:
+    rows = re.findall(r"^\| (\w+) \| (.+?) \| (.+?) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    named = {stem for stem, source, oracle in rows if source.strip() and oracle.strip()}
+    assert {file.stem for file in (ROOT / "conf" / "model").glob("*.yaml")} <= named
+
+
 def test_the_readme_shows_the_model_that_the_tests_train() -> None:
     readme = (ROOT / "README.md").read_text()
     extension = ROOT / "tests" / "train" / "extension"

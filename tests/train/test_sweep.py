@@ -14,6 +14,8 @@ from retrograde.train import listing
 from retrograde.train.configuration import config_folder
 from retrograde.train.sweep import SIZE, place
 
+KNOWN = ", ".join(listing.GROUPS)
+
 SETTINGS = ("width=4", "task.length=5", "steps=3", "probe=lag_gradient", "trainer.test_samples=8")
 
 
@@ -142,8 +144,8 @@ def test_a_study_is_listed_by_its_question(monkeypatch, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model"], "unknown 'model'; did you mean 'models'? Known: models, tasks, probes, studies"),
-        (["zzz"], "unknown 'zzz'; known: models, tasks, probes, studies"),
+        (["model"], f"unknown 'model'; did you mean 'models'? Known: {KNOWN}"),
+        (["zzz"], f"unknown 'zzz'; known: {KNOWN}"),
         (["models", "--config-dir", "nowhere"], "'nowhere' is not a folder"),
     ],
 )
