@@ -5,13 +5,29 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from retrograde.core.choices import Unavailable
 from retrograde.core.contracts import SequenceModel, Task
+from retrograde.tasks.adding import Adding
+from retrograde.tasks.cloze import Cloze
+from retrograde.tasks.copying import Copying
+from retrograde.tasks.reverse import Reverse
+from retrograde.tasks.temporal_order import TemporalOrder
 
 CONF = Path(__file__).parents[2] / "conf"
 WIDTH = 8
+
+TASKS: list[Task] = [
+    Adding(length=20, markers="first_ten"),  # reals, one position scored, lengths differ
+    Copying(length=4, symbols=3, recall=2),  # tokens, all positions scored
+    TemporalOrder(length=10),  # tokens, one position scored
+    Reverse(symbols=3, shortest=3, longest=5),  # from source to target, lengths differ
+    Cloze(length=9, vocabulary=20),  # each word from its neighbours
+]
+"""Small ones of every kind, for models to be held to their contract on."""
 
 
 def stems(group: str) -> list[str]:
@@ -43,3 +59,18 @@ def chosen(group: str, stem: str, *overrides: str) -> Any:
 
 def model(stem: str, task: Task, *overrides: str) -> SequenceModel:
     return factory(stem, *overrides)(task)
+
+
+def built(stem: str, task: Task, *overrides: str) -> SequenceModel:
+    """The model, or a skip that says what this machine lacks for it."""
+    try:
+        return model(stem, task, *overrides)
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+def fitting(stem: str) -> list[Task]:
+    """The tasks here of the kinds that a model is made for."""
+    found = [task for task in TASKS if task.kind in kinds(stem)]
+    assert found, f"no task here is of a kind that {stem} is made for: {', '.join(kinds(stem))}"
+    return found

@@ -5,19 +5,13 @@ from collections.abc import Callable, Mapping
 import model_contract as contract
 import pytest
 import torch
-from members import CONF, kinds, model, stems
+from members import CONF, TASKS, built, fitting, stems
 from torch import Tensor, nn
 
-from retrograde.core.choices import Unavailable
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, State, Trace
 from retrograde.layers.cells import ElmanCell, GRUCell
 from retrograde.layers.recurrent import RecurrentModel
-from retrograde.tasks.adding import Adding
-from retrograde.tasks.cloze import Cloze
-from retrograde.tasks.copying import Copying
-from retrograde.tasks.reverse import Reverse
-from retrograde.tasks.temporal_order import TemporalOrder
 
 Check = Callable[[SequenceModel, Task, Batch], None]
 
@@ -25,15 +19,6 @@ CHECKS: dict[str, Check] = {
     name.removeprefix("check_"): check for name, check in vars(contract).items() if name.startswith("check_")
 }
 FUTURE = "outputs_do_not_see_the_future"
-
-TASKS: list[Task] = [
-    Adding(length=20, markers="first_ten"),  # reals, one position scored, lengths differ
-    Copying(length=4, symbols=3, recall=2),  # tokens, all positions scored
-    TemporalOrder(length=10),  # tokens, one position scored
-    Reverse(symbols=3, shortest=3, longest=5),  # from source to target, lengths differ
-    Cloze(length=9, vocabulary=20),  # each word from its neighbours
-]
-
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -48,21 +33,6 @@ def somewhere(model: SequenceModel) -> SequenceModel:
 
 def drawn(task: Task) -> Batch:
     return task.sample(3, torch.Generator().manual_seed(1))
-
-
-def built(stem: str, task: Task, *overrides: str) -> SequenceModel:
-    """The model, or a skip that says what this machine lacks for it."""
-    try:
-        return model(stem, task, *overrides)
-    except Unavailable as error:
-        pytest.skip(str(error))
-
-
-def fitting(stem: str) -> list[Task]:
-    """The tasks here of the kinds that a model is made for."""
-    found = [task for task in TASKS if task.kind in kinds(stem)]
-    assert found, f"no task here is of a kind that {stem} is made for: {', '.join(kinds(stem))}"
-    return found
 
 
 def variants(stem: str) -> list[tuple[str, ...]]:

@@ -1,7 +1,6 @@
 """On a GPU everything means what it means on a CPU. Run by ``make gpu``."""
 
 from copy import deepcopy
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from members import chosen, stems
-from members import model as built
+from members import built, chosen, fitting, stems
 from torch import Tensor
 
 from retrograde import RecorderSettings, Run, TrainerSettings, fit
@@ -20,7 +18,6 @@ from retrograde.core.records import Reading
 from retrograde.core.snapshot import gradient_flow, snapshot
 from retrograde.models.lstm import lstm
 from retrograde.tasks.adding import Adding
-from retrograde.tasks.temporal_order import TemporalOrder
 from retrograde.train.fit import default_probes
 
 pytestmark = [
@@ -31,10 +28,6 @@ pytestmark = [
 DEVICE = "cuda"
 ACCELERATOR = "gpu"
 
-TASKS: dict[str, Task] = {
-    "reals, lengths differ": Adding(length=20, markers="first_ten"),
-    "tokens": TemporalOrder(length=10),
-}
 CASES = [(stem,) for stem in stems("model")] + [("lstm", "model.layers=2", "model.bidirectional=true")]
 
 ROUNDING = 1e-10
@@ -47,26 +40,26 @@ def assert_same(there: Tensor, here: Tensor) -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
-def test_gradients_over_time_are_those_of_the_cpu(case: tuple[str, ...], task: str) -> None:
-    model = built(case[0], TASKS[task], *case[1:])
-    batch = TASKS[task].sample(4, torch.Generator().manual_seed(1))
-    here = gradient_flow(model, TASKS[task], batch)
-    there = gradient_flow(deepcopy(model).to(DEVICE), TASKS[task], batch.to(DEVICE))
-    assert_same(there.losses, here.losses)
-    assert there.gradients.keys() == here.gradients.keys() != set()
-    for key, gradient in here.gradients.items():
-        assert_same(there.trace.states[key], here.trace.states[key])
-        assert_same(there.gradients[key].direct.value(), gradient.direct.value())
-        assert_same(there.gradients[key].total.value(), gradient.total.value())
-        assert torch.equal(there.gradients[key].total.reached.cpu(), gradient.total.reached)
+def test_gradients_over_time_are_those_of_the_cpu(case: tuple[str, ...]) -> None:
+    for task in fitting(case[0]):
+        model = built(case[0], task, *case[1:])
+        batch = task.sample(4, torch.Generator().manual_seed(1))
+        here = gradient_flow(model, task, batch)
+        there = gradient_flow(deepcopy(model).to(DEVICE), task, batch.to(DEVICE))
+        assert_same(there.losses, here.losses)
+        assert there.gradients.keys() == here.gradients.keys() != set()
+        for key, gradient in here.gradients.items():
+            assert_same(there.trace.states[key], here.trace.states[key])
+            assert_same(there.gradients[key].direct.value(), gradient.direct.value())
+            assert_same(there.gradients[key].total.value(), gradient.total.value())
+            assert torch.equal(there.gradients[key].total.reached.cpu(), gradient.total.reached)
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_the_form_for_training_computes_what_the_trace_shows(case: tuple[str, ...]) -> None:
-    task = TASKS["reals, lengths differ"]
+    task = fitting(case[0])[0]
     model = built(case[0], task, *case[1:]).to(DEVICE).eval()
     batch = task.sample(4, torch.Generator().manual_seed(1)).to(DEVICE)
     scored = batch.scored
@@ -76,7 +69,7 @@ def test_the_form_for_training_computes_what_the_trace_shows(case: tuple[str, ..
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_every_probe_reads_what_it_reads_on_the_cpu(case: tuple[str, ...]) -> None:
-    task = TASKS["tokens"]
+    task = fitting(case[0])[-1]
     model = built(case[0], task, *case[1:])
     batch = task.sample(4, torch.Generator().manual_seed(1))
 
@@ -96,10 +89,9 @@ def test_every_probe_reads_what_it_reads_on_the_cpu(case: tuple[str, ...]) -> No
 def test_batches_are_drawn_where_the_generator_is_and_repeat(stem: str) -> None:
     task: Task = chosen("task", stem)
     first, again = (task.sample(4, torch.Generator(DEVICE).manual_seed(0)) for _ in range(2))
-    for field in fields(first):
-        value = getattr(first, field.name)
+    for name, value in first.tensors().items():
         assert value.device.type == torch.device(DEVICE).type
-        assert torch.equal(value, getattr(again, field.name))
+        assert torch.equal(value, again.tensors()[name])
     batch = task.sample(4, torch.Generator().manual_seed(0)).to(DEVICE)
     outputs = torch.zeros(*batch.scored.shape, task.outputs.size, device=DEVICE)
     assert torch.isfinite(task.loss(outputs, batch)[batch.scored]).all()
