@@ -25,13 +25,14 @@ imports: $(STAMP)
 	$(BIN)/lint-imports
 
 tests: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n logical --dist worksteal
 
 slow: $(STAMP) ## the tests that take minutes
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -n logical
 
 bench: $(STAMP) ## what measuring costs, as ratios within one run
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/architectures.py
 
 gpu: ## what needs a CUDA device; results go to $OUT, or to benchmarks/results
 	bash benchmarks/gpu.sh

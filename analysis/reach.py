@@ -24,6 +24,7 @@ from retrograde.figures import question, theme
 from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, Tables, ends, listed
 from retrograde.figures.provenance import lag_quantiles, number, seeds_in_words
 from retrograde.figures.statistics import interval
+from retrograde.record.tables import LOWEST
 
 KEPT = 0.01
 """The horizon's threshold, as in the probe: the share of its size at lag 0 that a gradient must keep."""
@@ -54,7 +55,7 @@ def load(comparison: Comparison) -> Tables:
 
 def _lowest(readings: pd.DataFrame) -> pd.DataFrame:
     """The layer nearest to the input, in whichever direction it runs."""
-    return readings[readings["layer"].str.startswith("0.")]
+    return readings[readings["layer"].str.match(LOWEST)]
 
 
 def _furthest(norms: pd.DataFrame) -> pd.DataFrame:

@@ -36,9 +36,19 @@ def drawn(task: Task) -> Batch:
 
 
 def variants(stem: str) -> list[tuple[str, ...]]:
-    """As it stands, and, for what can be stacked and reversed, two layers in both directions."""
-    stacked = ("model.layers=2", "model.bidirectional=true")
-    return [(), stacked] if "\nbidirectional:" in (CONF / "model" / f"{stem}.yaml").read_text() else [()]
+    """As it stands; where they can be, two layers in both directions; with other parts, where it has any."""
+    text = (CONF / "model" / f"{stem}.yaml").read_text()
+    found: list[tuple[str, ...]] = [()]
+    if "\nbidirectional:" in text:
+        found.append(("model.layers=2", "model.bidirectional=true"))
+    if "/model@encoder" in text:
+        deep = ("model.encoder.layers=2", "model.encoder.bidirectional=true", "model.decoder.layers=2")
+        found.append((*deep, "model@model.encoder=slstm", "model@model.decoder=clockwork_rnn"))
+    if "- score:" in text:
+        found += [
+            (f"model/score={score}", "model/window=local_m", "model.window.reach=1") for score in stems("model/score")
+        ]
+    return found
 
 
 CASES = [(stem, *variant) for stem in stems("model") for variant in variants(stem)]

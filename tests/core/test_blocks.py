@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from retrograde.core.adjoint import Layer, Placed, trace_stack
 from retrograde.core.block import Block
 from retrograde.core.records import Ledger, State
-from retrograde.core.recurrence import Recurrence, sequence
+from retrograde.core.recurrence import Recurrence, clocked, sequence
 from retrograde.core.scaled import log10_norm
 from retrograde.core.statuses import CENSORED, FINITE
+from retrograde.models.clockwork_rnn import ClockworkCell
+from retrograde.models.linear_rnn import LinearCell
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -194,3 +196,34 @@ def test_float32_totals_below_a_block_keep_their_size_far_outside_the_format() -
         norms.append(norm[:, 1:])
     assert norms[0].min() < -140
     torch.testing.assert_close(norms[1], norms[0], rtol=1e-5, atol=1e-3)
+
+
+def test_what_is_too_small_to_be_handed_from_stack_to_stack_is_censored_and_not_zero() -> None:
+    """A decoder that fades to 1e-100 begins with the encoder's end: what the encoder reads of it is lost, not nothing."""
+    torch.set_default_dtype(torch.float32)
+    encoder, decoder = (LinearCell(2, 2, 0.01, "orthogonal") for _ in range(2))
+    ledger = Ledger()
+    lengths = torch.tensor([50, 50])
+    below = trace_stack([Layer([Placed("encoder0.forward", encoder)])], torch.randn(2, 50, 2), lengths, ledger)
+    above = trace_stack(
+        [Layer([Placed("decoder0.forward", decoder)])],
+        torch.randn(2, 50, 2),
+        lengths,
+        ledger,
+        initial={"decoder0.forward.hidden": below.outputs[:, -1]},
+    )
+    # the first sample's loss is at its last position, the second's at its first
+    torch.autograd.grad(above.outputs[0, -1].sum() + above.outputs[1, 0].sum(), ledger.anchor)
+    norm, status = log10_norm(ledger.gradients["decoder0.forward.hidden"].total)
+    assert norm[0, 0] < -90 and status[0, 0] == FINITE
+    _, status = log10_norm(ledger.gradients["encoder0.forward.hidden"].total)
+    assert (status[0] == CENSORED).all()
+    assert status[1, -1] == FINITE
+
+
+def test_clocks_count_in_half_precision_too() -> None:
+    cell = ClockworkCell(2, 8, 4).to(torch.bfloat16)
+    ticks = clocked(cell, torch.zeros(1, 600, 2, dtype=torch.bfloat16))[0, :, 2:]
+    times = torch.arange(600)
+    for module in range(4):
+        assert torch.equal(ticks[:, module].bool(), times % 2**module == 0)

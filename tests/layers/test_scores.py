@@ -154,7 +154,7 @@ def test_hard_attention_draws_slots_by_their_probability_and_takes_the_likeliest
 
 def test_reinforce_has_the_gradient_of_the_expected_loss_on_the_average_over_all_draws() -> None:
     """Two target positions, three slots: nine draws are all there are, so the average is exact."""
-    window = Hard(WIDTH, reinforce=2.0, entropy=0.0)  # log p is a mean over two positions: 2 makes it their sum
+    window = Hard(WIDTH, entropy=0.0)
     window.baseline.fill_(0.7)
     energy = torch.randn(2, 3, requires_grad=True)
     probabilities = torch.softmax(energy, -1)
@@ -181,3 +181,12 @@ def test_the_baseline_follows_the_loss() -> None:
     assert window.baseline.item() == pytest.approx(0.2)
     window.surrogate(torch.tensor([1.0, 1.0]), torch.zeros(2, 1), torch.zeros(2, 1), counts)
     assert window.baseline.item() == pytest.approx(0.28)
+
+
+def test_hard_attention_lets_a_run_that_explodes_go_on_to_its_end() -> None:
+    window = Hard(WIDTH)
+    probabilities = torch.full((2, 1, 3), torch.nan)
+    probabilities[0] = torch.tensor([0.2, 0.3, 0.5])
+    one, chosen, _ = window.drawn(probabilities)
+    assert (one.sum(-1) == 1).all()
+    assert chosen[0].isfinite().all() and chosen[1].isnan().all()

@@ -15,8 +15,10 @@ from retrograde.layers.decoding import Writing
 from retrograde.layers.encoder_decoder import EncoderDecoder
 from retrograde.models.elman import elman
 from retrograde.models.gru import gru
+from retrograde.models.lru import lru
 from retrograde.models.lstm import lstm
 from retrograde.models.seq2seq import seq2seq
+from retrograde.models.slstm import slstm
 from retrograde.tasks.reverse import Reverse
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -139,6 +141,20 @@ def test_any_cell_reads_for_any_cell(encoder, decoder) -> None:
         TASK, partial(encoder, hidden=4, layers=2, bidirectional=True), partial(decoder, hidden=7, layers=2)
     ).eval()
     given = batch()
+    torch.testing.assert_close(made.trace(given).outputs, made(given), rtol=0, atol=1e-12)
+
+
+def test_a_side_that_is_no_stack_of_recurrences_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="the encoder must be a stack of recurrences, such as lstm or gru; Residual"
+    ):
+        seq2seq(TASK, partial(lru, hidden=4), partial(lstm, hidden=4))
+
+
+def test_a_stabiliser_begins_as_it_does_by_itself() -> None:
+    """What an encoder may set of an sLSTM is its hidden state; a normaliser below zero would turn the output's sign."""
+    made, given = seq2seq(TASK, partial(lstm, hidden=4), partial(slstm, hidden=4, heads=2)).eval(), batch()
+    assert set(made.begins) == {"decoder0_forward_hidden"}
     torch.testing.assert_close(made.trace(given).outputs, made(given), rtol=0, atol=1e-12)
 
 

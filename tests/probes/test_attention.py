@@ -52,6 +52,13 @@ def test_queries_of_padding_do_not_count() -> None:
     assert made["previous_token/0"] == pytest.approx(0.5)
 
 
+def test_an_even_spread_over_a_window_is_an_even_spread_also_where_weights_sum_to_less() -> None:
+    window = torch.eye(4) + torch.diag(torch.ones(3), -1)
+    made = numbers(on(0.6 * window / window.sum(-1, keepdim=True), [0, 1, 2, 3], 4))
+    assert made["entropy_share/0"] == pytest.approx(1.0)
+    assert made["entropy/0"] == pytest.approx(math.log(2) * 3 / 4)
+
+
 def test_entropy_share_is_of_the_keys_that_are_visible() -> None:
     uniform = torch.tril(torch.ones(4, 4)) / torch.arange(1, 5)[:, None]
     assert numbers(on(uniform, [0, 1, 2, 3], 4))["entropy_share/0"] == pytest.approx(1.0)

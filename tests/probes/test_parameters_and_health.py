@@ -1,6 +1,7 @@
 """Norms of parameters against numpy, and counts of what was put there to be counted."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,9 +11,11 @@ from retrograde.core.records import Batch, StateGradient, Trace, Update
 from retrograde.core.scaled import Scaled
 from retrograde.core.snapshot import snapshot
 from retrograde.models.elman import elman
+from retrograde.models.transformer_seq2seq import TransformerEncoderDecoder
 from retrograde.probes.health import Health
 from retrograde.probes.parameters import Parameters, log10_norms
 from retrograde.tasks.adding import Adding
+from retrograde.tasks.reverse import Reverse
 
 
 def test_norms_of_each_parameter_and_of_all_together() -> None:
@@ -92,3 +95,16 @@ def test_dead_units_and_saturated_entries_are_shares() -> None:
     made = health(with_states(state, torch.ones(1, 4, 4), [3]))
     assert made["dead"] == 0.5 and made["saturated"] == 0.25
     assert "saturated" not in health(with_states(3 * state, torch.ones(1, 4, 4), [3]))
+
+
+def test_every_target_position_counts_where_the_target_is_longer_than_the_source() -> None:
+    """A unit that is alive at the last target position alone is not dead."""
+    task = Reverse(symbols=3, shortest=3, longest=3)
+    model = TransformerEncoderDecoder(task, 8, 1, heads=2, feedforward=8)
+    taken = snapshot(model, task, task.sample(2, torch.Generator().manual_seed(0)), 0)
+    key = "decoder1.forward.residual"
+    state = torch.zeros_like(taken.trace.states[key])
+    state[:, -1] = 1.0
+    shown = replace(taken, trace=replace(taken.trace, states={**taken.trace.states, key: state}))
+    dead = {reading.name: float(reading.values) for reading in Health()(shown)}[f"dead/{key}"]
+    assert dead == 0

@@ -43,8 +43,15 @@ def test_a_budget_below_the_smallest_model_is_refused() -> None:
 
 
 def test_a_model_that_keeps_everything_has_no_state_to_compare() -> None:
-    with pytest.raises(ValueError, match="no state of a fixed size, attention keeps everything; budget=parameters fit"):
+    with pytest.raises(
+        ValueError, match="what recurrences carry, and this model has attention; budget=parameters fits"
+    ):
         Budget("state", 100).width(TASK, lambda width: transformer(TASK, hidden=width))
+
+
+def test_a_width_that_the_model_refuses_says_which_are_tried() -> None:
+    with pytest.raises(ValueError, match=r"is not one of 8; budget\.multiple=4 sets which widths are tried"):
+        Budget("parameters", 10_000).width(TASK, lambda width: transformer(TASK, hidden=width, heads=8))
 
 
 def test_a_model_that_does_not_follow_the_width_is_refused() -> None:
@@ -80,16 +87,22 @@ def test_the_command_sizes_records_and_loads_a_model_by_its_budget(command, tmp_
 
 
 def test_what_follows_the_width_follows_the_budget(command, tmp_path: Path) -> None:
-    warm = ("scheduler=warmup", "optimizer.lr=1.0")
+    warm = ("scheduler=warmup",)
     ended = command("model=elman", "budget=state", "budget.size=8", *warm, *QUICK, f"outputs={tmp_path}")
     assert ended.code == 0, ended.error
     (folder,) = (tmp_path / "single").iterdir()
     config = retrograde.load(folder).metadata["config"]
     assert config["scheduler"]["width"] == config["width"] == 8
+    assert config["optimizer"]["lr"] == 1.0
 
 
 def test_a_budget_that_cannot_be_kept_is_one_line(command, tmp_path: Path) -> None:
     ended = command("model=transformer", "budget=state", *QUICK, f"outputs={tmp_path}")
     assert ended.code == 1
-    assert "attention keeps everything; budget=parameters fits" in ended.message
+    assert "this model has attention; budget=parameters fits" in ended.message
     assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_budget_for_a_model_that_does_not_fit_the_task_is_refused_for_that(command, tmp_path: Path) -> None:
+    ended = command("model=seq2seq", "budget=state", *QUICK, f"outputs={tmp_path}")
+    assert ended.message == "retrograde: seq2seq is made for transduce tasks, and adding is of kind aligned"

@@ -186,11 +186,12 @@ class _StackFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_outputs: Tensor, *direct: Tensor) -> tuple[Tensor | None, ...]:
-        by_key = {key: Scaled.of(part) for key, part in zip(ctx.keys, direct, strict=True)}
+        ledger = ctx.run.ledger
+        by_key = {key: ledger.reached(part) for key, part in zip(ctx.keys, direct, strict=True)}
         initial: dict[str, Tensor] = {}
         weights: list[Tensor] = []
         around: list[Tensor] = []
-        gradient = Scaled.of(of_outputs)
+        gradient = ledger.reached(of_outputs)
         for layer, x in zip(reversed(ctx.run.stack), reversed(ctx.read), strict=True):
             left = _left(layer, x, [ctx.unrolled[placed.name] for placed in layer.placed], ctx.order, gradient)
             of_entered: Scaled | None = None
@@ -208,8 +209,11 @@ class _StackFunction(torch.autograd.Function):
                         _in(_time_order, placed, part[name], ctx.order) for part in (swept.total, swept.direct)
                     )
                     times = times_of(placed, ctx.order.shape[1])
-                    ctx.run.ledger.gradients[key] = StateGradient(total, by_read_out, times)
-                    initial[key] = swept.total[name].value()[:, 0]
+                    ledger.gradients[key] = StateGradient(total, by_read_out, times)
+                    if key in ctx.run.initial:
+                        begin = Scaled(*(part[:, :1] for part in vars(swept.total[name]).values()))
+                        initial[key] = begin.value()[:, 0]
+                        ledger.lose(begin)
                 below = _in(_read_order, placed, swept.inputs, ctx.order)
                 of_entered = below if of_entered is None else of_entered + below
             assert of_entered is not None  # a layer has directions
@@ -217,6 +221,7 @@ class _StackFunction(torch.autograd.Function):
             gradient = entered.inputs if left.inputs is None else left.inputs + entered.inputs
             weights = of_layer + weights
             around = [one + other for one, other in zip(left.around, entered.around, strict=True)] + around
+        ledger.lose(gradient)
         given = [initial[key] for key in ctx.run.initial]
         learned = [weight if weight.is_floating_point() else None for weight in weights]
         return None, torch.zeros(()), gradient.value(), *given, *learned, *around

@@ -91,6 +91,20 @@ class Ledger:
         self.anchor = torch.zeros((), requires_grad=True)
         self.gradients: dict[str, StateGradient] = {}
         self.claimed: set[str] = set()
+        self.lost: Tensor | None = None
+
+    def lose(self, handed_on: Scaled) -> None:
+        """Note the samples of whose gradient something was too small to be handed on as a plain number.
+
+        Between two stacks it has no exponent; what then reads zero in the next one is censored rather than zero.
+        """
+        lost = ((handed_on.mantissa != 0) & (handed_on.value() == 0)).flatten(1).any(1)
+        self.lost = lost if self.lost is None else self.lost | lost
+
+    def reached(self, gradient: Tensor) -> Scaled:
+        """A gradient that came as plain numbers, with what is known of whether it is truly zero."""
+        scaled = Scaled.of(gradient)
+        return scaled if self.lost is None else replace(scaled, reached=scaled.reached | self.lost.unsqueeze(1))
 
     def claim(self, keys: Sequence[str]) -> None:
         """Make sure that no two recurrences of a model write under one key."""

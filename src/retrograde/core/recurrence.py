@@ -6,7 +6,7 @@ from functools import singledispatch
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -18,6 +18,9 @@ class Recurrence(nn.Module, ABC):
 
     output: ClassVar[str] = "hidden"
     """The component that the layer above reads, where ``read`` and ``width`` say nothing else."""
+
+    begun: ClassVar[tuple[str, ...] | None] = None
+    """The components that an encoder may set for a decoder to begin with; None for all of them."""
 
     @property
     @abstractmethod
@@ -40,7 +43,7 @@ class Recurrence(nn.Module, ABC):
         """What the layer above gets, (..., ``self.width``), of the input and the state after it; pure, as ``step``."""
         return state[self.output]
 
-    def clock(self, times: Float[Tensor, " time"]) -> Float[Tensor, "time columns"]:
+    def clock(self, times: Int[Tensor, " time"]) -> Num[Tensor, "time columns"]:
         """What ``step`` and ``read`` know of time: columns behind those of their inputs; none but where a paper has."""
         return times.new_empty(len(times), 0)
 
@@ -63,8 +66,7 @@ def clocked(
     recurrence: Recurrence, inputs: Float[Tensor, "batch time width"], start: int = 0
 ) -> Float[Tensor, "batch time clocked"]:
     """The inputs with the recurrence's clock, the first of them read at time ``start``."""
-    times = torch.arange(start, start + inputs.shape[1], device=inputs.device, dtype=inputs.dtype)
-    columns = recurrence.clock(times)
+    columns = recurrence.clock(torch.arange(start, start + inputs.shape[1], device=inputs.device)).to(inputs.dtype)
     return torch.cat([inputs, columns.expand(len(inputs), -1, -1)], -1) if columns.shape[1] else inputs
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from retrograde.core.contracts import SequenceModel, Snapshot, Task
 from retrograde.core.losses import sample_means
 from retrograde.core.records import Batch, StateGradient, Trace, Update
-from retrograde.core.scaled import Scaled
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ def gradient_flow(model: SequenceModel, task: Task, batch: Batch) -> Flow:
     gradients = dict(trace.ledger.gradients)
     for key, gradient in zip(trace.states, direct[1:], strict=True):
         if key not in gradients:  # no recurrence: all that the loss knows of the state comes through later layers
-            gradients[key] = StateGradient(Scaled.of(gradient), Scaled.of(gradient), trace.times[key])
+            known = trace.ledger.reached(gradient)
+            gradients[key] = StateGradient(known, known, trace.times[key])
     return Flow(_detached(trace), losses.detach(), {key: gradients[key] for key in trace.states})
 
 

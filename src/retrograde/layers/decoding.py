@@ -75,14 +75,20 @@ class Writing:
 
 
 def greedy(decoder: Decoder, batch: Batch, length: int) -> Float[Tensor, "batch target size"]:
-    """The scores of ``length`` tokens where each is followed by the likeliest; behind ``<eos>`` nothing counts."""
+    """The scores of ``length`` tokens where each is followed by the likeliest; behind ``<eos>`` they say ``<eos>``."""
     carried = decoder.begin(batch)
     tokens = torch.full((len(batch),), START, device=batch.lengths.device)
-    made = []
-    for _ in range(length):
+    ended = torch.zeros(len(batch), 1, dtype=torch.bool, device=tokens.device)
+    made: list[Tensor] = []
+    while len(made) < length and not (made and ended.all()):
         scores, carried = decoder.advance(carried, tokens)
+        only_end = torch.zeros_like(scores)
+        only_end[:, END] = 1
+        scores = torch.where(ended, only_end, scores)
         tokens = scores.argmax(-1)
+        ended = ended | (tokens == END).unsqueeze(1)
         made.append(scores)
+    made += [only_end] * (length - len(made))
     return torch.stack(made, 1)
 
 
@@ -101,7 +107,7 @@ def beam(decoder: Decoder, batch: Batch, length: int, beams: int) -> Int[Tensor,
     total = torch.full((count, beams), -torch.inf, device=rows.device)
     total[:, 0] = 0  # at the beginning all beams are one
     ended = torch.zeros(count, beams, dtype=torch.bool, device=rows.device)
-    for _ in range(length):
+    while answers.shape[2] < length and not ended.all():
         scores, carried = decoder.advance(carried, tokens)
         likely = torch.log_softmax(scores, -1).view(count, beams, -1)
         only_end = torch.full_like(likely, -torch.inf)
@@ -114,4 +120,4 @@ def beam(decoder: Decoder, batch: Batch, length: int, beams: int) -> Int[Tensor,
         kept = (rows.unsqueeze(1) * beams + parent).flatten()
         carried = {name: value[kept] for name, value in carried.items()}
         tokens = chosen.flatten()
-    return answers[:, 0]
+    return nn.functional.pad(answers[:, 0], (0, length - answers.shape[2]), value=END)

@@ -57,7 +57,10 @@ class Learned(Embedding):
         super().__init__()
         require_at_least("embedding.width", width, 1)
         if not isinstance(space, Tokens):
-            raise ValueError("embedding=learned needs tokens, and this task's inputs are real numbers; onehot fits")
+            raise ValueError(
+                "embedding=learned needs tokens, and these inputs are real numbers; onehot fits "
+                "(both sides of an encoder-decoder are embedded by model/embedding=)"
+            )
         self.vectors = nn.Embedding(space.size, width)
 
     @property

@@ -21,7 +21,7 @@ from retrograde.core.statistics import present
 from retrograde.layers.decoding import Carried, Writing
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.memory_attention import MemoryAttention, context
-from retrograde.layers.recurrent import RecurrentModel
+from retrograde.layers.recurrent import RecurrentModel, RecurrentStack
 from retrograde.layers.windows.hard import Hard
 
 RecurrentFactory = Callable[[Task], RecurrentModel]
@@ -77,6 +77,11 @@ class Attending(Recurrence):
 
     def __init__(self, cell: Recurrence, attention: MemoryAttention, seen: Mapping[str, Tensor]) -> None:
         super().__init__()
+        if type(cell).read is not Recurrence.read:
+            raise ValueError(
+                f"attention before a cell needs one that is read of its state alone, as lstm and gru are; "
+                f"{type(cell).__name__} is not, and seq2seq_luong fits"
+            )
         self.cell = cell
         self.attention = attention
         self.seen = dict(seen)
@@ -89,11 +94,11 @@ class Attending(Recurrence):
         of_cell = {f"cell.{name}": value for name, value in self.cell.weights().items()}
         return of_cell | self.seen
 
-    def clock(self, times: Float[Tensor, " time"]) -> Float[Tensor, "time columns"]:
+    def clock(self, times: Int[Tensor, " time"]) -> Int[Tensor, "time columns"]:
         return torch.cat([times.unsqueeze(-1), self.cell.clock(times)], -1)
 
     def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
-        own = self.cell.clock(x.new_zeros(1)).shape[-1]
+        own = self.cell.clock(torch.zeros(1, dtype=torch.long, device=x.device)).shape[-1]
         inputs, time, ticks = x.split([x.shape[-1] - 1 - own, 1, own], -1)
         seen, _ = self.attention.look(weights, state[self.cell.output], time)
         return self.cell.step(_of_cell(weights), torch.cat([inputs, seen, ticks], -1), state)
@@ -135,11 +140,10 @@ class EncoderDecoder(SequenceModel):
         self.after = attention is not None and where == "after"
 
         self.source_embedding, self.target_embedding = embedding(task.inputs), embedding(task.outputs)
-        self.encoder = encoder(Side(task, self.source_embedding.width)).stack
-        self.encoder.rename("encoder")
+        self.encoder = _stack("encoder", encoder, Side(task, self.source_embedding.width))
         seen = self.encoder.width
-        self.decoder = decoder(Side(task, self.target_embedding.width + (seen if self.before else 0))).stack
-        self.decoder.rename("decoder")
+        width = self.target_embedding.width + (seen if self.before else 0)
+        self.decoder = _stack("decoder", decoder, Side(task, width))
         if any(placed.backward for layer in self.decoder.placed for placed in layer):
             raise ValueError("a decoder writes from the beginning to the end: decoder.bidirectional must be false")
         lowest, read = self.decoder.placed[0][0].recurrence, self.decoder.width
@@ -150,7 +154,7 @@ class EncoderDecoder(SequenceModel):
             {
                 _module(key): nn.Linear(seen, torch.Size(placed.recurrence.components[name]).numel())
                 for placed in self._placed({})
-                for key, name in placed.keys.items()
+                for key, name in _begun(placed).items()
             }
         )
         self.combine = nn.Linear(seen + read, read) if self.after else None
@@ -216,7 +220,9 @@ class EncoderDecoder(SequenceModel):
 
     def begin(self, batch: Batch) -> Carried:
         source = self.encoder(self.source_embedding(batch.inputs), batch.lengths)
-        carried = self._initial(self.encoder.last(source, batch.lengths)) | {"time": source.new_zeros(len(batch), 1)}
+        carried = self._initial(self.encoder.last(source, batch.lengths)) | {
+            "time": batch.lengths.new_zeros(len(batch), 1)
+        }
         return carried if self.attention is None else carried | self.attention.remembered(source, batch.lengths)
 
     def advance(self, carried: Carried, tokens: Int[Tensor, " batch"]) -> tuple[Float[Tensor, "batch size"], Carried]:
@@ -230,7 +236,7 @@ class EncoderDecoder(SequenceModel):
             x = placed.recurrence.read(own, x, state)
             made |= {key: state[name] for key, name in placed.keys.items()}
         if self.attention is not None and self.after:
-            seen, _ = self.attention.look(weights, x, carried["time"])
+            seen, _ = self.attention.look(weights, x, carried["time"].to(_times(x.unsqueeze(1)).dtype))
             x = self._tanh(x, seen)
         return self.readout(x), carried | made | {"time": carried["time"] + 1}
 
@@ -249,11 +255,15 @@ class EncoderDecoder(SequenceModel):
         return self.attention.weights() | self.attention.remembered(memory, lengths)
 
     def _initial(self, last: Float[Tensor, "batch memory"]) -> dict[str, Tensor]:
-        return {
-            key: torch.tanh(self.begins[_module(key)](last)).unflatten(-1, placed.recurrence.components[name])
-            for placed in self._placed({})
-            for key, name in placed.keys.items()
-        }
+        """What the decoder begins with: set by the encoder where it may be, else as the recurrence begins by itself."""
+        initial: dict[str, Tensor] = {}
+        for placed in self._placed({}):
+            own = placed.recurrence.initial_state(last)
+            initial |= {key: own[name] for key, name in placed.keys.items()}
+            for key, name in _begun(placed).items():
+                made = torch.tanh(self.begins[_module(key)](last))
+                initial[key] = made.unflatten(-1, placed.recurrence.components[name])
+        return initial
 
     def _top(self, batch: Batch) -> tuple[Float[Tensor, "batch target hidden"], dict[str, Tensor]]:
         """The decoder's top layer on the given target or on what training mixes into it."""
@@ -294,8 +304,26 @@ class EncoderDecoder(SequenceModel):
         return share.transpose(0, 1)
 
 
+def _stack(side: str, factory: RecurrentFactory, task: Task) -> RecurrentStack:
+    """The stack of what a factory makes, its layers named after their side."""
+    made = factory(task)
+    if not isinstance(made, RecurrentModel):
+        raise ValueError(
+            f"the {side} must be a stack of recurrences, such as lstm or gru; {type(made).__name__} is none"
+        )
+    made.stack.rename(side)
+    return made.stack
+
+
+def _begun(placed: Placed) -> dict[str, str]:
+    """The keys of the components that an encoder may set, with their names."""
+    allowed = placed.recurrence.begun
+    return {key: name for key, name in placed.keys.items() if allowed is None or name in allowed}
+
+
 def _times(like: Float[Tensor, "batch target width"]) -> Float[Tensor, "batch target 1"]:
-    time = torch.arange(like.shape[1], device=like.device, dtype=like.dtype)
+    """In float32 at least: half precision cannot count beyond a few hundred."""
+    time = torch.arange(like.shape[1], device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
     return time.view(1, -1, 1).expand(len(like), -1, -1)
 
 

@@ -18,7 +18,7 @@ Differs: a bias. Every module is computed at every time and used where it runs: 
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from retrograde.core.choices import require_at_least
@@ -59,8 +59,8 @@ class ClockworkCell(Recurrence):
         """``recurrent`` with zeros where a module would read a faster one."""
         return {"input": self.input, "recurrent": self.recurrent.masked_fill(self.unread, 0.0), "bias": self.bias}
 
-    def clock(self, times: Float[Tensor, " time"]) -> Float[Tensor, "time modules"]:
-        return torch.stack([times.round() % period == 0 for period in self.periods], -1).to(times.dtype)
+    def clock(self, times: Int[Tensor, " time"]) -> Int[Tensor, "time modules"]:
+        return torch.stack([times % period == 0 for period in self.periods], -1).long()
 
     def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... clocked"], state: State) -> State:
         modules = len(self.periods)

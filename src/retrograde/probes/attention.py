@@ -2,7 +2,7 @@ r"""What attention looks at.
 
     map                    A_ij, the weight that query i gives key j, of the first samples
     entropy                -Σ_j A_ij ln A_ij, nats; near 0 a head has collapsed on one key
-    entropy_share          the same over ln(number of visible keys)
+    entropy_share          the same over ln(number of keys that some head gives weight to)
     distance               Σ_j A_ij |i - j|, positions
     confidence             max_j A_ij
     previous_token         A_{i,i-1}
@@ -77,11 +77,9 @@ def head_numbers(
     batch, target_side, cross = snapshot.batch, layer in snapshot.trace.target_side, layer in snapshot.trace.cross
     query = torch.arange(weights.shape[-2], device=weights.device)
     real = present(batch, range(weights.shape[-2]), target_side)
-    keys = present(batch, range(weights.shape[-1]), target_side and not cross).sum(-1)[:, None, None]
-    entropy = torch.special.entr(weights).sum(-1)
-    # the decoder of an encoder-decoder is causal, its encoder is not
-    causal = target_side and not cross if snapshot.task.kind == "transduce" else snapshot.model.causal
-    visible = (torch.minimum(query + 1, keys) if causal else keys).expand_as(entropy)
+    shares = weights / weights.sum(-1, keepdim=True)  # a window may take from the weights, which then sum to less
+    entropy = torch.special.entr(shares).sum(-1)
+    visible = (weights > 0).any(1, keepdim=True).sum(-1).expand_as(entropy)
     numbers = {
         "entropy": (_mean(entropy, real), "nats"),
         "entropy_share": (_mean(entropy / visible.clamp(min=2).log(), real[:, None] & (visible > 1)), "share"),

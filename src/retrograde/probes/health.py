@@ -38,8 +38,8 @@ class Health:
             first = float(times[int(at[0])]) if len(at) else math.nan
             _, status = log10_norm(snapshot.gradients[key].total)
             lost = (((status == NAN) | (status == INF)) & counts).sum()
-            initial = -1 if times.start < 0 else snapshot.batch.length
-            inside = torch.tensor([time != initial for time in times], device=counts.device)
+            axis = snapshot.batch.targets if key in snapshot.trace.target_side else snapshot.batch.inputs
+            inside = torch.tensor([0 <= time < axis.shape[1] for time in times], device=counts.device)
             kept = state.flatten(2)[counts & inside]  # an initial state of zeros is neither dead nor alive
             readings = {
                 "nonfinite": (float(bad.sum()), "entries"),

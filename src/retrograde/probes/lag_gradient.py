@@ -10,7 +10,8 @@ itself, a mean over fewer targets does not look like a fall. From the mean of `r
     slope      of its log10 over k, by least squares over all lags whose value is finite; decades per lag
     half_life  log10(2) / -slope: lags in which the gradient halves; infinite where it does not fall
 
-z is one component of a layer's state. In a backward direction k counts towards later positions. Where a task leads
+z is one component of a layer's state. In a backward direction k counts towards later positions, and the
+initial state, which no position has, is left out. Where a task leads
 from a source to a target, lags are those of the decoder; ``source_gradient`` has what reaches the encoder.
 
 Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063; Le & Zuidema 2016, arXiv:1603.00423; summary numbers are ours.

@@ -9,6 +9,7 @@ Strings are dictionary-coded, so that a long table stays small.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,6 +34,9 @@ LABELS = pa.schema(
 READING = ("run", "step", "layer", "component", "value", "status")
 
 Side = Literal["input", "target"]
+
+LOWEST = re.compile(r"(decoder)?0\.")
+"""How the name of a lowest layer begins; of an encoder-decoder's, the decoder's, whose positions lags are between."""
 
 PART = "part-{:06d}.parquet"
 MERGED = b"retrograde.merged_parts"

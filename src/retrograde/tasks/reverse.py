@@ -33,10 +33,10 @@ class Reverse(Task):
 
     >>> task = Reverse(symbols=2, shortest=3, longest=4)
     >>> batch = task.sample(1, torch.Generator().manual_seed(0))
-    >>> print(*task.labels(batch)[0])
-    1 0 1
-    >>> batch.targets[0].tolist(), batch.decoder_inputs[0].tolist(), task.lags(batch).tolist()
-    ([3, 2, 3, 0, 0], [1, 3, 2, 3, 0], [5, 3, 1])
+    >>> task.labels(batch)[0], batch.targets[0].tolist()
+    (['1', '1', '0', ''], [2, 3, 3, 0, 0])
+    >>> batch.decoder_inputs[0].tolist(), task.lags(batch).tolist()
+    ([1, 2, 3, 3, 0], [5, 3, 1])
     """
 
     kind = "transduce"

@@ -18,6 +18,7 @@ from retrograde.train.sweep import place
 
 if TYPE_CHECKING:  # torch loads when a run begins
     from retrograde.core.contracts import SequenceModel, Task
+    from retrograde.train.options import Identity
 
 SINGLE = "single"
 """The folder of runs that belong to no study."""
@@ -129,7 +130,8 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
     check_against(ProbingSettings, settings["probing"], "probing.")
     check_against(fit, settings)
     task = _made(settings["task"], "task")
-    settings = sized(config, settings, task)
+    identity = Identity(settings["study"], str(choices["model"]), str(choices["task"]))
+    settings = sized(config, settings, task, identity)
     run = Job(
         model=_made(settings["model"], "model"),
         task=task,
@@ -143,12 +145,11 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
         probing=ProbingSettings(**settings["probing"]),
         recorder=_made(settings["recorder"], "recorder"),
     )
-    identity = Identity(settings["study"], str(choices["model"]), str(choices["task"]))
     result = carry_out(run, folder, identity, settings, settings["progress"], number)
     return f"{prefix}{closing_line(folder, result)}"
 
 
-def sized(config: DictConfig, settings: dict[str, Any], task: "Task") -> dict[str, Any]:
+def sized(config: DictConfig, settings: dict[str, Any], task: "Task", identity: "Identity") -> dict[str, Any]:
     """The settings with the width that the budget leaves, where there is a budget.
 
     The run's name is that of the settings as they were given.
@@ -156,6 +157,8 @@ def sized(config: DictConfig, settings: dict[str, Any], task: "Task") -> dict[st
     if settings["budget"] is None:
         return settings
     import torch
+
+    from retrograde.train.job import fitting
 
     def of_width(width: int) -> dict[str, Any]:
         resized = config.copy()
@@ -165,6 +168,8 @@ def sized(config: DictConfig, settings: dict[str, Any], task: "Task") -> dict[st
     def build(width: int) -> "SequenceModel":
         with torch.random.fork_rng():  # the caller's random numbers go on as if nothing had been tried
             return _made(of_width(width)["model"], "model")(task)
+
+    fitting(build(settings["width"]), task, identity)
 
     return of_width(_made(settings["budget"], "budget").width(task, build))
 

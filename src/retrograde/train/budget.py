@@ -33,7 +33,10 @@ class Budget:
         """
 
         def measured(steps: int) -> int:
-            model = build(steps * self.multiple)
+            try:
+                model = build(steps * self.multiple)
+            except ValueError as error:
+                raise ValueError(f"{error}; budget.multiple={self.multiple} sets which widths are tried") from error
             return parameters(model) if self.of == "parameters" else carried(model, task)
 
         smallest = measured(1)
@@ -64,12 +67,12 @@ def parameters(model: SequenceModel) -> int:
 def carried(model: SequenceModel, task: Task) -> int:
     """How many numbers its recurrences carry from one position to the next, counted in the states of a trace.
 
-    Raises ValueError for a model that shows none, or that keeps more and more beside them.
+    Raises ValueError for a model that shows none, or that keeps more beside them.
     """
     with torch.no_grad():
         trace = model.eval().trace(task.sample(1, torch.Generator().manual_seed(0)))
     states = [state for key, state in trace.states.items() if key in trace.ledger.claimed]
     if not states or trace.maps:
-        why = "attention keeps everything" if trace.maps else "it has no recurrence"
-        raise ValueError(f"budget=state: this model carries no state of a fixed size, {why}; budget=parameters fits")
+        why = "this model has attention" if trace.maps else "this model has none"
+        raise ValueError(f"budget=state counts what recurrences carry, and {why}; budget=parameters fits")
     return sum(state[0, 0].numel() for state in states)

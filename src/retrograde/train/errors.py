@@ -119,6 +119,8 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> str:
     node: Any = _chosen(arguments)
     for depth, part in enumerate(parts):
         path = ".".join(parts[:depth])
+        if node is None:
+            return f"unknown key '{key}': no {path} is chosen; {path}=… chooses one"
         if not isinstance(node, Mapping):
             return f"unknown key '{key}': '{path}' is a single value"
         if part not in node:
@@ -137,7 +139,7 @@ def _chosen(arguments: Sequence[str]) -> dict[str, Any]:
         if "=" not in argument or argument.startswith("-"):
             continue
         override = parser.parse_override(argument)
-        if override.key_or_group in groups and not override.is_sweep_override():
+        if override.key_or_group.partition("/")[0] in groups and not override.is_sweep_override():
             choices.append(argument)
     with initialize_config_dir(str(folder), version_base="1.3"):
         config = compose("train", overrides=choices, return_hydra_config=True)

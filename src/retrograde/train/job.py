@@ -14,7 +14,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from retrograde.core.contracts import SequenceModel
+from retrograde.core.contracts import SequenceModel, Task
 from retrograde.record.folder import FAILED, FINISHED, INTERRUPTED, RunFolder
 from retrograde.record.recorder import RunRecorder
 from retrograde.record.view import WandbView
@@ -43,12 +43,7 @@ def carry_out(
 def _claimed(
     job: Job, folder: RunFolder, identity: Identity, config: Mapping[str, Any], progress: bool, number: int | None
 ) -> dict[str, Any]:
-    model = job.model(job.task)
-    if job.task.kind not in model.kinds:
-        fitting = " and ".join(model.kinds)
-        raise ValueError(
-            f"{identity.model} is made for {fitting} tasks, and {identity.task} is of kind {job.task.kind}"
-        )
+    model = fitting(job.model(job.task), job.task, identity)
     card = job.task.card
     folder.clear()
     folder.write_card(card)
@@ -83,6 +78,14 @@ def _claimed(
     summary["duration"] = time.monotonic() - started
     recorder.close(FINISHED, summary)
     return {**metadata, **summary}
+
+
+def fitting(model: SequenceModel, task: Task, identity: Identity) -> SequenceModel:
+    """The model; ValueError where it is not made for tasks of this kind."""
+    if task.kind not in model.kinds:
+        kinds = " and ".join(model.kinds)
+        raise ValueError(f"{identity.model} is made for {kinds} tasks, and {identity.task} is of kind {task.kind}")
+    return model
 
 
 def _train(

@@ -44,8 +44,7 @@ class Training(pl.LightningModule):
         super().__init__()
         self.job = job
         self.model = model
-        if job.trainer.compile:
-            model.compile()
+        self.objective = torch.compile(model.objective) if job.trainer.compile else model.objective
         self.task = job.task
         self.recorder = recorder
         self.probed = probed
@@ -85,7 +84,7 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         drawn = self.task.sample(self.job.batch_size, self.stream).beside(self.like)
-        losses, outputs = self.model.objective(self.task, drawn)
+        losses, outputs = self.objective(self.task, drawn)
         loss = losses.mean()
         self.losses[batch_idx % self.job.trainer.log_every] = loss.detach()
         if self._logs(batch_idx + 1):

@@ -1,6 +1,5 @@
 """When probes fire, and the callback that fires them."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from retrograde.core.contracts import Probe, Task
 from retrograde.core.records import Batch
 from retrograde.core.snapshot import snapshot
 from retrograde.record.recorder import RunRecorder
+from retrograde.record.tables import LOWEST
 from retrograde.train.module import Training
 from retrograde.train.streams import FIXED, generator
 
@@ -32,10 +32,6 @@ def schedule(steps: int, per_decade: int) -> frozenset[int]:
 def probe_batch(task: Task, samples: int) -> Batch:
     """The batch that every model of a study is probed on."""
     return task.sample(samples, generator("probe", FIXED))
-
-
-LOWEST = re.compile(r"horizon/[a-z]*0\.")
-"""The horizon of a lowest layer, the decoder's where there are two sides."""
 
 
 class Probing(pl.Callback):
@@ -73,7 +69,8 @@ class Probing(pl.Callback):
         for name, probe in self.probes.items():
             readings = list(probe(taken))
             self.recorder.readings(step, name, readings)
-            lowest = [float(r.values) for r in readings if LOWEST.match(r.name)]
+            horizons = [reading for reading in readings if reading.name.startswith("horizon/")]
+            lowest = [float(r.values) for r in horizons if LOWEST.match(r.name.removeprefix("horizon/"))]
             if lowest:
                 # the components of a state are one memory: it reaches as far as the best of them
                 self.horizons.append(max(lowest))

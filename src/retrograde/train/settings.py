@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from hydra._internal.utils import _locate  # get_object of hydra.utils also writes to the log
 
 from retrograde.core.choices import nearest
+from retrograde.train.configuration import config_folder
 
 PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "null"}
 """The types of a value that a configuration can hold, in a reader's words."""
@@ -72,6 +73,8 @@ def check_against(target: Any, config: Mapping[str, Any], path: str = "") -> Non
     for key, value in config.items():
         if value is not None and _plain(value) and get_origin(hints.get(key)) is Callable:
             group = f"{path}{key}".replace(".", "/")
+            if not (config_folder() / group).is_dir():  # a whole model in the place of a part
+                group = f"{group.partition('/')[0]}@{path}{key}"
             raise ValueError(f"{path}{key} is a group of settings, not {value!r}: write {group}={value}")
         if key in hints and (_plain(value) or isinstance(value, list)) and not fits(value, hints[key]):
             raise ValueError(

@@ -23,9 +23,13 @@ class Content(Score):
         require_equal_widths("content", query, memory)
         self.strength = nn.Linear(query, 1)
 
+    def keys(self, memory: Float[Tensor, "batch slots memory"]) -> Float[Tensor, "batch slots key"]:
+        """``m_j / ‖m_j‖``."""
+        return nn.functional.normalize(memory, dim=-1)
+
     def energy(
         self, weights: Mapping[str, Tensor], query: Float[Tensor, "... query"], keys: Float[Tensor, "... slots key"]
     ) -> Float[Tensor, "... slots"]:
         strength = query @ weights["strength.weight"].mT + weights["strength.bias"].unsqueeze(-2)
-        similarity = torch.cosine_similarity(query.unsqueeze(-2), keys, dim=-1)
+        similarity = torch.einsum("...k,...sk->...s", nn.functional.normalize(query, dim=-1), keys)
         return torch.nn.functional.softplus(strength) * similarity

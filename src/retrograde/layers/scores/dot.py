@@ -2,7 +2,7 @@ r"""Dot score.
 
     e_j = q · m_j
 
-Source: Luong, Pham, Manning 2015, arXiv:1508.04025, eq. 8, "dot".
+Source: Luong, Pham, Manning 2015, arXiv:1508.04025, section 3.1, "dot".
 """
 
 from collections.abc import Mapping

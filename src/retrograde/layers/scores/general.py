@@ -2,7 +2,7 @@ r"""General score.
 
     e_j = qᵀ W m_j
 
-Source: Luong, Pham, Manning 2015, arXiv:1508.04025, eq. 8, "general".
+Source: Luong, Pham, Manning 2015, arXiv:1508.04025, section 3.1, "general".
 """
 
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ r"""Location score.
 
 one row of W for each place in the source: the decoder's state alone says where to look, whatever stands there.
 
-Source: Luong, Pham, Manning 2015, arXiv:1508.04025, eq. 9.
+Source: Luong, Pham, Manning 2015, arXiv:1508.04025, eq. 8.
 """
 
 from collections.abc import Mapping

@@ -4,9 +4,9 @@ r"""Hard attention: one slot, drawn from the softmax.
 
 A draw has no gradient; the score learns by REINFORCE. To a sample's loss L comes
 
-    r (L - b) log p(s) - h H(p)          b ← 0.9 b + 0.1 L
+    r (L - b) Σ_t log p(s_t) - h H          b ← 0.9 b + 0.1 L
 
-with log p and the entropy H as means over the target's positions, so that on the average over draws the gradient is
+over the target's positions t, H the mean entropy there. With r = 1 and h = 0 the gradient is on the average over draws
 that of the expected loss.
 
 Source: Xu et al. 2015, arXiv:1502.03044, section 4.1, eqs. 11 and 12.
@@ -58,7 +58,9 @@ class Hard(Window):
         self, probabilities: Float[Tensor, "batch target slots"]
     ) -> tuple[Float[Tensor, "batch target slots"], Float[Tensor, "batch target"], Float[Tensor, "batch target"]]:
         """One slot at each position, the logarithm of its probability, and the entropy in nats."""
-        slot = torch.multinomial(probabilities.detach().flatten(0, -2), 1).view(*probabilities.shape[:-1], 1)
+        known = torch.isfinite(probabilities).all(-1, keepdim=True)
+        even = probabilities.detach().where(known, 1.0)  # a run that explodes goes on to its end, and is recorded
+        slot = torch.multinomial(even.flatten(0, -2), 1).view(*probabilities.shape[:-1], 1)
         one = torch.zeros_like(probabilities).scatter(-1, slot, 1)
         positive = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny)  # the slope at 0 is infinite
         return one, probabilities.gather(-1, slot).squeeze(-1).log(), torch.special.entr(positive).sum(-1)
@@ -74,7 +76,7 @@ class Hard(Window):
         mean = losses.detach()
         number = counts.sum(1)
         advantage = mean - self.baseline
-        term = self.reinforce * advantage * chosen.where(counts, 0.0).sum(1) / number
+        term = self.reinforce * advantage * chosen.where(counts, 0.0).sum(1)
         term = term - self.entropy * entropy.where(counts, 0.0).sum(1) / number
         self.baseline.mul_(0.9).add_(0.1 * mean.mean())
         return losses + term - term.detach()
