@@ -40,7 +40,7 @@ SMALL = bench.Options(
     lengths=(16, 32, 64),
     peer_lengths=(16,),
     batch=2,
-    width=16,
+    width=32,
     seconds=5.0,
     rounds=1,
     threads=1,
@@ -86,17 +86,17 @@ def test_memory_that_was_there_before_does_not_count() -> None:
 
 @pytest.mark.parametrize("depth", [2, 5])
 def test_memory_holds_what_the_backward_pass_needs(depth: int) -> None:
-    """exp keeps its result: so many results, and in the backward pass one gradient beside them."""
+    """tanh keeps its result: so many results, and in the backward pass a gradient and the one made of it."""
     x = torch.zeros(1000, requires_grad=True)
     x.grad = torch.zeros(1000)
 
     def step() -> None:
         value = x
         for _ in range(depth):
-            value = (-value).exp()
+            value = value.tanh()
         value.sum().backward()
 
-    expected = (depth + 1) * KILO
+    expected = (depth + 2) * KILO
     assert expected <= bench.peak_memory(step, "cpu") <= expected + FEW
 
 
@@ -105,9 +105,11 @@ def in_two_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def test_memory_sees_maps_of_attention_and_none_where_it_is_fused() -> None:
+    lengths = [512, 1024, 2048]  # shorter ones do not fill the fused form's workspace
+
     def grown(fused: bool) -> float | None:
         counted = []
-        for length in (64, 128, 256, 512):
+        for length in lengths:
             x = torch.randn(1, 1, length, 8, requires_grad=True)
 
             def step(x: Tensor = x) -> None:
@@ -115,7 +117,7 @@ def test_memory_sees_maps_of_attention_and_none_where_it_is_fused() -> None:
                 whole(x, x, x).sum().backward()
 
             counted.append(bench.peak_memory(step, "cpu"))
-        return bench.exponent([64, 128, 256, 512], counted)
+        return bench.exponent(lengths, counted)
 
     assert grown(fused=False) > 1.8
     assert grown(fused=True) < 1.15
@@ -155,7 +157,7 @@ def test_the_summary_names_what_misses_a_goal() -> None:
     fine, slow = growth(64, [1.0], 1.0), growth(64, [1.5], 1.0)
     fine.name, slow.name = "fine", "slow"
     first, second, third = bench.growth_summary([fine, slow]).splitlines()
-    assert first.endswith("met by 1 of 2; missed: slow 1.50")
+    assert first.endswith("met by 1 of 2; missed: slow 1.500")
     assert second.endswith("met by 2 of 2")
     assert third.endswith("met by 0 of 0")
 

@@ -199,7 +199,7 @@ def test_float32_totals_below_a_block_keep_their_size_far_outside_the_format() -
 
 
 def test_what_is_too_small_to_be_handed_from_stack_to_stack_is_censored_and_not_zero() -> None:
-    """A decoder that fades to 1e-100 begins with the encoder's end: what the encoder reads of it is lost, not nothing."""
+    """A decoder that fades to 1e-100 begins with the encoder's end: what the encoder reads of it is lost, not zero."""
     torch.set_default_dtype(torch.float32)
     encoder, decoder = (LinearCell(2, 2, 0.01, "orthogonal") for _ in range(2))
     ledger = Ledger()
