@@ -45,9 +45,8 @@ def variants(stem: str) -> list[tuple[str, ...]]:
         deep = ("model.encoder.layers=2", "model.encoder.bidirectional=true", "model.decoder.layers=2")
         found.append((*deep, "model@model.encoder=slstm", "model@model.decoder=clockwork_rnn"))
     if "- score:" in text:
-        found += [
-            (f"model/score={score}", "model/window=local_m", "model.window.reach=1") for score in stems("model/score")
-        ]
+        even = ("model.encoder.bidirectional=false", "model/window=local_m", "model.window.reach=1")  # of equal widths
+        found += [(f"model/score={score}", *even) for score in stems("model/score")]
     return found
 
 

@@ -1,5 +1,7 @@
 """The delta rule in chunks against the recurrence written out, one sample and one head at a time."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -113,6 +115,26 @@ def test_decay_beyond_every_number_format_stays_finite() -> None:
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("steep", [-1e3, -1e4, -1e6, -math.inf])
+def test_one_steep_decay_costs_the_others_of_its_chunk_no_precision(steep: float) -> None:
+    """In float32 against the loop in float64, relative to the largest number, since a write may cancel another."""
+    parts = {name: part.detach().float() for name, part in drawn(40).items()}
+    parts["strength"] = parts["strength"] / 2
+    parts["log_decay"] = torch.full_like(parts["log_decay"], -0.1)
+    parts["log_decay"][:, 5], parts["log_decay"][1, 20, 0] = steep, steep
+    single, double = (
+        {name: part.to(dtype).requires_grad_() for name, part in parts.items()}
+        for dtype in (torch.float32, torch.float64)
+    )
+    made, expected = delta_rule(**single), written_out(double, True)
+    assert made.dtype == torch.float32
+    torch.testing.assert_close(made.double(), expected, rtol=0, atol=1e-6 * expected.abs().max().item())
+    ours = torch.autograd.grad(made.sum(), list(single.values()))
+    theirs = torch.autograd.grad(expected.sum(), list(double.values()))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=1e-6 * other.abs().max().item())
+
+
 def test_half_precision_is_solved_in_single() -> None:
     """Against the same rounded inputs in double: what is left is the rounding of the result, 2^-9 of its size."""
     rounded = {name: part.detach().bfloat16() for name, part in drawn(200).items()}
@@ -136,6 +158,14 @@ def test_memory_for_the_gradient_grows_linearly_in_time() -> None:
         return numbers
 
     assert saved(1024) / saved(512) == pytest.approx(2, rel=0.02)
+
+
+@pytest.mark.parametrize("decays", [False, True], ids=["kept", "decaying"])
+def test_its_filter_starts_as_that_of_a_convolution_of_each_channel(decays: bool) -> None:
+    """Uniform on ± 1/√4: the standard deviation is 1/√12."""
+    taps = DeltaRuleCell(1000, 1000, 2, 4, decays).filter
+    assert 0.49 < taps.max() <= 0.5 and -0.5 <= taps.min() < -0.49
+    assert taps.std().item() == pytest.approx(12**-0.5, rel=0.02)
 
 
 def test_widths_that_heads_do_not_divide_are_refused() -> None:

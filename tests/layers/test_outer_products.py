@@ -96,6 +96,26 @@ def test_decay_beyond_every_number_format_is_exact_and_nothing_positive_is_expon
         assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("steep", [-1e3, -1e4, -1e6, -math.inf])
+@pytest.mark.parametrize("decay", ["one rate a head and time", "a rate for each entry and time"])
+def test_one_steep_decay_costs_the_others_of_its_chunk_no_precision(decay: str, steep: float) -> None:
+    """In float32, all inputs positive, so that rounding is relative: against the loop in float64, to some 2^-21."""
+    parts = {name: part.detach().abs().float() for name, part in drawn(40, decay).items()}
+    parts["log_decay"] = torch.full_like(parts["log_decay"], -0.1)
+    parts["log_decay"][:, :, 5], parts["log_decay"][1, :, 20, 0] = steep, steep
+    single, double = (
+        {name: part.to(dtype).requires_grad_() for name, part in parts.items()}
+        for dtype in (torch.float32, torch.float64)
+    )
+    made, expected = outer_products(**single), written_out(double)
+    assert made.dtype == torch.float32
+    torch.testing.assert_close(made.double(), expected, rtol=1e-6, atol=0)
+    ours = torch.autograd.grad(made.sum(), list(single.values()))
+    theirs = torch.autograd.grad(expected.sum(), list(double.values()))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=2e-6, atol=1e-30)
+
+
 @pytest.mark.parametrize("decay", DECAYS)
 def test_half_precision_is_computed_in_single(decay: str) -> None:
     """Against the same rounded inputs in double: what is left is the rounding of the result, 2^-9 of its size."""

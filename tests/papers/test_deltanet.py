@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from retrograde.layers.residual import ResidualModel
-from retrograde.models.deltanet import deltanet
+from retrograde.models.deltanet import DeltaNetBlock, deltanet
 from retrograde.tasks.temporal_order import TemporalOrder
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -81,6 +81,17 @@ def test_the_states_transition_has_the_eigenvalues_asked_for(negative_eigenvalue
     x = torch.tensor([[[1.0, 0, 0, 0], [-1.0, 0, 0, 0]]])
     strongest, weakest = block.enter(x)[0, :, -1].tolist()
     assert math.isclose(1 - strongest, least, abs_tol=1e-12) and math.isclose(1 - weakest, 1, abs_tol=1e-12)
+
+
+def test_it_starts_as_published() -> None:
+    """Taps as torch.nn.Conv1d's for each channel, uniform on ± 1/√4; norms that change nothing."""
+    block = deltanet(TASK, hidden=256, layers=1, heads=4).chain[0]
+    assert isinstance(block, DeltaNetBlock)
+    taps = block.recurrence.filter
+    assert taps.shape == (3 * 256, 4)
+    assert 0.49 < taps.max() <= 0.5 and -0.5 <= taps.min() < -0.49
+    assert taps.std().item() == pytest.approx(12**-0.5, rel=0.03)
+    assert torch.equal(block.norm.weight, torch.ones(256)) and torch.equal(block.head_norm.weight, torch.ones(64))
 
 
 def test_without_a_convolution_there_is_no_window() -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from retrograde.layers.delta_rule import delta_rule
 from retrograde.layers.residual import ResidualModel
-from retrograde.models.gated_deltanet import gated_deltanet
+from retrograde.models.gated_deltanet import GatedDeltaNetBlock, gated_deltanet
 from retrograde.tasks.temporal_order import TemporalOrder
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -89,11 +89,20 @@ def test_the_rule_is_that_of_transformers(form: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_memories_start_between_half_a_step_and_a_thousand() -> None:
-    """-log α is a rate in [1, 16] times a step in [0.001, 0.1] where the input says nothing."""
-    block = gated_deltanet(TASK, hidden=256, layers=1, heads=256).chain[0]
-    decay = -block.enter(torch.zeros(1, 1, 256))[0, 0, -256:]
-    assert 0.001 <= decay.min() < 0.01 and 0.4 < decay.max() <= 1.6
+def test_it_starts_as_the_authors_code_does() -> None:
+    """e^a uniform on (0, 16], softplus(d) log-uniform on [0.001, 0.1], taps uniform on ± 1/√4; 512 heads."""
+    block = gated_deltanet(TASK, hidden=512, layers=1, heads=512, expansion=1).chain[0]
+    assert isinstance(block, GatedDeltaNetBlock)
+    rate, step = block.log_rate.exp(), torch.nn.functional.softplus(block.step_bias)
+    assert 0 < rate.min() < 0.5 and 15.5 < rate.max() <= 16
+    assert rate.mean().item() == pytest.approx(8, rel=0.1)
+    assert 0.001 - 1e-9 <= step.min() < 0.0011 and 0.09 < step.max() <= 0.1 + 1e-9
+    assert step.log().mean().exp().item() == pytest.approx(0.01, rel=0.25)
+    taps = block.recurrence.filter
+    assert 0.49 < taps.abs().max() <= 0.5
+    assert taps.std().item() == pytest.approx(12**-0.5, rel=0.03)
+    decay = -block.enter(torch.zeros(1, 1, 512))[0, 0, -512:]  # where the input says nothing
+    torch.testing.assert_close(decay, rate * step)
 
 
 def test_values_are_as_much_wider_as_asked_for() -> None:

@@ -19,7 +19,7 @@ def test_two_steps_by_hand() -> None:
         "recurrent": torch.tensor([0.5, -1.0]),
         "bias": torch.tensor([0.25, 0.0]),
     }
-    cell = IndependentCell(1, 2, 10)
+    cell = IndependentCell(1, 2, 10, 2.0)
     first = cell.step(weights, torch.tensor([[3.0]]), {"hidden": torch.zeros(1, 2)})
     second = cell.step(weights, torch.tensor([[1.0]]), first)
     assert first["hidden"].tolist() == [[3.25, 6.0]]
@@ -28,7 +28,7 @@ def test_two_steps_by_hand() -> None:
 
 def test_the_network_is_the_loop_of_its_equation_in_values_and_gradients() -> None:
     """Unit by unit: no unit reads another."""
-    cell = IndependentCell(3, 5, 7)
+    cell = IndependentCell(3, 5, 7, 2.0)
     x = torch.randn(2, 7, 3, requires_grad=True)
     rows: list[Tensor] = []
     for sample in x:
@@ -49,19 +49,20 @@ def test_the_network_is_the_loop_of_its_equation_in_values_and_gradients() -> No
         torch.testing.assert_close(gradient, reference, rtol=1e-11, atol=1e-12)
 
 
-def test_over_a_whole_sequence_a_unit_grows_at_most_twofold() -> None:
-    """Whatever the optimiser made of u: at the bound an active unit holds twice what it began with after T steps."""
-    cell = IndependentCell(1, 4, 50)
+@pytest.mark.parametrize("growth", [2.0, 5.0])
+def test_over_a_whole_sequence_a_unit_grows_no_more_than_it_may(growth: float) -> None:
+    """Whatever the optimiser made of u: at the bound an active unit holds γ times what it began with after T steps."""
+    cell = IndependentCell(1, 4, 50, growth)
     with torch.no_grad():
         cell.input.weight.zero_()
         cell.input.bias.zero_()
-        cell.recurrent.copy_(torch.tensor([0.0, 1.0, 2 ** (1 / 50), 7.0]))
+        cell.recurrent.copy_(torch.tensor([0.0, 1.0, growth ** (1 / 50), 7.0]))
     after = sequence(cell, torch.zeros(1, 50, 1), {"hidden": torch.ones(1, 4)})[0, -1]
-    torch.testing.assert_close(after, torch.tensor([0.0, 1.0, 2.0, 2.0]))
+    torch.testing.assert_close(after, torch.tensor([0.0, 1.0, growth, growth]))
 
 
 def test_a_weight_beyond_its_bound_learns_only_what_leads_back() -> None:
-    cell = IndependentCell(1, 6, 1)  # the bound is 2
+    cell = IndependentCell(1, 6, 1, 2.0)  # the bound is 2
     with torch.no_grad():
         cell.recurrent.copy_(torch.tensor([1.0, 1.0, 3.0, 3.0, -3.0, -3.0]))
     bounded = cell.weights()["recurrent"]
@@ -72,7 +73,7 @@ def test_a_weight_beyond_its_bound_learns_only_what_leads_back() -> None:
 
 
 def test_a_weight_driven_to_its_bound_comes_back_when_the_gradient_turns() -> None:
-    cell = IndependentCell(1, 1, 10)
+    cell = IndependentCell(1, 1, 10, 2.0)
     optimiser = torch.optim.Adam([cell.recurrent], lr=0.01)
 
     def pushed(direction: float, steps: int) -> float:
@@ -112,11 +113,13 @@ def test_the_bound_follows_the_length_of_the_tasks_sequences() -> None:
     assert placed.recurrence.weights()["recurrent"].max() <= 2**0.2
     with pytest.raises(ValueError, match="length must be at least 1, not 0"):
         indrnn(Adding(length=33), length=0)
+    with pytest.raises(ValueError, match=r"growth must be at least 1, not 0\.5"):
+        indrnn(Adding(length=33), growth=0.5)
 
 
 def test_the_network_is_that_of_torchrecurrent() -> None:
     peer = pytest.importorskip("torchrecurrent")
-    cell = IndependentCell(3, 5, 7)
+    cell = IndependentCell(3, 5, 7, 2.0)
     reference = peer.IndRNNCell(3, 5, nonlinearity="relu")
     with torch.no_grad():
         reference.weight_ih.copy_(cell.input.weight)

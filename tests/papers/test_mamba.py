@@ -138,6 +138,9 @@ def test_it_starts_as_published() -> None:
     assert steps.median().item() == pytest.approx(0.01, rel=0.2)  # the middle in log-space
     assert 0.49 < recurrence.timescale.weight.abs().max() <= 0.5  # 1 / √4
     assert torch.equal(recurrence.skip, torch.ones(2000))
+    for drawn in (recurrence.filter, recurrence.filter_bias):  # uniform on ± 1/√4, so with a deviation of 1/√12
+        assert 0.49 < drawn.max() <= 0.5 and -0.5 <= drawn.min() < -0.49
+        assert drawn.std().item() == pytest.approx(12**-0.5, rel=0.05)
     assert mamba(TASK, hidden=40, layers=1).state_size == 80 * 16 + 80 * 4
     assert mamba(TASK, hidden=40, layers=1).get_parameter("blocks.0.recurrence.timescale.weight").shape == (80, 3)
 
