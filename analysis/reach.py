@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, Tables, ends, listed
+from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, NothingToDraw, Tables, ends, listed
 from retrograde.figures.provenance import lag_quantiles, number, seeds_in_words
 from retrograde.figures.statistics import interval
 from retrograde.record.tables import LOWEST
@@ -42,6 +42,8 @@ def load(comparison: Comparison) -> Tables:
     kept most of its own size at lag 0. The curve's horizon is then that of the component that reaches furthest.
     """
     horizons = ends(_lowest(comparison.readings("lag_gradient/horizon")))
+    if horizons.empty:
+        raise NothingToDraw("from a target to its source there is no lag; source_gradient has what reaches it")
     steps = sorted(int(step) for step in horizons["step"].unique())
     norms = _lowest(comparison.readings("lag_gradient/relative", steps))
     curves = _furthest(ends(norms[norms["statistic"] == "mean"]))
@@ -55,7 +57,7 @@ def load(comparison: Comparison) -> Tables:
 
 def _lowest(readings: pd.DataFrame) -> pd.DataFrame:
     """The layer nearest to the input, in whichever direction it runs."""
-    return readings[readings["layer"].str.match(LOWEST)]
+    return readings[readings["layer"].str.startswith(LOWEST)]
 
 
 def _furthest(norms: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The scan against the recurrence written out as a loop, real and complex, and what it costs."""
 
+import math
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from retrograde.layers import scans
 from retrograde.layers.cells import ElmanCell
 from retrograde.layers.gated_block import GatedBlock
 from retrograde.layers.scans import as_complex, as_pairs, scan
@@ -25,6 +27,13 @@ def written_out(decay: Tensor, inputs: Tensor, initial: Tensor | None = None) ->
     return torch.stack(states, 1)
 
 
+@pytest.fixture(params=["in chunks", "in one walk"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways through time, whatever the width."""
+    monkeypatch.setattr(scans, "WIDE", 0 if request.param == "in one walk" else math.inf)
+
+
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("begun", [False, True], ids=["from zero", "from a state"])
 @pytest.mark.parametrize("constant", [False, True], ids=["varying", "constant"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -43,6 +52,7 @@ def test_the_scan_is_the_loop_in_values_and_gradients(length: int, kind: str, co
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("kind", KINDS)
 def test_first_and_second_derivatives_are_finite_differences(kind: str) -> None:
     """Among decays that are exactly 0, too."""
@@ -55,6 +65,7 @@ def test_first_and_second_derivatives_are_finite_differences(kind: str) -> None:
     assert torch.autograd.gradgradcheck(scan, given)
 
 
+@pytest.mark.usefixtures("form")
 def test_a_decay_of_zero_forgets_and_one_of_one_keeps() -> None:
     decay = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0])[None, :, None].requires_grad_()
     inputs = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])[None, :, None].requires_grad_()
@@ -74,6 +85,7 @@ def test_decays_whose_products_leave_the_format_stay_numbers() -> None:
         assert torch.isfinite(gradient).all() and gradient.any()
 
 
+@pytest.mark.usefixtures("form")
 def test_half_precision_loses_no_more_than_its_own_rounding() -> None:
     """A sum of a thousand ones, which added up in bfloat16 would stop at 256."""
     made = scan(torch.ones(1, dtype=torch.bfloat16), torch.ones(1, 1000, 1, dtype=torch.bfloat16))
@@ -92,9 +104,11 @@ class Calls(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
+        self.steps = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += 1
+        self.steps += func.overloadpacket is torch.ops.aten.addcmul
         return func(*args, **(kwargs or {}))
 
 
@@ -109,6 +123,21 @@ def test_calls_grow_as_the_root_of_time() -> None:
     few, many = calls(256), calls(256 * 16)
     assert many < 4.2 * few
     assert many < 256 * 16 / 2
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_time_that_is_wide_takes_one_walk(backward: bool) -> None:
+    """On a CPU: as many steps as times, where chunks take three walks side by side."""
+    counts = []
+    for width in (scans.WIDE - 1, scans.WIDE):
+        decay, inputs = torch.rand(2, 1, 100, width, requires_grad=True).unbind()
+        with Calls() as counted:
+            made = scan(decay, inputs)
+        if backward:
+            with Calls() as counted:
+                made.sum().backward()
+        counts.append(counted.steps)
+    assert counts == [3 * 10 - 1, 100]
 
 
 def test_what_is_kept_for_the_gradient_is_decays_and_states() -> None:

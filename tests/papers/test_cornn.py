@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from draws import check_uniform
 from retrograde.core.recurrence import sequence, unroll
 from retrograde.models.cornn import OscillatorCell
 
@@ -110,3 +111,10 @@ def test_torchrecurrents_cell_computes_the_same() -> None:
 def test_a_time_step_out_of_range_is_refused(dt: float) -> None:
     with pytest.raises(ValueError, match=rf"dt must lie in \(0, 1\], not {dt}"):
         OscillatorCell(2, 3, dt, 1.0, 1.0, "explicit")
+
+
+def test_weights_start_as_in_the_authors_code() -> None:
+    """One dense layer of [x, z, y]: uniform within 1/√(width + 2 hidden), its bias too."""
+    cell = OscillatorCell(500, 1000, 0.5, 1.0, 1.0, "explicit")
+    for weight in (cell.input, cell.recurrent, cell.velocity, cell.bias):
+        check_uniform(weight, -0.02, 0.02)  # 2500 wide

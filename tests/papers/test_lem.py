@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from draws import check_uniform
 from retrograde.core.recurrence import sequence, unroll
 from retrograde.models.lem import MemoryCell
 
@@ -113,3 +114,10 @@ def test_torchrecurrents_cell_computes_the_same_but_for_the_memory_that_the_outp
 def test_a_rate_out_of_range_is_refused(dt: float) -> None:
     with pytest.raises(ValueError, match=rf"dt must lie in \(0, 1\], not {dt}"):
         MemoryCell(2, 3, dt)
+
+
+def test_weights_start_as_in_the_authors_code() -> None:
+    """All uniform within 1/√hidden, those of the input and the biases too."""
+    cell = MemoryCell(50, 400, 1.0)
+    for weight in (cell.input, cell.recurrent, cell.memory, cell.bias):
+        check_uniform(weight, -0.05, 0.05)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from retrograde.models.linear_rnn import linear_rnn, recurrent_matrix
+from draws import check_gaussian
+from retrograde.models.linear_rnn import LinearCell, linear_rnn, recurrent_matrix
 from retrograde.tasks.temporal_order import TemporalOrder
 
 
@@ -29,3 +30,17 @@ def test_the_spectral_radius_is_the_one_asked_for(matrix: str, radius: float) ->
     assert (departure < 1e-6) == (matrix != "nonnormal")
     if matrix == "orthogonal":
         torch.testing.assert_close(made @ made.T, radius**2 * torch.eye(12).double(), rtol=0, atol=1e-5)
+
+
+def test_the_input_weights_keep_the_variance_of_what_comes_in() -> None:
+    torch.manual_seed(0)
+    check_gaussian(LinearCell(400, 100, 1.0, "orthogonal").input, 1 / 400)
+
+
+def test_the_orthogonal_matrix_is_drawn_evenly_from_all() -> None:
+    """Under Haar's measure the trace has mean 0 and variance 1, for every size; for plain QR its mean is far below."""
+    torch.manual_seed(0)
+    traces = torch.stack([recurrent_matrix(6, 1.0, "orthogonal").trace() for _ in range(2000)])
+    error = 5 / 2000**0.5
+    assert abs(traces.mean()) < error
+    assert abs(traces.square().mean() - 1) < error * 2**0.5  # the fourth moment is 3, as a Gaussian's

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from draws import check_gaussian
 from retrograde.core.recurrence import sequence, unroll
 from retrograde.core.snapshot import gradient_flow
 from retrograde.layers.residual import ResidualModel
@@ -158,3 +159,11 @@ def test_the_gradient_over_time_turns_and_shrinks_as_the_eigenvalues() -> None:
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         lru(TASK, hidden=8, **settings)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_weights_start_as_published() -> None:
+    """B with variance 1 / (2 hidden), C with 1 / state, for each part of a number; D with 1."""
+    cell = LinearRecurrentUnit(300, 100, 0.0, 1.0, 2 * math.pi)
+    check_gaussian(cell.input, 1 / 600)
+    check_gaussian(cell.output_weight, 1 / 100)
+    check_gaussian(cell.skip, 1.0)

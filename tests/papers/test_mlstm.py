@@ -10,6 +10,7 @@ from model_contract import check_totals_are_finite_differences
 from torch import Tensor, nn
 from torch.nn.functional import group_norm, layer_norm
 
+from draws import check_gaussian, check_uniform
 from retrograde.core.recurrence import sequence, unroll
 from retrograde.core.snapshot import gradient_flow
 from retrograde.layers.residual import ResidualModel
@@ -192,6 +193,71 @@ def test_gates_far_outside_the_format_leave_finite_values_and_gradients(bias: fl
         assert made[..., :INNER].any() == (bias > 0)
         for gradient in torch.autograd.grad(made.square().sum(), [x, *cell.parameters()]):
             assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(0.0, 100.0), (0.0, 200.0), (100.0, 0.0)])
+def test_gates_far_apart_read_what_their_logarithms_say(scale: float, bias: float) -> None:
+    """In float32, loop and chunks, against Σ_j e^{l_j} (k_j·q) v_j / max(|Σ_j e^{l_j} k_j·q|, 1) of logarithms l."""
+    torch.set_default_dtype(torch.float32)
+    cell = away(MatrixLSTMCell(INNER, INNER, HEADS, 4, BLOCK, "exponential"))
+    with torch.no_grad():
+        for name in ("input_gate", "forget_gate", "input_bias"):
+            getattr(cell, name).mul_(scale)
+        cell.forget_bias.fill_(bias)
+    x = torch.randn(2, 40, INNER, requires_grad=True)
+    states = {name: value[:, 1:] for name, value in unroll(cell, x).items()}
+    forms = [cell.read(cell.weights(), x, states)[..., :INNER], sequence(cell, x)[..., :INNER]]
+
+    weights = {name: weight.detach().double() for name, weight in cell.weights().items()}
+    exact = x.detach().double()
+    windows = torch.cat([torch.zeros(2, 3, INNER).double(), exact], 1).unfold(1, 4, 1)
+    mixed = torch.nn.functional.silu((windows * weights["filter"]).sum(-1) + weights["filter_bias"])
+    query, key, value, log_input, log_forget = cell.parts(weights, exact, mixed)
+    forgotten = log_forget.cumsum(1)
+    logits = (forgotten.unsqueeze(2) - forgotten.unsqueeze(1) + log_input.unsqueeze(1)).masked_fill(
+        torch.ones(40, 40).triu(1).bool()[None, :, :, None], -torch.inf
+    )
+    largest = logits.amax(2, keepdim=True)
+    shares = torch.exp(logits - largest) * torch.einsum("bthd,bjhd->btjh", query, key)
+    below = torch.maximum(shares.sum(2).abs(), torch.exp(-largest.squeeze(2)))
+    expected = (torch.einsum("btjh,bjhd->bthd", shares, value) / below.unsqueeze(-1)).flatten(2)
+    for made in forms:
+        # where keys and query are nearly orthogonal the fraction amplifies the rounding: so of the whole
+        assert (made.double() - expected).norm() < 1e-3 * expected.norm()
+        for gradient in torch.autograd.grad(made.sum(), [x, *cell.parameters()]):
+            assert gradient.isfinite().all()
+
+
+def test_half_precision_forgets_in_the_loop_as_in_chunks() -> None:
+    """In 8 bits the stabiliser would swallow log f, and nothing fade. A bfloat16 is right to one part in 256 or so."""
+    cell = MatrixLSTMCell(INNER, INNER, HEADS, 4, BLOCK, "sigmoid").bfloat16()
+    x = torch.randn(2, 400, INNER).bfloat16()
+    states = {name: value[:, 1:] for name, value in unroll(cell, x).items()}
+    assert {states[name].dtype for name in ("memory", "normaliser", "stabiliser")} == {torch.float32}
+    forms = [cell.read(cell.weights(), x, states), sequence(cell, x)]
+    assert {made.dtype for made in forms} == {torch.bfloat16}
+    expected = sequence(cell.double(), x.double())[..., :INNER]
+    for made in forms:
+        assert (made[..., :INNER].double() - expected).norm() < 0.015 * expected.norm()
+
+
+def test_it_starts_as_in_the_package() -> None:
+    """Gates that read nothing yet; W_up and W_qkv with variance 2 / (5 hidden), W_down with 4 / (layers² hidden)."""
+    model = mlstm(TASK, hidden=100, layers=3, heads=4)
+    for block in model.chain:
+        parts = dict(block.named_parameters())
+        assert not parts["recurrence.input_gate"].any() and not parts["recurrence.forget_gate"].any()
+        assert parts["recurrence.forget_bias"].tolist() == [3.0, 4.0, 5.0, 6.0]
+        assert (parts["skip"] == 1).all()
+        check_gaussian(parts["enlarge.weight"], 2 / 500)
+        check_gaussian(parts["reduce.weight"], 4 / (9 * 100))
+        for name in ("query", "key", "value"):
+            check_gaussian(parts[f"recurrence.{name}"], 2 / 500)
+    many = MatrixLSTMCell(8000, 100, 2000, 4, 4, "exponential")
+    check_gaussian(many.input_bias, 0.01)
+    torch.testing.assert_close(torch.sigmoid(torch.linspace(3, 6, 2000)), many.forget_bias.exp())
+    check_uniform(many.filter, -0.5, 0.5)
+    check_uniform(many.filter_bias, -0.5, 0.5)
 
 
 def test_a_step_takes_one_set_of_weights_for_each_seed() -> None:

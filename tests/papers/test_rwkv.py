@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
+from draws import check_uniform
 from retrograde.core.recurrence import sequence, unroll
 from retrograde.core.snapshot import gradient_flow
 from retrograde.layers.residual import ResidualModel
@@ -182,7 +183,16 @@ def test_a_layer_is_two_blocks_and_starts_as_published() -> None:
     torch.testing.assert_close(last.log_decay, torch.tensor([-5 + 8 * (h / 3) ** 2.0 for h in range(4)]))
     torch.testing.assert_close(last.bonus, torch.tensor([math.log(0.3) + zigzag for zigzag in (0.0, 0.5, -0.5, 0.0)]))
     torch.testing.assert_close(last.mix_value, torch.tensor([(h / 4) ** 0.5 + 0.3 for h in range(4)]))
-    assert not model.chain[0].combine.weight.any()  # type: ignore[union-attr]
+    torch.testing.assert_close(last.mix_key, torch.tensor([(h / 4) ** 0.5 for h in range(4)]))
+    torch.testing.assert_close(last.mix_receptance, torch.tensor([(h / 4) ** 0.25 for h in range(4)]))
+    channels = dict(model.chain[3].named_parameters())
+    torch.testing.assert_close(channels["mix_key"], torch.tensor([(h / 4) ** 0.5 for h in range(4)]))
+    torch.testing.assert_close(channels["mix_receptance"], torch.tensor([(h / 4) ** 0.5 for h in range(4)]))
+    silent = [last.key, last.receptance, dict(model.chain[2].named_parameters())["combine.weight"]]
+    silent += [channels["value.weight"], channels["receptance.weight"]]
+    assert not any(weight.any() for weight in silent)
+    check_uniform(TimeMixingCell(400, 0, 2).value, -0.05, 0.05)
+    check_uniform(dict(rwkv(TASK, hidden=400).chain[1].named_parameters())["key.weight"], -0.05, 0.05)
 
 
 def test_transformers_computes_the_same_model() -> None:
@@ -229,3 +239,21 @@ def test_transformers_computes_the_same_model() -> None:
 def test_no_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="layers must be at least 1, not 0"):
         rwkv(TASK, layers=0)
+
+
+def test_half_precision_is_as_good_at_the_end_as_at_the_beginning() -> None:
+    """In 8 bits the exponent would swallow slow decays. A bfloat16 is right to one part in 256 or so."""
+    cell = TimeMixingCell(HIDDEN, 0, 2)
+    with torch.no_grad():
+        cell.key.normal_(std=0.2)
+    half = cell.bfloat16()
+    x = torch.randn(2, 400, HIDDEN).bfloat16()
+    states = unroll(half, x)
+    assert {name: value.dtype for name, value in states.items()} == {
+        **dict.fromkeys(("hidden", "last"), torch.bfloat16),
+        **dict.fromkeys(("numerator", "denominator", "exponent"), torch.float32),
+    }
+    made = [states["hidden"][:, 1:].double(), sequence(half, x).double()]
+    expected = sequence(cell.double(), x.double())
+    for form in made:
+        assert (form - expected).norm() < 0.01 * expected.norm()

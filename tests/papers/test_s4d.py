@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from draws import check_gaussian, check_uniform
 from retrograde.core.recurrence import sequence, unroll
 from retrograde.layers.residual import ResidualModel
 from retrograde.models.s4d import DiagonalStateSpace, Discretisation, Initialisation, frequencies, s4d
@@ -189,3 +190,16 @@ def test_time_steps_begin_within_their_bounds() -> None:
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         s4d(TASK, hidden=8, **settings)  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize("initialisation", INITIALISATIONS)
+def test_weights_start_as_published(initialisation: Initialisation) -> None:
+    """Re A = -1/2 and B = 1 everywhere; each part of C with variance 1/2, D with 1; Δ log-uniform."""
+    cell = DiagonalStateSpace(2000, 8, initialisation, "zoh", 0.001, 0.1)
+    timescale, continuous = cell.continuous(cell.weights())
+    torch.testing.assert_close(continuous.real, torch.full((2000, 4), -0.5))
+    torch.testing.assert_close(continuous.imag, frequencies(8, initialisation).expand(2000, 4))
+    assert torch.equal(numbers(cell.input), torch.ones(2000, 4, dtype=torch.complex128))
+    check_gaussian(cell.output_weight, 1 / 2)
+    check_gaussian(cell.skip, 1.0)
+    check_uniform(timescale.log(), math.log(0.001), math.log(0.1))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from draws import check_gaussian
 from retrograde.core.records import Ledger
 from retrograde.core.recurrence import sequence, unroll
 from retrograde.layers.recurrent import RecurrentStack
@@ -121,6 +122,54 @@ def test_gates_far_outside_the_format_leave_finite_states() -> None:
     assert torch.isfinite(of_x).all()
 
 
+@pytest.mark.parametrize("forget", ["sigmoid", "exponential"])
+@pytest.mark.parametrize("bias", [-110.0, -300.0, 110.0])
+def test_however_little_is_let_in_the_mean_is_that_of_the_logarithms(forget: Any, bias: float) -> None:
+    """log i far below log f from the first time on: with R = 0, h = σ(õ) Σ_j s_j tanh(z̃_j), s a softmax over times."""
+    torch.set_default_dtype(torch.float32)
+    cell = ScalarLSTMCell(3, HIDDEN, HEADS, forget)
+    with torch.no_grad():
+        cell.bias[:HIDDEN] = bias
+    x = torch.randn(2, 20, 3, requires_grad=True)
+    made = sequence(cell, x)
+    w, b = cell.input.detach().double(), cell.bias.detach().double()
+    exact = x.detach().double().requires_grad_()
+    log_input, f, z, o = (exact @ w.T + b).chunk(4, -1)
+    forgotten = (f if forget == "exponential" else -torch.log1p(torch.exp(-f))).cumsum(1)
+    logits = forgotten.unsqueeze(2) - forgotten.unsqueeze(1) + log_input.unsqueeze(1)  # batch, t, j, hidden
+    later = torch.ones(20, 20).triu(1).bool()[None, :, :, None]
+    shares = logits.masked_fill(later, -torch.inf).softmax(2)
+    expected = torch.sigmoid(o) * (shares * torch.tanh(z).unsqueeze(1)).sum(2)
+    torch.testing.assert_close(made.double(), expected, rtol=0, atol=1e-4)  # log i is right to 300 · 6e-8 a time
+    direction = torch.randn_like(made)
+    (ours,), (theirs,) = (
+        torch.autograd.grad((form * direction).sum(), of) for form, of in ((made, x), (expected, exact))
+    )
+    torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=1e-3)
+
+
+def test_half_precision_is_as_good_at_the_end_as_at_the_beginning() -> None:
+    """In 8 bits the stabiliser would swallow log f. A bfloat16 is right to one part in 256 or so."""
+    cell = ScalarLSTMCell(3, HIDDEN, HEADS, "sigmoid").bfloat16()
+    x = torch.randn(2, 400, 3).bfloat16()
+    states = unroll(cell, x)
+    assert states["hidden"].dtype == torch.bfloat16
+    assert {states[name].dtype for name in ("cell", "normaliser", "stabiliser")} == {torch.float32}
+    expected = sequence(cell.double(), x.double())
+    assert (states["hidden"][:, 1:].double() - expected).norm() < 0.01 * expected.norm()
+
+
+def test_an_encoder_sets_what_is_read_alone() -> None:
+    """The cell that stands behind e^m = 0 is not."""
+    cell = away("sigmoid")
+    assert cell.begun == ("hidden",)
+    state = cell.initial_state(torch.zeros(2, 3))
+    x = torch.randn(2, 3)
+    other, same = ({**state, name: torch.randn(2, HIDDEN)} for name in ("hidden", "cell"))
+    made, of_hidden, of_cell = (cell.step(cell.weights(), x, given)["hidden"] for given in (state, other, same))
+    assert torch.equal(made, of_cell) and not torch.equal(made, of_hidden)
+
+
 def test_heads_do_not_read_one_another() -> None:
     cell = away("sigmoid")
     initial = {name: torch.randn(1, HIDDEN).abs() for name in cell.components}
@@ -136,6 +185,14 @@ def test_both_forget_gates_start_at_the_same_values(forget: Any) -> None:
     log_gate = torch.nn.functional.logsigmoid(bias) if forget == "sigmoid" else bias
     expected = torch.sigmoid(torch.tensor([5 - 12 * (k / 3) ** 0.3 for k in range(4)] * 2))
     torch.testing.assert_close(log_gate.exp(), expected)
+
+
+def test_the_other_weights_start_as_in_the_package() -> None:
+    """W Gaussian with variance 2 / (5 width), R and the other biases zero."""
+    cell = ScalarLSTMCell(200, 40, 4, "sigmoid")
+    check_gaussian(cell.input, 2 / 1000)
+    assert not cell.recurrent.any()
+    assert not cell.bias.view(4, 40)[[0, 2, 3]].any()
 
 
 def test_the_xlstm_package_computes_the_same() -> None:

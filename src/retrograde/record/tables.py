@@ -9,7 +9,6 @@ Strings are dictionary-coded, so that a long table stays small.
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,8 +34,8 @@ READING = ("run", "step", "layer", "component", "value", "status")
 
 Side = Literal["input", "target"]
 
-LOWEST = re.compile(r"(decoder)?0\.")
-"""How the name of a lowest layer begins; of an encoder-decoder's, the decoder's, whose positions lags are between."""
+LOWEST = "0."
+"""How the name of the lowest layer begins; an encoder-decoder has none, nor a lag from source to target."""
 
 PART = "part-{:06d}.parquet"
 MERGED = b"retrograde.merged_parts"

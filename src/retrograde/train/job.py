@@ -155,12 +155,12 @@ def closing_line(folder: RunFolder, result: Mapping[str, Any]) -> str:
     verdict = "solved" if result["solved"] else "not solved"
     if result["solved"] and result["solved_step"] is not None:
         verdict += f" at step {result['solved_step']}"
-    reach = "not probed"
+    reach = ""
     if result["horizon"] is not None:
-        reach = f"{result['horizon']:.0f} lags at step {result['steps']}"
+        reach = f"; gradient horizon {result['horizon']:.0f} lags at step {result['steps']}"
     line = (
         f"{result['model']} on {result['task']}, seed {result['seed']}: score {result['score']:.3f} "
-        f"({result['baseline_rule']} {result['baseline']:.3f}), {verdict}; gradient horizon {reach}; {folder.path}"
+        f"({result['baseline_rule']} {result['baseline']:.3f}), {verdict}{reach}; {folder.path}"
     )
     return f"{line} ({result['reason']})" if result["reason"] else line
 

@@ -70,7 +70,7 @@ class Probing(pl.Callback):
             readings = list(probe(taken))
             self.recorder.readings(step, name, readings)
             horizons = [reading for reading in readings if reading.name.startswith("horizon/")]
-            lowest = [float(r.values) for r in horizons if LOWEST.match(r.name.removeprefix("horizon/"))]
+            lowest = [float(r.values) for r in horizons if r.name.removeprefix("horizon/").startswith(LOWEST)]
             if lowest:
                 # the components of a state are one memory: it reaches as far as the best of them
                 self.horizons.append(max(lowest))
