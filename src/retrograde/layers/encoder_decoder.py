@@ -90,6 +90,9 @@ class Attending(Recurrence):
     def components(self) -> Mapping[str, tuple[int, ...]]:
         return self.cell.components
 
+    def initial_state(self, like: Float[Tensor, "batch *rest"]) -> State:
+        return self.cell.initial_state(like)
+
     def weights(self) -> dict[str, Tensor]:
         of_cell = {f"cell.{name}": value for name, value in self.cell.weights().items()}
         return of_cell | self.seen

@@ -1,19 +1,21 @@
 r"""Recurrent network of units that each remember themselves alone.
 
-    h_t = max(0, W x_t + u ⊙ h_{t-1} + b)        |u_n| ≤ 2^{1/T}
+    h_t = max(0, W x_t + u ⊙ h_{t-1} + b)        |u_n| ≤ γ^{1/T}
     y_t = V h_t + d
 
 x input (batch, width), h hidden and u recurrent weights (hidden), T the sequence's length; ⊙ is elementwise. Units mix
 in the next layer only. While a unit stays active its gradient over k steps is u_n^k: over the whole sequence it grows
-to at most twice its size, and by choice of u_n it lasts for as long as is wanted.
+to at most γ times its size, and by choice of u_n it lasts for as long as is wanted.
 
-At the start u ~ U[0, 2^{1/T}]; with ``long_memory`` the last layer's u ~ U[2^{-1/T}, 2^{1/T}], so that it keeps at
-least half over the sequence: for tasks whose answer is due at the end.
+At the start u ~ U[0, γ^{1/T}]; with ``long_memory`` the last layer's u ~ U[γ^{-1/T}, γ^{1/T}], so that it keeps at
+least 1/γ over the sequence: for tasks whose answer is due at the end.
 
-Source: Li, Li, Cook, Zhu, Gao 2018, arXiv:1803.04831, eq. 2; bounds and start as in the authors' code (IndRNN_pytorch).
-Differs: the authors cut u back to its bound before each step of the optimiser; here the bound is part of the layer: u
-beyond it acts as the bound, and learns from a gradient only what leads back. No batch normalisation and no residual
-paths. W and b start as those of torch.nn.Linear.
+Source: Li, Li, Cook, Zhu, Gao 2018, arXiv:1803.04831, eq. 2, and for the start of u the authors' code (IndRNN_pytorch).
+Differs: γ = 2 unless set, a choice that the paper leaves open; the authors' code has 5, and bounds u only if asked to.
+They then cut u back to its bound before each step of the optimiser; here the bound is always there and part of the
+layer: u beyond it acts as the bound, and learns from a gradient only what leads back. No batch normalisation and no
+residual paths; W and b start as those of torch.nn.Linear, where the authors' b is 0 and their W uniform within a bound
+that they set, with batch normalisation behind it.
 """
 
 from collections.abc import Mapping
@@ -30,19 +32,17 @@ from retrograde.core.recurrence import Recurrence, affine
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
 
-GROWTH = 2.0
-"""By how much a unit may grow what it holds, and its gradient, over a whole sequence."""
-
 
 class IndependentCell(Recurrence):
-    """A self-connection per unit, bounded so that over ``length`` steps it grows by no more than ``GROWTH``."""
+    """A self-connection per unit, bounded so that over ``length`` steps it grows at most ``growth``-fold."""
 
-    def __init__(self, inputs: int, hidden: int, length: int) -> None:
+    def __init__(self, inputs: int, hidden: int, length: int, growth: float) -> None:
         super().__init__()
         require_at_least("hidden", hidden, 1)
         require_at_least("length", length, 1)
+        require_at_least("growth", growth, 1)
         self.hidden = hidden
-        self.bound = GROWTH ** (1 / length)
+        self.bound = growth ** (1 / length)
         self.input = nn.Linear(inputs, hidden)
         self.recurrent = nn.Parameter(torch.empty(hidden).uniform_(0, self.bound))
 
@@ -86,15 +86,16 @@ def indrnn(
     bidirectional: bool = False,
     dropout: float = 0.0,
     length: int | None = None,
+    growth: float = 2.0,
     long_memory: bool = False,
     embedding: EmbeddingFactory = OneHot,
 ) -> RecurrentModel:
-    """The network of independent units; ``length`` is T of the bound, None the length of the task's sequences."""
+    """The independent units; the bound's T is ``length``, None for that of the task's sequences, its γ ``growth``."""
     steps = _sequence_length(task) if length is None else length
     cells: list[IndependentCell] = []
 
     def make(width: int) -> IndependentCell:
-        cells.append(IndependentCell(width, hidden, steps))
+        cells.append(IndependentCell(width, hidden, steps, growth))
         return cells[-1]
 
     model = RecurrentModel(task, make, layers, bidirectional, dropout, embedding)

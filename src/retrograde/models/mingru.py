@@ -13,55 +13,26 @@ which the paper prefers for its stability: the scan here divides by nothing and 
 each other as they are, without the projections, convolutions and residual paths of the paper's experiments.
 """
 
-from collections.abc import Mapping
-
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
-from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, affine, sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
+from retrograde.layers.minimal_cell import MinimalCell
 from retrograde.layers.recurrent import RecurrentModel
-from retrograde.layers.scans import scan
 
 
-class MinGRUCell(Recurrence):
-    """h_t = (1 - z_t) ⊙ h_{t-1} + z_t ⊙ h̃_t, gate and candidate of the input alone."""
+class MinGRUCell(MinimalCell):
+    """h_t = (1 - z_t) ⊙ h_{t-1} + z_t ⊙ h̃_t; the rows of W and b are those of z, then those of h̃."""
 
     def __init__(self, inputs: int, hidden: int) -> None:
-        super().__init__()
-        require_at_least("hidden", hidden, 1)
-        self.hidden = hidden
-        self.project = nn.Linear(inputs, 2 * hidden)
+        super().__init__(inputs, hidden, parts=2)
 
-    @property
-    def components(self) -> Mapping[str, tuple[int, ...]]:
-        return {"hidden": (self.hidden,)}
-
-    def weights(self) -> dict[str, Tensor]:
-        """Those of the gate above those of the candidate."""
-        return {"input": self.project.weight, "bias": self.project.bias}
-
-    def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
-        keep, write = self.kept_and_written(weights, x)
-        return {"hidden": keep * state["hidden"] + write}
-
-    def kept_and_written(self, weights: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    def kept_and_written(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
         """1 - z and z ⊙ h̃."""
-        gate, candidate = affine(x, weights["input"], weights["bias"]).chunk(2, -1)
+        gate, candidate = parts
         update = torch.sigmoid(gate)
         return 1 - update, update * candidate
-
-
-@sequence.register
-def _(
-    recurrence: MinGRUCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
-) -> Float[Tensor, "batch time hidden"]:
-    keep, write = recurrence.kept_and_written(recurrence.weights(), inputs)
-    return scan(keep, write, None if initial is None else initial["hidden"])
 
 
 def mingru(

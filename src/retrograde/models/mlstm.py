@@ -13,7 +13,8 @@ r"""Matrix LSTM of xLSTM: a memory of outer products with exponential gates and 
     x ← x + W_down ((GroupNorm(y) + s ⊙ c) ⊙ SiLU(z))           a group is a head, s a skip; `layers` times
 
 x the residual stream (batch, time, hidden), at the start the embedded input; q, k, v (batch, head, d),
-C (batch, head, keys, values), n (batch, head, d), m (batch, head), all 0 at the start.
+C (batch, head, keys, values), n (batch, head, d), m (batch, head), at the start 0 but for m, which is so low that e^m
+is 0: what is let in first counts in full. C, n and m are kept in float32 at least.
 
 The stabiliser keeps the exponentials in range and changes no value: e^m C and e^m n are what they were without it, and
 exp(-m) is the 1 of max(|n·q|, 1). As a state it is a coordinate like the others, its gradient taken with C_t and n_t
@@ -29,7 +30,8 @@ C and n are a memory of outer products with the decay f', for keys times i' and 
 Source: Beck et al. 2024, arXiv:2405.04517, eqs. 19-27 and appendix A.3, and the authors' package xlstm 2, from which
 the start is taken: W_i and W_f zero, b_f from 3 to 6 along the heads, b_i Gaussian with deviation 0.1, s one.
 Differs: gates of q, k and v rather than of x, and projections without a bias, as in the package, which besides adds
-1e-6 to the lower part of y's fraction; no dropout; the exponential forget gate begins at the same f as the sigmoid.
+1e-6 to the lower part of y's fraction; GroupNorm has a bias, which the package's norm has not; no dropout; the
+exponential forget gate begins at the same f as the sigmoid.
 """
 
 import math
@@ -49,6 +51,7 @@ from retrograde.core.recurrence import Recurrence, affine, sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.outer_products import outer_products
 from retrograde.layers.residual import ResidualModel
+from retrograde.layers.stabiliser import with_sums_of_nothing
 
 Forget = Literal["sigmoid", "exponential"]
 
@@ -99,6 +102,9 @@ class MatrixLSTMCell(Recurrence):
     def width(self) -> int:
         return 2 * self.inner
 
+    def initial_state(self, like: Float[Tensor, "batch *rest"]) -> State:
+        return with_sums_of_nothing(super().initial_state(like), "stabiliser", ("memory", "normaliser"))
+
     def weights(self) -> dict[str, Tensor]:
         return dict(self.named_parameters())
 
@@ -121,9 +127,10 @@ class MatrixLSTMCell(Recurrence):
     def read(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> Tensor:
         mixed = convolved(weights, state["window"])
         query, _, _, _, _ = self.parts(weights, x, mixed)
-        found = (query.unsqueeze(-2) @ state["memory"]).squeeze(-2)
+        found = (query.to(state["memory"].dtype).unsqueeze(-2) @ state["memory"]).squeeze(-2)
         weight = (query * state["normaliser"]).sum(-1)
-        return torch.cat([fraction(found, weight, state["stabiliser"]).flatten(-2), mixed], -1)
+        read = fraction(found, weight, state["stabiliser"]).flatten(-2)
+        return torch.cat([read.to(mixed.dtype), mixed], -1)
 
     def parts(
         self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], mixed: Float[Tensor, "... width"]
@@ -180,12 +187,14 @@ def _(
     )
     stabiliser = stabilisers(log_input, log_forget, start["stabiliser"])
     before = torch.cat([start["stabiliser"].to(stabiliser.dtype).unsqueeze(-1), stabiliser[..., :-1]], -1)
-    decay = (log_forget + before - stabiliser).unsqueeze(-1)
+    decay = log_forget + before - stabiliser
+    # the first decay, of a start that may be one of nothing, is no number to add others to: it acts on the start here
+    first, decay = torch.exp(decay[..., :1]).unsqueeze(-1), nn.functional.pad(decay[..., 1:], (1, 0)).unsqueeze(-1)
     key = torch.exp(log_input - stabiliser).unsqueeze(-1) * key
     # a value that is always 1 sums the keys up
     value = torch.cat([value, torch.ones_like(value[..., :1])], -1)
     memory = torch.cat([start["memory"], start["normaliser"].unsqueeze(-1)], -1)
-    made = outer_products(query.to(key.dtype), key, value.to(key.dtype), memory.to(key.dtype), decay)
+    made = outer_products(query.to(key.dtype), key, value.to(key.dtype), first * memory.to(key.dtype), decay)
     found = fraction(made[..., :-1].transpose(1, 2), made[..., -1].transpose(1, 2), stabiliser.transpose(1, 2))
     return torch.cat([found.flatten(2).to(inputs.dtype), mixed], -1)
 

@@ -22,9 +22,10 @@ so that no positive number is exponentiated:
 
     p_t = max(p_{t-1} - w, k_t)        a_t = e^{p_{t-1}-w-p_t} ⊙ a_{t-1} + e^{k_t-p_t} ⊙ v_t        b_t likewise
 
-p is so low before the first time that e^p is 0. As a state it is a coordinate like the others: with a and b held,
-dL/dp = a ⊙ dL/da + b ⊙ dL/db. wkv_t reads what was before time t, hence σ(r) ⊙ wkv is a component as well, `hidden`,
-which nothing later reads; so is `shifted`, the n_{t-1} that channel mixing reads.
+p is so low before the first time that e^p is 0; a, b and p are kept in float32 at least. As a state p is a coordinate
+like the others: with a and b held, dL/dp = a ⊙ dL/da + b ⊙ dL/db. wkv_t reads what was before time t, hence
+σ(r) ⊙ wkv is a component as well, `hidden`, which nothing later reads; so is `shifted`, the n_{t-1} that channel mixing
+reads. Both count in the state's size: of 7 · hidden a layer, 5 carry.
 
 For training, p_t is found at all times by one running maximum, and taken as given; a and b are then a scan.
 
@@ -49,9 +50,7 @@ from retrograde.core.recurrence import Recurrence, sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.residual import ResidualModel
 from retrograde.layers.scans import scan
-
-NOTHING = -1e30
-"""The exponent of a sum of nothing: e to it is 0 in every format, and it is finite in all but float16."""
+from retrograde.layers.stabiliser import with_sums_of_nothing
 
 
 class TimeMixingCell(Recurrence):
@@ -78,8 +77,7 @@ class TimeMixingCell(Recurrence):
         return dict.fromkeys(("hidden", "last", "numerator", "denominator", "exponent"), (self.hidden,))
 
     def initial_state(self, like: Float[Tensor, "batch *rest"]) -> State:
-        """Zeros, and the exponent of a sum of nothing."""
-        return {**super().initial_state(like), "exponent": like.new_full((len(like), self.hidden), NOTHING)}
+        return with_sums_of_nothing(super().initial_state(like), "exponent", ("numerator", "denominator"))
 
     def weights(self) -> dict[str, Tensor]:
         return dict(self.named_parameters())
@@ -91,8 +89,9 @@ class TimeMixingCell(Recurrence):
         largest = torch.maximum(faded, key)
         kept, added = torch.exp(faded - largest), torch.exp(key - largest)
         present = weights["bonus"].unsqueeze(-2) + key
+        wkv = weighted(numerator, denominator, exponent, value, present)
         return {
-            "hidden": torch.sigmoid(receptance) * weighted(numerator, denominator, exponent, value, present),
+            "hidden": torch.sigmoid(receptance) * wkv.to(x.dtype),
             "last": x.clone(),
             "numerator": kept * numerator + added * value,
             "denominator": kept * denominator + added,

@@ -19,7 +19,8 @@ With s_{-1} = 0 the same is y = K * u + D u, a causal convolution along time wit
     K_t = 2 Re(Σ_n C_n B̄_n Ā_n^t)
 
 which is how it trains, through Fourier space, in T log T. Powers are taken of √T times each, Ā^t = Ā^{Lj} Ā^l, so that
-the kernel is a matrix product and not every power of every state is kept.
+the kernel is a matrix product and not every power of every state is kept. Where Ā is exactly 0 (bilinear, ΔA = -2)
+log Ā is -∞ and the kernel NaN; ΔA begins far from there.
 
 A at the start, n from 0 to N/2 - 1:
 lin     A_n = -1/2 + i π n

@@ -9,24 +9,26 @@ r"""Scalar LSTM of xLSTM: exponential gates, a normaliser for what they have let
     n_t = f'_t ⊙ n_{t-1} + i'_t                            normaliser
     h_t = σ(õ_t) ⊙ c_t / n_t                               hidden
 
-x input (batch, width), all states (batch, hidden), 0 at the start; ⊙ is elementwise. R is block-diagonal: a unit reads
-the hidden states of its own head alone.
+x input (batch, width), all states (batch, hidden), at the start 0 but for m, which is so low that e^m is 0: what is
+let in first counts in full, however little that is. ⊙ is elementwise. R is block-diagonal: a unit reads the hidden
+states of its own head alone.
 
 The stabiliser keeps the exponentials in range and changes no value: e^m c and e^m n are what they were without it. As a
 state it is a coordinate like the others, its gradient taken with c_t and n_t held, and so
 
     dL/dm_t = c_t ⊙ dL/dc_t + n_t ⊙ dL/dn_t
 
+c, n and m are kept in float32 at least. An encoder may set h_{-1} alone: of a cell with e^m = 0 nothing is read.
+
 Source: Beck et al. 2024, arXiv:2405.04517, eqs. 8-17 and the authors' package xlstm 2, from which the start is taken:
 R zero; W Gaussian with variance 2 / (5 width); b zero but for f̃, whose rows within a head fall from 5 to -7.
 Differs: the cell alone, without the block that the paper puts around it (norms, a short convolution before two of the
 gates, a gated feed-forward, the residual path); W is not split into heads; every layer of a stack takes the first
-block's b_f, and the exponential forget gate begins at the same f as the sigmoid; m_0 follows the equation, where the
-package takes log i_0, which is the same but where log i_0 < log f_0 - 87: there i'_0 is 0 in float32 and h_0 is NaN.
+block's b_f, and the exponential forget gate begins at the same f as the sigmoid.
 """
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -39,6 +41,7 @@ from retrograde.core.records import State
 from retrograde.core.recurrence import Recurrence, affine
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
+from retrograde.layers.stabiliser import with_sums_of_nothing
 
 Forget = Literal["sigmoid", "exponential"]
 
@@ -49,6 +52,8 @@ class ScalarLSTMCell(Recurrence):
     The rows of W and b are those of ĩ, f̃, z̃ and õ in turn; R is (heads, 4 · hidden/heads, hidden/heads), its rows
     within a head in the same order.
     """
+
+    begun: ClassVar[tuple[str, ...] | None] = ("hidden",)
 
     def __init__(self, inputs: int, hidden: int, heads: int, forget: Forget) -> None:
         super().__init__()
@@ -72,6 +77,9 @@ class ScalarLSTMCell(Recurrence):
     def components(self) -> Mapping[str, tuple[int, ...]]:
         return dict.fromkeys(("hidden", "cell", "normaliser", "stabiliser"), (self.hidden,))
 
+    def initial_state(self, like: Float[Tensor, "batch *rest"]) -> State:
+        return with_sums_of_nothing(super().initial_state(like), "stabiliser", ("cell", "normaliser"))
+
     def weights(self) -> dict[str, Tensor]:
         return {"input": self.input, "recurrent": self.recurrent, "bias": self.bias}
 
@@ -84,7 +92,7 @@ class ScalarLSTMCell(Recurrence):
         cell = forget_gate * state["cell"] + input_gate * torch.tanh(candidate)
         normaliser = forget_gate * state["normaliser"] + input_gate
         return {
-            "hidden": torch.sigmoid(output) * cell / normaliser,
+            "hidden": (torch.sigmoid(output) * cell / normaliser).to(x.dtype),
             "cell": cell,
             "normaliser": normaliser,
             # a tensor of its own: a change of it with cell and normaliser held changes what follows, while a change

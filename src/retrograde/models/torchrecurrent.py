@@ -5,7 +5,8 @@ r"""Any cell of the package torchrecurrent, by name: ``model=torchrecurrent mode
 x input (batch, width), the state's components (batch, hidden), zero at the start. They are called hidden, or hidden and
 cell, unless they are something else: context (SCRN), control (MCLSTM), carried (IntersectionRNN), previous (the input
 before, TGRU and TLSTM), delayed (the hidden state before, tauGRU). Where a cell's output is no part of what it carries
-on (IntersectionRNN, MCLSTM, TLSTM), the output joins the state as ``hidden``, which no later step reads.
+on (IntersectionRNN, MCLSTM, TLSTM), the output joins the state as ``hidden``, which no later step reads but which
+counts in the state's size.
 
 Source: torchrecurrent 0.2.5, Martinuzzi 2025, arXiv:2510.21252; each cell's paper stands in its own docstring there.
 Differs: a cell has the settings that the package gives it, no others; the weights may have no leading axes, as those of
