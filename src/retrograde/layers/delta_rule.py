@@ -12,13 +12,13 @@ writing strength (batch, head).
 
 The writes u_i of a chunk are the solution of one unit lower triangular system (I + A) U = β (V - e^b K Sᵀ), in which
 only the right side depends on S, and linearly: both parts are solved for all chunks at once, and only the states are
-carried from chunk to chunk. Decay enters as e^{b_i-b_j} with j ≤ i alone, which is at most 1.
+carried from chunk to chunk. Decay enters as e^{b_i-b_j} with j ≤ i alone, which is at most 1; each is made of its own
+terms and not by subtraction, which a steep decay earlier in the chunk would leave nothing but rounding of.
 
 Source: Yang et al. 2024, arXiv:2406.06484, section 3 (WY and UT form); the rule: Schlag et al. 2021, arXiv:2102.11174;
 with decay: Yang et al. 2024, arXiv:2412.06464, section 3.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from retrograde.core.choices import require_at_least
 from retrograde.core.records import State
 from retrograde.core.recurrence import Recurrence, sequence
+from retrograde.layers.outer_products import decay_between
+from retrograde.layers.short_convolution import convolved, filter_at_start, short_convolution, window_after
 
 CHUNK = 32
 """Times solved together: on a CPU the fastest of 8 to 128 for heads of width 8 to 64, within a fifth."""
@@ -75,11 +77,10 @@ def _chunked(
     written, read = key @ key.mT, (query @ key.mT).tril()
     recalled = key  # what meets the state at the chunk's start
     if log_decay is not None:
-        reach = _in_chunks(log_decay.unsqueeze(-1), chunk).cumsum(-2)
-        later = torch.ones(chunk, chunk, dtype=torch.bool, device=key.device).triu(1)
-        between = (reach - reach.mT).masked_fill(later, -math.inf).exp()
+        decay = _in_chunks(log_decay.unsqueeze(-1), chunk)
+        between = decay_between(decay)
         written, read = written * between, read * between
-        since_start, to_end = reach.exp(), (reach[..., -1:, :] - reach).exp()
+        since_start, to_end = decay.cumsum(-2).exp(), between[..., -1, :].unsqueeze(-1)
         recalled, query, key = key * since_start, query * since_start, key * to_end
     system = (strength * written).tril(-1)
     right = strength * torch.cat([value, recalled], -1)
@@ -126,8 +127,7 @@ class DeltaRuleCell(Recurrence):
         self.keys, self.values, self.heads, self.decays = keys, values, heads, decays
         self.convolution = convolution
         if convolution > 1:
-            # uniform on ±1/√width, as torch.nn.Conv1d starts a convolution of each channel by itself
-            self.filter = nn.Parameter((2 * torch.rand(self.channels, convolution) - 1) / convolution**0.5)
+            self.filter = nn.Parameter(filter_at_start(self.channels, convolution))
 
     @property
     def channels(self) -> int:
@@ -151,7 +151,7 @@ class DeltaRuleCell(Recurrence):
         channels, strength, log_decay = self._inputs(x)
         after: State = {}
         if self.convolution > 1:
-            after["window"] = torch.cat([state["window"][..., 1:], channels.unsqueeze(-1)], -1)
+            after["window"] = window_after(state["window"], channels)
         _, key, value = self._heads(self._convolved(weights, channels, after))
         memory = state["memory"]
         if log_decay is not None:
@@ -172,7 +172,7 @@ class DeltaRuleCell(Recurrence):
     def _convolved(self, weights: Mapping[str, Tensor], channels: Tensor, state: State) -> Tensor:
         if self.convolution == 1:
             return channels
-        return (state["window"] * weights["filter"].unsqueeze(-3)).sum(-1)
+        return convolved(state["window"], weights["filter"])
 
     def _heads(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of every head, (..., head, width)."""
@@ -192,9 +192,6 @@ def _(
     start = recurrence.initial_state(inputs) if initial is None else initial
     channels, strength, log_decay = recurrence._inputs(inputs)
     if recurrence.convolution > 1:
-        past = start["window"][..., 1:].mT
-        channels = torch.cat([past, channels], 1)
-        filters = recurrence.filter.unsqueeze(1)
-        channels = nn.functional.conv1d(channels.mT, filters, groups=recurrence.channels).mT
+        channels = short_convolution(channels, start["window"], recurrence.filter)
     query, key, value = recurrence._heads(channels)
     return delta_rule(query, key, value, strength, log_decay, start["memory"]).flatten(2)

@@ -15,8 +15,8 @@ where β_t = 2 σ(·), in (-1, 1). A reflection, which β = 2 is, lets one layer
 
 Source: Yang et al. 2024, arXiv:2406.06484, section 3; eigenvalues: Grazzi et al. 2024, arXiv:2411.12537; SwiGLU:
 Shazeer 2020, arXiv:2002.05202.
-Differs: the query is not divided by the root of its width, as in the authors' code: the norm after it takes that away
-again. Lengths are ‖·‖ = √(Σ ·² + 1e-6).
+Differs: the query is not divided by the root of its width, which the authors' code does and which the norm after it
+takes away again, but for its 1e-5. Lengths are ‖·‖ = √(Σ ·² + 1e-6). There is no dropout.
 """
 
 import torch

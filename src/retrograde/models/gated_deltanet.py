@@ -12,13 +12,14 @@ x the residual stream (batch, time, hidden), at the start the embedded input; q 
 v as wide times `expansion`, β and α (batch, head), S (batch, head, values, keys); a and d one number a head; each
 channel is convolved by itself, over `convolution` times.
 
-At the start e^a is uniform on [1, 16] and softplus(d) log-uniform on [0.001, 0.1], as in Mamba-2: memories of about
-one to a thousand steps. With `negative_eigenvalues` β_t = 2 σ(·).
+At the start e^a is uniform on (0, 16] and softplus(d) log-uniform on [0.001, 0.1], both as in the authors' code:
+memories of one step to many thousands. With `negative_eigenvalues` β_t = 2 σ(·).
 
 Source: Yang et al. 2024, arXiv:2412.06464, section 3; α: Dao & Gu 2024, arXiv:2405.21060; eigenvalues: Grazzi et al.
 2024, arXiv:2411.12537; SwiGLU: Shazeer 2020, arXiv:2002.05202.
 Differs: keys as wide as the model where the authors' code takes three quarters of it; the query is not divided by
-the root of its width, which the norm after it takes away again. Lengths are ‖·‖ = √(Σ ·² + 1e-6).
+the root of its width, which that code does and which the norm after it takes away again, but for its 1e-5. Lengths are
+‖·‖ = √(Σ ·² + 1e-6). There is no dropout. Mamba-2, whose start this is else, draws e^a from [1, 16].
 """
 
 import math
@@ -38,9 +39,11 @@ from retrograde.layers.residual import ResidualModel
 EPSILON = 1e-5
 """What the norms add to a mean square, as in the authors' code."""
 
-RATES = 1.0, 16.0
+FASTEST = 16.0
+"""The greatest e^a at the start, as in the authors' code."""
+
 STEPS = 0.001, 0.1
-"""Between which e^a and softplus(d) start: Mamba-2's choice."""
+"""Between which softplus(d) starts, as in the authors' code."""
 
 
 class GatedDeltaNetBlock(Block):
@@ -56,7 +59,7 @@ class GatedDeltaNetBlock(Block):
         self.project = nn.Linear(hidden, 2 * hidden + values, bias=False)
         self.strength = nn.Linear(hidden, heads, bias=False)
         self.decay = nn.Linear(hidden, heads, bias=False)
-        self.log_rate = nn.Parameter(torch.empty(heads).uniform_(*RATES).log())
+        self.log_rate = nn.Parameter((FASTEST * (1 - torch.rand(heads))).log())  # never log 0
         step = torch.empty(heads).uniform_(math.log(STEPS[0]), math.log(STEPS[1])).exp()
         self.step_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
         self.gate = nn.Linear(hidden, values, bias=False)

@@ -13,7 +13,7 @@ forgetting slow: where the input says nothing, α = 2^{-1/16} = 0.958.
 
 Source: Yang et al. 2023, arXiv:2312.06635, section 4, and the authors' package fla; SwiGLU: Shazeer 2020,
 arXiv:2002.05202.
-Differs: RMSNorm where the paper writes LN, as in fla.
+Differs: RMSNorm where the paper writes LN, as in fla. There is no dropout.
 """
 
 from collections.abc import Mapping

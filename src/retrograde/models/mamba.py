@@ -22,8 +22,8 @@ W_Δ uniform within ± 1/√rank.
 Source: Gu & Dao 2023, arXiv:2312.00752, algorithm 2 and section 3; sizes and start: sections 3.4, 3.6 and the authors'
 code.
 Differs: Δ B in place of the zero-order hold of B (equation 4), as in the authors' code. W_o is not made smaller with
-depth at the start, as that code does. Training goes through time in blocks and computes each anew for its gradient, so
-that no tensor of (batch, time, inner, state) is kept.
+depth at the start, as that code does. There is no dropout. Training goes through time in blocks and computes each anew
+for its gradient, so that no tensor of (batch, time, inner, state) is kept.
 """
 
 import math
@@ -42,6 +42,7 @@ from retrograde.core.recurrence import Recurrence, affine, sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.residual import ResidualModel
 from retrograde.layers.scans import scan
+from retrograde.layers.short_convolution import convolved, filter_at_start, short_convolution, window_after
 
 CHANNELS_PER_RANK = 16
 """Hidden channels for each number that Δ is made of: section 3.6 gives Δ a projection of low rank."""
@@ -52,8 +53,8 @@ SMALLEST_STEP = 1e-4
 EPSILON = 1e-5
 """What the norms add to a mean square, as in the authors' code."""
 
-BLOCK = 64
-"""Times whose states exist together in training: beyond some hundred, memory grows and nothing is faster."""
+BLOCK = 32
+"""Times whose states exist together in training: fewer are slower in small batches, more in large ones."""
 
 
 class SelectiveStateSpace(Recurrence):
@@ -68,8 +69,7 @@ class SelectiveStateSpace(Recurrence):
         if not 0 < dt_min <= dt_max:
             raise ValueError(f"steps need 0 < dt_min ≤ dt_max, not dt_min {dt_min} and dt_max {dt_max}")
         self.inner, self.state, self.rank, self.convolution = inner, state, rank, convolution
-        # uniform on ±1/√width, as torch.nn.Conv1d starts a convolution of each channel by itself
-        self.filter = nn.Parameter((2 * torch.rand(inner, convolution) - 1) / math.sqrt(convolution))
+        self.filter = nn.Parameter(filter_at_start(inner, convolution))
         self.filter_bias = nn.Parameter((2 * torch.rand(inner) - 1) / math.sqrt(convolution))
         self.select = nn.Linear(inner, rank + 2 * state, bias=False)
         self.timescale = nn.Linear(rank, inner)
@@ -102,27 +102,26 @@ class SelectiveStateSpace(Recurrence):
         }
 
     def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
-        window = torch.cat([state["window"][..., 1:], x.unsqueeze(-1)], -1)
-        convolved = self.convolved(weights, window)
-        timescale, enter, _ = self.selected(weights, convolved)
+        window = window_after(state["window"], x)
+        u = self.activated(weights, convolved(window, weights["filter"]))
+        timescale, enter, _ = self.selected(weights, u)
         decay = torch.exp(timescale.unsqueeze(-1) * -weights["decay"].exp().unsqueeze(-3))
-        driven = (timescale * convolved).unsqueeze(-1) * enter.unsqueeze(-2)
+        driven = (timescale * u).unsqueeze(-1) * enter.unsqueeze(-2)
         return {"window": window, "state": decay * state["state"] + driven}
 
     def read(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> Tensor:
-        convolved = self.convolved(weights, state["window"])
-        _, _, leave = self.selected(weights, convolved)
+        u = self.activated(weights, convolved(state["window"], weights["filter"]))
+        _, _, leave = self.selected(weights, u)
         read = (state["state"] @ leave.unsqueeze(-1)).squeeze(-1)
-        return read + weights["skip"].unsqueeze(-2) * convolved
+        return read + weights["skip"].unsqueeze(-2) * u
 
-    def convolved(self, weights: Mapping[str, Tensor], window: Tensor) -> Float[Tensor, "... inner"]:
-        """u of the last inputs."""
-        summed = (window * weights["filter"].unsqueeze(-3)).sum(-1)
+    def activated(self, weights: Mapping[str, Tensor], summed: Tensor) -> Float[Tensor, "... inner"]:
+        """u of what the filter makes."""
         return nn.functional.silu(summed + weights["filter_bias"].unsqueeze(-2))
 
-    def selected(self, weights: Mapping[str, Tensor], convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def selected(self, weights: Mapping[str, Tensor], u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Δ, B and C of u."""
-        low, enter, leave = (convolved @ weights["select"].mT).split([self.rank, self.state, self.state], -1)
+        low, enter, leave = (u @ weights["select"].mT).split([self.rank, self.state, self.state], -1)
         timescale = nn.functional.softplus(affine(low, weights["timescale"], weights["timescale_bias"]))
         return timescale, enter, leave
 
@@ -133,17 +132,15 @@ def _(
 ) -> Float[Tensor, "batch time inner"]:
     weights = recurrence.weights()
     start = recurrence.initial_state(inputs) if initial is None else initial
-    padded = torch.cat([start["window"][..., 1:].mT, inputs], 1)
-    windows = padded.unfold(1, recurrence.convolution, 1)  # a view: no time is copied
-    convolved = recurrence.convolved(weights, windows)
-    timescale, enter, leave = recurrence.selected(weights, convolved)
+    u = recurrence.activated(weights, short_convolution(inputs, start["window"], weights["filter"]))
+    timescale, enter, leave = recurrence.selected(weights, u)
     rate = -weights["decay"].exp()
     state, made = start["state"], []
-    parts = (part.split(BLOCK, 1) for part in (timescale, timescale * convolved, enter, leave))
+    parts = (part.split(BLOCK, 1) for part in (timescale, timescale * u, enter, leave))
     for block in zip(*parts, strict=True):
         read, state = checkpoint(_block, rate, *block, state, use_reentrant=False, preserve_rng_state=False)
         made.append(read)
-    return torch.cat(made, 1) + weights["skip"] * convolved
+    return torch.cat(made, 1) + weights["skip"] * u
 
 
 def _block(
@@ -152,7 +149,7 @@ def _block(
     """h C at some times, and the last h."""
     decay = torch.exp(timescale.unsqueeze(-1) * rate)
     states = scan(decay, driven.unsqueeze(-1) * enter.unsqueeze(-2), state)
-    return (states @ leave.unsqueeze(-1)).squeeze(-1), states[:, -1]
+    return (states * leave.unsqueeze(-2)).sum(-1), states[:, -1]  # on a CPU faster than a product of matrices
 
 
 class MambaBlock(Block):

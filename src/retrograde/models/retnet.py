@@ -16,11 +16,12 @@ values). R turns the pair of entries 2i and 2i+1 of a key by the angle -10000^{-
 which is what turning both q and k by their own times gives (rotary positions). Turned step by step inside the state,
 no step has to know what time it is.
 
-Source: Sun et al. 2023, arXiv:2307.08621, eqs. 5-9 and section 2.4 (widths).
-Differs: angles as in rotary positions (Su et al. 2021, arXiv:2104.09864), where the authors' code has
-10000^{-i/(d/2-1)}; LayerNorm and GELU as the paper has them, where the authors' code has come to RMSNorm and a gated
-layer; the scores are not divided by their sums, which the paper does for the sake of precision and which GroupNorm
-takes away again but for its 1e-5.
+Source: Sun et al. 2023, arXiv:2307.08621, eqs. 5-9; widths: section 3.1.
+Differs: γ is the default, that of equation 8, where the experiments of section 3.1 have, for a fair comparison,
+γ = 1 - exp(linspace(log 1/32, log 1/512, heads)); angles as in rotary positions (Su et al. 2021, arXiv:2104.09864),
+where the authors' code has 10000^{-i/(d/2-1)}; LayerNorm and GELU as the paper has them, where the authors' code has
+come to RMSNorm and a gated layer; the scores are not divided by their sums, which the paper does for the sake of
+precision and which GroupNorm takes away again but for its 1e-5; there is no dropout.
 """
 
 import math

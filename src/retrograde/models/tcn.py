@@ -45,6 +45,11 @@ class CausalConvolution(nn.Module):
         return self.convolution(nn.functional.pad(x.mT, (self.reach, 0))).mT
 
 
+def time_last(gradient: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time width"]:
+    """The same gradient, laid out in memory as convolutions are: copied once here, and not anew in every block."""
+    return gradient.mT.contiguous().mT
+
+
 class ResidualBlock(nn.Module):
     """Two dilated convolutions beside a residual path.
 
@@ -71,7 +76,10 @@ class ResidualBlock(nn.Module):
 
     def after(self, x: Tensor, inner: Tensor) -> Float[Tensor, "batch time hidden"]:
         """The block's output, of its input and of what stands between its convolutions."""
-        return self.rectify(self.dropout(torch.relu(self.second(inner))) + self.residual(x))
+        made = self.rectify(self.dropout(torch.relu(self.second(inner))) + self.residual(x))
+        if made.requires_grad:
+            made.register_hook(time_last)
+        return made
 
 
 class TCN(SequenceModel):
