@@ -145,9 +145,7 @@ def test_any_cell_reads_for_any_cell(encoder, decoder) -> None:
 
 
 def test_a_side_that_is_no_stack_of_recurrences_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="the encoder must be a stack of recurrences, such as lstm or gru; Residual"
-    ):
+    with pytest.raises(ValueError, match="the encoder must be a stack of recurrences, such as lstm or gru; Residual"):
         seq2seq(TASK, partial(lru, hidden=4), partial(lstm, hidden=4))
 
 
