@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from retrograde.core.choices import Unavailable, nearest, require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence
+from retrograde.core.recurrence import Recurrence, sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
 
@@ -100,6 +100,20 @@ class TorchRecurrentCell(Recurrence):
 
     def _given(self, state: State) -> Tensor | tuple[Tensor, ...]:
         return tuple(state[name] for name in self.carried) if self.pair else state[self.carried[0]]
+
+
+@sequence.register
+def _(
+    recurrence: TorchRecurrentCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
+) -> Float[Tensor, "batch time hidden"]:
+    """The loop over the package's module as it is, without what a pure step costs."""
+    state = recurrence.initial_state(inputs) if initial is None else initial
+    outputs = []
+    for x in inputs.unbind(1):
+        results = _flat(recurrence.cell(x, recurrence._given(state)))
+        state = dict(zip(recurrence.shapes, results, strict=True))
+        outputs.append(state[recurrence.output])
+    return torch.stack(outputs, 1)
 
 
 class _Delayed(nn.Module):
