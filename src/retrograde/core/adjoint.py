@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from retrograde.core.block import Block
-from retrograde.core.records import Ledger, State, StateGradient
+from retrograde.core.records import Course, Ledger, State, StateGradient
 from retrograde.core.recurrence import Recurrence
 from retrograde.core.scaled import Scaled
 from retrograde.core.sweep import Unrolled, vector_jacobian
@@ -202,7 +202,18 @@ class _StackFunction(torch.autograd.Function):
                 above = _in(_read_order, placed, _columns(left.read, start, width), ctx.order)
                 start += width
                 own = {name: _in(_own_order, placed, by_key[key], ctx.order) for key, name in placed.keys.items()}
-                swept = ctx.unrolled[placed.name].sweep(own, above)
+                unrolled = ctx.unrolled[placed.name]
+                swept = unrolled.sweep(own, above)
+                ledger.courses[placed.name] = Course(
+                    placed.recurrence,
+                    unrolled.weights,
+                    unrolled.inputs,
+                    unrolled.states,
+                    ctx.run.lengths,
+                    placed.backward,
+                    swept.coordinate,
+                    swept.carried,
+                )
                 of_layer += swept.weights
                 for key, name in placed.keys.items():
                     total, by_read_out = (

@@ -6,7 +6,7 @@ is said here, and finds the members in ``conf/``.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from retrograde.core.losses import sample_means
-from retrograde.core.records import Batch, Reading, StateGradient, Trace, Update
+from retrograde.core.records import Batch, Course, Reading, StateGradient, Trace, Update
 from retrograde.core.splits import Split
 
 if TYPE_CHECKING:  # the record's reading side speaks pandas; the mathematics does not load it
@@ -326,6 +326,8 @@ class Snapshot:
     trace: Trace
     losses: Float[Tensor, "batch target"]  # per position, in the task's unit, zero where not scored
     gradients: Mapping[str, StateGradient]
+    inputs: StateGradient | None = None  # at ``trace.inputs``, where total and direct are one
+    courses: Mapping[str, Course] = field(default_factory=dict)  # every recurrence, by layer and direction
     update: Update | None = None
 
 

@@ -8,7 +8,7 @@ Axes have one name everywhere: ``batch`` samples, ``time`` positions of the sequ
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from retrograde.core.scaled import Scaled
+
+if TYPE_CHECKING:  # which reads this module
+    from retrograde.core.recurrence import Recurrence
 
 State = dict[str, Tensor]
 """A recurrent state: component name → (..., width), for an LSTM ``{"hidden": …, "cell": …}``."""
@@ -96,6 +99,45 @@ class StateGradient:
     times: range
 
 
+@dataclass(frozen=True)
+class Course:
+    """One recurrence along a batch, in the order in which it reads: what its equations need to be asked about it.
+
+    Read first is index 0; a recurrence that runs ``backward`` reads each sample from its own end, and padding comes
+    last in either direction. ``states`` has the initial state first. ``inputs`` has the recurrence's clock behind it.
+
+    ``total`` and ``carried`` are gradients of the state as a point, the components of one time being coordinates that
+    do not depend on each other: carried_t = J_{t+1}ᵀ total_{t+1}, and total_t adds what the loss says of z_t itself.
+    """
+
+    recurrence: "Recurrence"
+    weights: Mapping[str, Tensor]
+    inputs: Float[Tensor, "batch time clocked"]
+    states: Mapping[str, Tensor]
+    lengths: Int[Tensor, " batch"]
+    backward: bool
+    total: Mapping[str, Scaled]
+    carried: Mapping[str, Scaled]
+
+    @property
+    def read(self) -> Bool[Tensor, "batch time"]:
+        """Which inputs are no padding."""
+        return torch.arange(self.inputs.shape[1], device=self.lengths.device) < self.lengths.unsqueeze(1)
+
+    @property
+    def before(self) -> dict[str, Tensor]:
+        """The state that each input is read in."""
+        return {name: value[:, :-1] for name, value in self.states.items()}
+
+    def in_time(self, value: Tensor) -> Tensor:
+        """Something of every input, (batch, time, …), in the order of time."""
+        if not self.backward:
+            return value
+        time = torch.arange(value.shape[1], device=value.device)
+        order = torch.where(self.read, self.lengths.unsqueeze(1) - 1 - time, time)
+        return value.gather(1, order.reshape(order.shape + (1,) * (value.ndim - 2)).expand_as(value))
+
+
 class Ledger:
     """Where recurrences leave the gradients of their states while the loss's gradient passes through them.
 
@@ -106,6 +148,7 @@ class Ledger:
     def __init__(self) -> None:
         self.anchor = torch.zeros((), requires_grad=True)
         self.gradients: dict[str, StateGradient] = {}
+        self.courses: dict[str, Course] = {}
         self.claimed: set[str] = set()
         self.lost: Tensor | None = None
 
@@ -143,6 +186,8 @@ class Trace:
     the task has one apart from its inputs.
     ``ledger`` is what the recurrences write to. A key of ``states`` that never appears there belongs to a layer
     without recurrence, whose own gradient is the total one.
+    ``inputs`` are the vectors that the model reads ``batch.inputs`` as, a node of the graph; None where it reads them
+    otherwise.
     """
 
     outputs: Float[Tensor, "batch target size"]
@@ -152,6 +197,12 @@ class Trace:
     ledger: Ledger = field(default_factory=Ledger)
     target_side: frozenset[str] = frozenset()
     cross: frozenset[str] = frozenset()
+    inputs: Float[Tensor, "batch time width"] | None = None
+
+
+def node(value: Tensor) -> Tensor:
+    """The same numbers as a node of the autograd graph, where they are none: data that a gradient can be asked of."""
+    return value if value.requires_grad else value.detach().requires_grad_()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, ClassVar
 
@@ -50,6 +51,33 @@ class Recurrence(nn.Module, ABC):
         """What ``step`` and ``read`` know of time: columns behind those of their inputs; none but where a paper has."""
         return times.new_empty(len(times), 0)
 
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """The gates that the step opens and closes, each entry within [0, 1], under the names of the paper.
+
+        Of an input and the state before it, as ``step``; none where a paper has none.
+        """
+        return {}
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """By component, the factor by which each entry is carried on along its own path, every other path cut.
+
+        For an LSTM's cell that is the forget gate. Real or complex; none for a component without such a path.
+        """
+        return {}
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights that the state is multiplied by: square matrices by name, or vectors that are their diagonals."""
+        return {}
+
+    def hidden_attention(
+        self, weights: Mapping[str, Tensor], x: Float[Tensor, "batch time width"]
+    ) -> "HiddenAttention | None":
+        """The matrix from each input position to each output position that the layer applies to its values.
+
+        None where there is no such matrix, because the state is not linear in what was written to it.
+        """
+        return None
+
     @property
     def width(self) -> int:
         """The width of what ``read`` gives."""
@@ -63,6 +91,23 @@ class Recurrence(nn.Module, ABC):
     def initial_state(self, like: Float[Tensor, "batch *rest"]) -> State:
         """Zeros, of the batch size, type and device of ``like``."""
         return {name: like.new_zeros(like.shape[0], *shape) for name, shape in self.components.items()}
+
+
+@dataclass(frozen=True)
+class HiddenAttention:
+    """y_i = Σ_j A_ij v_j (+ what does not pass through the state), for each head, as a recurrence computes it.
+
+    ``weights`` A, signed, and not summing to 1; ``values`` v; ``rest`` what ``read`` adds that never was in the state.
+    """
+
+    weights: Float[Tensor, "batch head query key"]
+    values: Float[Tensor, "batch time head value"]
+    rest: Float[Tensor, "batch time head value"] | None = None
+
+    def applied(self) -> Float[Tensor, "batch time head value"]:
+        """What the layer's ``read`` gives, by this matrix."""
+        made = torch.einsum("bhqk,bkhv->bqhv", self.weights, self.values)
+        return made if self.rest is None else made + self.rest
 
 
 def clocked(

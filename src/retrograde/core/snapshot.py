@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from retrograde.core.contracts import SequenceModel, Snapshot, Task
 from retrograde.core.losses import sample_means
-from retrograde.core.records import Batch, StateGradient, Trace, Update
+from retrograde.core.records import Batch, Course, StateGradient, Trace, Update
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Flow:
     trace: Trace
     losses: Float[Tensor, "batch target"]
     gradients: dict[str, StateGradient]
+    inputs: StateGradient | None
+    courses: dict[str, Course]
 
 
 def gradient_flow(model: SequenceModel, task: Task, batch: Batch) -> Flow:
@@ -32,26 +34,36 @@ def gradient_flow(model: SequenceModel, task: Task, batch: Batch) -> Flow:
         trace = model.trace(batch)
         losses = task.loss(trace.outputs, batch).where(batch.scored, 0.0)
         if not trace.states:
-            return Flow(_detached(trace), losses.detach(), {})
+            return Flow(_detached(trace), losses.detach(), {}, None, {})
         loss = sample_means(losses, batch.scored).sum()
     detached = [key for key, state in trace.states.items() if not state.requires_grad]
     if detached:
         raise ValueError(f"state '{detached[0]}' carries no gradient: is every weight below it frozen?")
-    direct = torch.autograd.grad(
-        loss, [trace.ledger.anchor, *trace.states.values()], allow_unused=True, materialize_grads=True
+    read = [] if trace.inputs is None else [trace.inputs]
+    _, *direct = torch.autograd.grad(
+        loss, [trace.ledger.anchor, *trace.states.values(), *read], allow_unused=True, materialize_grads=True
     )
     gradients = dict(trace.ledger.gradients)
-    for key, gradient in zip(trace.states, direct[1:], strict=True):
+    inputs = None
+    if trace.inputs is not None:
+        known = trace.ledger.reached(direct.pop())
+        inputs = StateGradient(known, known, range(trace.inputs.shape[1]))
+    for key, gradient in zip(trace.states, direct, strict=True):
         if key not in gradients:  # no recurrence: all that the loss knows of the state comes through later layers
             known = trace.ledger.reached(gradient)
             gradients[key] = StateGradient(known, known, trace.times[key])
-    return Flow(_detached(trace), losses.detach(), {key: gradients[key] for key in trace.states})
+    in_order = {key: gradients[key] for key in trace.states}
+    layers = dict.fromkeys(key.rpartition(".")[0] for key in trace.states)
+    courses = {layer: trace.ledger.courses[layer] for layer in layers if layer in trace.ledger.courses}
+    return Flow(_detached(trace), losses.detach(), in_order, inputs, courses)
 
 
 def snapshot(model: SequenceModel, task: Task, batch: Batch, step: int, update: Update | None = None) -> Snapshot:
     """What probes read at one step."""
     flow = gradient_flow(model, task, batch)
-    return Snapshot(step, model, task, batch, flow.trace, flow.losses, flow.gradients, update)
+    return Snapshot(
+        step, model, task, batch, flow.trace, flow.losses, flow.gradients, flow.inputs, flow.courses, update
+    )
 
 
 def _detached(trace: Trace) -> Trace:
@@ -62,6 +74,7 @@ def _detached(trace: Trace) -> Trace:
         {key: weights.detach() for key, weights in trace.maps.items()},
         target_side=trace.target_side,
         cross=trace.cross,
+        inputs=None if trace.inputs is None else trace.inputs.detach(),
     )
 
 

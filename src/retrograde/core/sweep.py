@@ -74,8 +74,10 @@ class Unrolled:
         carry: State = {name: torch.zeros_like(part.mantissa[:, 0]) for name, part in direct.items()}
         exponent = torch.zeros_like(scale.exponent[:, 0])
         totals: list[tuple[State, Tensor]] = []  # from the last state to the first
+        carries: list[tuple[State, Tensor]] = []  # the same without what is said of each state itself
         at = len(self.nodes) - 1
         while True:
+            carries.append((carry, exponent))
             if present[at]:
                 here = {name: part.mantissa[:, at] for name, part in direct.items()}
                 carry, exponent = _sum(carry, exponent, here, scale.exponent[:, at])
@@ -89,12 +91,11 @@ class Unrolled:
             before = [self.nodes[t] if t > leaf else self.leaves[leaf // CHUNK] for t in range(at - 1, stop - 1, -1)]
             *between, carry = _carried_back(self.nodes[at], before, carry)
             totals += [(passed, exponent) for passed in between]
+            carries += [(passed, exponent) for passed in between]
             at = stop
-        exponents = torch.stack([part for _, part in reversed(totals)], 1)
         reached = scale.reached.flip(1).cummax(1).values.flip(1)
-        independent = {name: torch.stack([part[name] for part, _ in reversed(totals)], 1) for name in carry}
-        total = {name: Scaled(part, exponents, reached) for name, part in independent.items()}
-        return self._finish(total, direct, read)
+        later = torch.cat([reached[:, 1:], torch.zeros_like(reached[:, :1])], 1)
+        return self._finish(_over_time(totals, reached), _over_time(carries, later), direct, read)
 
     def _read(self, above: Scaled) -> "_Read":
         """The gradient at the outputs carried to the states, the inputs and the weights that they are read of."""
@@ -119,7 +120,9 @@ class Unrolled:
             list(of_weights.values()),
         )
 
-    def _finish(self, total: dict[str, Scaled], direct: dict[str, Scaled], read: "_Read") -> "Swept":
+    def _finish(
+        self, total: dict[str, Scaled], carried: dict[str, Scaled], direct: dict[str, Scaled], read: "_Read"
+    ) -> "Swept":
         """One step taken at all times at once, differentiated with every g_t in place."""
         with torch.enable_grad():
             x = _time_first(self.inputs).detach().requires_grad_()
@@ -150,6 +153,8 @@ class Unrolled:
         return Swept(
             at_nodes(total),
             at_nodes(direct),
+            total,
+            carried,
             stepped if read.inputs is None else stepped + read.inputs,
             of_weights
             if read.weights is None
@@ -168,12 +173,26 @@ class _Read:
 
 @dataclass(frozen=True)
 class Swept:
-    """Total and direct gradients of the states, initial one first, and what they mean for inputs and weights."""
+    """Total and direct gradients of the states, initial one first, and what they mean for inputs and weights.
+
+    ``coordinate`` and ``carried`` are those of the components as independent coordinates; see ``records.Course``.
+    """
 
     total: dict[str, Scaled]
     direct: dict[str, Scaled]
+    coordinate: dict[str, Scaled]
+    carried: dict[str, Scaled]
     inputs: Scaled
     weights: list[Tensor]
+
+
+def _over_time(gradients: list[tuple[State, Tensor]], reached: Tensor) -> dict[str, Scaled]:
+    """One gradient for every state, from the first, of a list that begins with the last."""
+    exponents = torch.stack([exponent for _, exponent in reversed(gradients)], 1)
+    return {
+        name: Scaled(torch.stack([part[name] for part, _ in reversed(gradients)], 1), exponents, reached)
+        for name in gradients[0][0]
+    }
 
 
 def _leaf(weight: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from retrograde.core.adjoint import Layer, Placed, trace_stack
 from retrograde.core.contracts import Reals, SequenceModel, Space, Task
 from retrograde.core.losses import sample_means
-from retrograde.core.records import Batch, Ledger, State, Trace
+from retrograde.core.records import Batch, Ledger, State, Trace, node
 from retrograde.core.recurrence import Recurrence, clocked, sequence
 from retrograde.core.splits import Split
 from retrograde.core.statistics import present
@@ -193,7 +193,8 @@ class EncoderDecoder(SequenceModel):
         ledger, changes = Ledger(), dict(perturb or {})
         own = {key for placed in self._placed({}) for key in placed.keys}
         of_decoder = {key: changes.pop(key) for key in own & set(changes)}
-        source = self.encoder.trace(self.source_embedding(batch.inputs), batch.lengths, ledger, changes)
+        read = node(self.source_embedding(batch.inputs))
+        source = self.encoder.trace(read, batch.lengths, ledger, changes)
         weights = self._weights(source.outputs, batch.lengths)
         x = self.target_embedding(batch.decoder_inputs)
         initial = self._initial(self.encoder.last(source.outputs, batch.lengths))
@@ -211,6 +212,7 @@ class EncoderDecoder(SequenceModel):
             ledger,
             target_side=frozenset({*target.states, *maps}),
             cross=frozenset(maps),
+            inputs=read,
         )
 
     @property

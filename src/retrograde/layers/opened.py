@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from retrograde.core.records import Trace
+from retrograde.core.records import Trace, node
 
 
 class Opened:
@@ -18,6 +18,12 @@ class Opened:
         self.perturb = dict(perturb or {})
         self.states: dict[str, Tensor] = {}
         self.maps: dict[str, Tensor] = {}
+        self.inputs: Tensor | None = None
+
+    def read(self, embedded: Tensor) -> Tensor:
+        """The vectors that the model reads its inputs as, a node that the gradient can be asked of."""
+        self.inputs = node(embedded)
+        return self.inputs
 
     def kept(self, key: str, activation: Tensor) -> Tensor:
         """The activation with what ``perturb`` adds to it: what everything after has to read."""
@@ -32,4 +38,4 @@ class Opened:
         if unknown:
             raise ValueError(f"there is no state '{min(unknown)}' to perturb; the states are {', '.join(self.states)}")
         times = {key: range(state.shape[1]) for key, state in self.states.items()}
-        return Trace(outputs, self.states, times, self.maps)
+        return Trace(outputs, self.states, times, self.maps, inputs=self.inputs)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from retrograde.core.adjoint import Layer, Placed, Traced, reading_order, reordered, trace_stack
 from retrograde.core.choices import require_at_least, require_dropout
 from retrograde.core.contracts import SequenceModel, Task
-from retrograde.core.records import Batch, Ledger, Trace
+from retrograde.core.records import Batch, Ledger, Trace, node
 from retrograde.core.recurrence import Recurrence, sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 
@@ -109,8 +109,9 @@ class RecurrentModel(SequenceModel):
 
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
         ledger = Ledger()
-        traced = self.stack.trace(self.embedding(batch.inputs), batch.lengths, ledger, perturb)
-        return Trace(self.readout(traced.outputs), traced.states, traced.times, ledger=ledger)
+        read = node(self.embedding(batch.inputs))
+        traced = self.stack.trace(read, batch.lengths, ledger, perturb)
+        return Trace(self.readout(traced.outputs), traced.states, traced.times, ledger=ledger, inputs=read)
 
     @property
     def state_size(self) -> int:

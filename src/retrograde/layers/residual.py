@@ -9,7 +9,7 @@ from retrograde.core.adjoint import Layer, Placed, trace_stack
 from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import SequenceModel, Task
-from retrograde.core.records import Batch, Ledger, Trace
+from retrograde.core.records import Batch, Ledger, Trace, node
 from retrograde.core.recurrence import sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 
@@ -49,9 +49,10 @@ class ResidualModel(SequenceModel):
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
         ledger = Ledger()
         stack = [Layer([placed], block) for placed, block in zip(self.placed, self.chain, strict=True)]
-        embedded = self.project(self.embedding(batch.inputs))
-        traced = trace_stack(stack, embedded, batch.lengths, ledger, perturb)
-        return Trace(self.readout(self.norm(traced.outputs)), traced.states, traced.times, ledger=ledger)
+        read = node(self.embedding(batch.inputs))
+        traced = trace_stack(stack, self.project(read), batch.lengths, ledger, perturb)
+        outputs = self.readout(self.norm(traced.outputs))
+        return Trace(outputs, traced.states, traced.times, ledger=ledger, inputs=read)
 
     @property
     def state_size(self) -> int:

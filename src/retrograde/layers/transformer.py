@@ -291,7 +291,8 @@ class Transformer(SequenceModel):
 
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
         opened = Opened(perturb)
-        x = self.stack.trace(self.project(self.embedding(batch.inputs)), opened, self._visible(batch))
+        read = opened.read(self.embedding(batch.inputs))
+        x = self.stack.trace(self.project(read), opened, self._visible(batch))
         return opened.trace(self.readout(x))
 
     @property

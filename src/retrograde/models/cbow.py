@@ -66,7 +66,7 @@ class CBOW(SequenceModel):
 
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
         opened = Opened(perturb)
-        embedding = opened.kept("0.forward.embedding", self.input(batch.inputs))
+        embedding = opened.kept("0.forward.embedding", opened.read(self.input(batch.inputs)))
         context = opened.kept("1.forward.context", self._context(batch, embedding))
         return opened.trace(self._scores(context))
 

@@ -112,7 +112,7 @@ class Fla(SequenceModel):
                 f"model=fla runs on CUDA and in float32 or less, not on {weight.device} in {weight.dtype}"
             )
         opened = Opened(perturb)
-        x = opened.kept("0.forward.residual", self.project(self.embedding(batch.inputs)))
+        x = opened.kept("0.forward.residual", self.project(opened.read(self.embedding(batch.inputs))))
         for depth, block in enumerate(self.blocks, 1):
             x = opened.kept(f"{depth}.forward.residual", block(x))
         return opened.trace(self.readout(self.norm(x)))

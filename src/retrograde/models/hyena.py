@@ -170,7 +170,7 @@ class Hyena(SequenceModel):
 
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
         opened = Opened(perturb)
-        x = opened.kept("0.forward.residual", self.project(self.embedding(batch.inputs)))
+        x = opened.kept("0.forward.residual", self.project(opened.read(self.embedding(batch.inputs))))
         for depth, (operator, feedforward) in enumerate(zip(self.operators, self.feedforwards, strict=True), 1):
             x = x + operator(x)
             x = opened.kept(f"{depth}.forward.residual", x + feedforward(x))

@@ -88,7 +88,7 @@ class Module(SequenceModel):
 
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
         opened = Opened(perturb)
-        x = opened.kept("0.forward.activation", self.project(self.embedding(batch.inputs)))
+        x = opened.kept("0.forward.activation", self.project(opened.read(self.embedding(batch.inputs))))
         with torch.backends.cudnn.flags(enabled=False):  # its recurrent layers have no gradient in eval mode
             x = self.applied(x, batch.lengths)
         return opened.trace(self.readout(opened.kept("1.forward.activation", x)))

@@ -82,7 +82,7 @@ class SkipGram(SequenceModel):
 
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
         opened = Opened(perturb)
-        embedding = opened.kept("0.forward.embedding", self.input(batch.inputs))
+        embedding = opened.kept("0.forward.embedding", opened.read(self.input(batch.inputs)))
         return opened.trace(self._outputs(batch, embedding))
 
     @property

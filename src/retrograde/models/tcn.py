@@ -117,9 +117,7 @@ class TCN(SequenceModel):
 
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
         opened = Opened(perturb)
-        x = self.embedding(batch.inputs)
-        # what no parameter made is a leaf of its own, so that the gradient at the inputs can be asked for
-        x = opened.kept("0.forward.activation", x if x.requires_grad else x.detach().requires_grad_())
+        x = opened.kept("0.forward.activation", opened.read(self.embedding(batch.inputs)))
         for depth, block in enumerate(self.chain, 1):
             inner = opened.kept(f"{depth}.forward.inner", block.inner(x))
             x = opened.kept(f"{depth}.forward.activation", block.after(x, inner))

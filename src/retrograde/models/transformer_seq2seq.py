@@ -81,7 +81,8 @@ class TransformerEncoderDecoder(SequenceModel):
         """The decoder reads the given target."""
         assert batch.decoder_inputs is not None  # the task is of kind transduce
         opened, visible = Opened(perturb), filled(batch)
-        memory = self.encoder.trace(self._source(batch), opened, visible, side="encoder")
+        source = self.project_source(opened.read(self.source_embedding(batch.inputs)))
+        memory = self.encoder.trace(source, opened, visible, side="encoder")
         of_source = {*opened.states, *opened.maps}
         y = self.decoder.trace(self._target(batch.decoder_inputs), memory, visible, opened)
         trace = opened.trace(self.readout(y))
