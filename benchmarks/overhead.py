@@ -222,7 +222,7 @@ class Interleaved(pl.Callback):
     which scalars are logged, once in a cycle, lies inside the block.
     """
 
-    def __init__(self, options: Options, job: Job, fired: frozenset[int], recorder: RunRecorder) -> None:
+    def __init__(self, options: Options, job: Job, recorder: RunRecorder) -> None:
         assert job.trainer.clip is not None  # the default clips
         self.device = torch.device(options.device)
         self.block = options.block
@@ -231,7 +231,7 @@ class Interleaved(pl.Callback):
         probed = probe_batch(job.task, job.probing.samples).to(self.device)
         drawn = job.task.sample(options.batch, generator("benchmark", SEED)).to(self.device)
         self.batches = dict(zip(BATCHES, (probed, drawn), strict=True))
-        self.probing = Probing(job.probes, probed, fired, recorder)
+        self.probing = Probing(job.probes, probed, job.probing, job.steps, recorder)
         self.state_gradient: Probe = job.probes["state_gradient"]
         self.cycle = cycle(options.block)
         self.lead = lead(options.block)
@@ -335,15 +335,15 @@ def seconds(measure: Callable[[], Any], device: torch.device) -> float:
 def measured(options: Options, folder: Path) -> Samples:
     """The run itself, its files in ``folder``."""
     torch.manual_seed(SEED)
-    job, fired = training_job(options)
+    job = training_job(options)
     run = RunFolder(folder / "overhead")
     run.clear()
     run.write_card(job.task.card)
     metadata = {"run": run.run}
     view = WandbView(run.path, metadata, "offline", job.recorder.project, None, "benchmarks")
     recorder = RunRecorder(run, metadata, view)
-    training = Training(job, job.model(job.task), recorder, fired, run.checkpoints)
-    interleaved = Interleaved(options, job, fired, recorder)
+    interleaved = Interleaved(options, job, recorder)
+    training = Training(job, job.model(job.task), recorder, interleaved.probing.scheduled, run.checkpoints)
     try:
         trainer = pl.Trainer(
             accelerator=job.trainer.accelerator,
@@ -362,11 +362,11 @@ def measured(options: Options, folder: Path) -> Samples:
     return without_warm_up(interleaved.samples)
 
 
-def training_job(options: Options) -> tuple[Job, frozenset[int]]:
-    """A run of default settings, but for its sizes and cadences; and the steps on which its probes fire."""
+def training_job(options: Options) -> Job:
+    """A run of default settings, but for its sizes and cadences, and the steps on which its probes fire."""
     per_pair, before = cycle(options.block), lead(options.block)
     steps = before + (WARM_UP + options.pairs) * per_pair
-    job = Job(
+    return Job(
         model=partial(lstm, hidden=options.hidden),
         task=Adding(length=options.length),
         probes=default_probes(),
@@ -382,10 +382,9 @@ def training_job(options: Options) -> tuple[Job, frozenset[int]]:
             validation_samples=options.batch,
             stop_when_solved=False,
         ),
-        probing=ProbingSettings(),
+        probing=ProbingSettings(steps=list(range(before + per_pair, steps + 1, per_pair)), share=None),
         recorder=RecorderSettings(),
     )
-    return job, frozenset(range(before + per_pair, steps + 1, per_pair))
 
 
 def without_warm_up(samples: Samples) -> Samples:

@@ -30,7 +30,7 @@ def trained(outputs: Path, model, task) -> None:
         steps=2,
         batch_size=4,
         trainer=TrainerSettings(validate_every=2, validation_samples=4, test_samples=4),
-        probing=ProbingSettings(samples=2),
+        probing=ProbingSettings(samples=2, share=None),
         recorder=RecorderSettings(mode="disabled"),
         outputs=outputs,
         progress=False,

@@ -9,12 +9,13 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import retrograde
-from retrograde import RecorderSettings, Run, TrainerSettings
+from retrograde import ProbingSettings, RecorderSettings, Run, TrainerSettings
 from retrograde.models.lstm import lstm
 from retrograde.tasks.adding import Adding
 from retrograde.train import app
 
 SMALL = TrainerSettings(accelerator="cpu", log_every=5, validate_every=5, validation_samples=32, test_samples=32)
+EVERY_SNAPSHOT = ProbingSettings(share=None)  # so that what is recorded does not hang on the machine's speed
 NO_VIEW = RecorderSettings(mode="disabled")
 
 Fit = Callable[..., Run]
@@ -30,6 +31,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Fit:
             "task": Adding(length=10),
             "steps": 20,
             "trainer": SMALL,
+            "probing": EVERY_SNAPSHOT,
             "recorder": NO_VIEW,
             "outputs": tmp_path_factory.mktemp("outputs"),
             **settings,

@@ -25,8 +25,8 @@ UNKNOWN = {
     "model.hiden=3": f"unknown key 'model.hiden'; did you mean 'hidden'? Here {LSTM}",
     "+model.hiden=3": "unknown key 'model.hiden'; did you mean 'hidden'? "
     "Here 'model' has hidden, layers, bidirectional, dropout, forget_bias, embedding",
-    "trainer.clipp=3": f"unknown key 'trainer.clipp'; did you mean 'clip'? Here {TRAINER}",
-    "+probing.sample=3": "unknown key 'probing.sample'; did you mean 'samples'? Here 'probing' has samples, per_decade",
+    "trainer.clipp=3": f"unknown key 'trainer.clipp'; did you mean 'clip' or 'clip_by'? Here {TRAINER}",
+    "+probing.sample=3": "unknown key 'probing.sample'; did you mean 'samples' or 'share'? Here 'probing' has samples, per_decade, steps, share",
     "probe.attention.smaples=3": "unknown key 'probe.attention.smaples'; did you mean 'samples'? "
     "Here 'probe.attention' has samples, longest",
     "model.hidden.x=3": "unknown key 'model.hidden.x': 'model.hidden' is a single value",
@@ -162,7 +162,7 @@ def test_a_folder_that_cannot_be_written_is_named(command, tmp_path: Path) -> No
 
 STUDIES = {
     "top": ("stepz: 5", "unknown key 'stepz'; did you mean 'steps'?"),
-    "nested": ("trainer:\n  clipp: 5", "unknown key 'trainer.clipp'; did you mean 'clip'?"),
+    "nested": ("trainer:\n  clipp: 5", "unknown key 'trainer.clipp'; did you mean 'clip' or 'clip_by'?"),
     "member": ("model:\n  hiden: 5", "unknown key 'model.hiden'; did you mean 'hidden'?"),
     "group": ("defaults:\n  - override /tsk: copying", "In 'study/group': unknown key 'tsk'; did you mean 'task'?"),
     "option": ("defaults:\n  - override /task: copyin", "unknown task 'copyin'; did you mean 'copying'"),

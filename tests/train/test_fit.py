@@ -335,6 +335,21 @@ def test_an_exploding_step_is_clipped_to_the_norm_asked_for(small_run) -> None:
     assert run.readings("parameters/clipped").set_index("step")["value"][1] == 1.0
 
 
+def test_clipping_by_value_bounds_every_entry_and_leaves_smaller_ones(small_run) -> None:
+    run = small_run(
+        trainer=replace(SMALL, clip=1e-4, clip_by="value"), optimizer=partial(torch.optim.SGD, lr=1.0), steps=1
+    )
+    table = run.readings("parameters/used")
+    used = table[table["step"] == 1].set_index("parameter")["value"]
+    raw = run.readings("parameters/gradient").query("step == 1").set_index("parameter")["value"]
+    entries = {name: weight.numel() for name, weight in run.model.named_parameters()}
+    for name, count in entries.items():
+        assert used[name] <= math.log10(1e-4 * count**0.5) + 1e-6
+        assert used[name] <= raw[name] + 1e-9
+    assert used["all"] < raw["all"]
+    assert run.readings("parameters/clipped").set_index("step")["value"][1] == 1.0
+
+
 def test_without_clipping_the_gradient_is_used_as_it_came(small_run) -> None:
     run = small_run(trainer=replace(SMALL, clip=None))
     raw, used = (run.readings(f"parameters/{name}")["value"] for name in ("gradient", "used"))

@@ -44,7 +44,7 @@ def trained(stem: str, task: str, folder: Path) -> None:
             steps=2,
             batch_size=4,
             trainer=QUICK,
-            probing=ProbingSettings(samples=3),
+            probing=ProbingSettings(samples=3, share=None),
             recorder=RecorderSettings(mode="disabled"),
             outputs=folder,
             progress=False,

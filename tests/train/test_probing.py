@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from retrograde import ProbingSettings, Run
+from retrograde.core.records import Update
 from retrograde.models.gru import gru
 from retrograde.models.lstm import lstm
 from retrograde.probes.health import Health
@@ -14,7 +15,7 @@ from retrograde.tasks.adding import Adding
 from retrograde.tasks.copying import Copying
 from retrograde.train.configuration import probes_of
 from retrograde.train.fit import default_probes
-from retrograde.train.probing import Probing, probe_batch, schedule
+from retrograde.train.probing import Allowance, Probing, probe_batch, schedule
 
 
 def test_snapshots_lie_evenly_in_the_logarithm_of_steps() -> None:
@@ -35,6 +36,54 @@ def test_a_finer_schedule_is_a_larger_one() -> None:
 def test_no_snapshot_in_a_decade_is_refused() -> None:
     with pytest.raises(ValueError, match=r"probing\.per_decade must be at least 1, not 0"):
         schedule(10, 0)
+
+
+def test_chosen_steps_stand_in_for_those_in_between() -> None:
+    assert sorted(schedule(100, 4, [5, 50, 500])) == [0, 1, 5, 50, 100]
+
+
+def spent_on(share: float | None, cost: float, steps: int, schedule: frozenset[int]) -> tuple[float, list[int]]:
+    """Seconds that an allowance lets a run spend whose steps last a second, and the steps that it leaves out."""
+    allowance = Allowance(share, schedule, steps)
+    for step in sorted(schedule):
+        if step in (0, steps) or allowance.allows(step, float(step)):
+            allowance.firings.append(cost)
+    return allowance.spent, allowance.left_out
+
+
+def test_firings_keep_to_their_share_of_the_training_time() -> None:
+    spent, left_out = spent_on(0.02, 5.0, 2000, schedule(2000, 4))
+    assert 0.015 < spent / 2000 <= 0.02
+    assert len(left_out) == len(schedule(2000, 4)) - spent / 5.0
+
+
+def test_the_thinning_is_even_over_the_schedule() -> None:
+    every = frozenset(range(0, 1001, 10))
+    _, left_out = spent_on(0.05, 1.0, 1000, every)
+    kept = sorted(every - set(left_out))
+    assert len(kept) == pytest.approx(50, abs=2)
+    assert max(np.diff(kept)[1:]) <= 30
+
+
+def test_what_can_be_afforded_is_not_left_out() -> None:
+    assert spent_on(0.02, 0.5, 2000, schedule(2000, 4))[1] == []
+    assert spent_on(None, 500.0, 2000, schedule(2000, 4))[1] == []
+
+
+def test_start_first_step_and_end_fire_whatever_they_cost() -> None:
+    every = schedule(2000, 4)
+    assert set(spent_on(0.02, 1000.0, 2000, every)[1]) == set(every) - {0, 1, 2000}
+
+
+def test_a_run_records_what_probing_cost_and_what_it_left_out(small_run) -> None:
+    run = small_run(probing=ProbingSettings(share=1e-9, samples=2))
+    account = run.metadata["probing"]
+    assert account["left_out"] == [2, 3, 6, 10, 18]
+    assert account["firings"] == 3 and account["spent"] > 0
+    assert set(run.readings("health/nonfinite")["step"]) == {0, 1, 20}
+    assert set(account["seconds"]) == {"snapshot", *run.metadata["config"]["probe"]}
+    assert sum(account["seconds"].values()) == pytest.approx(account["spent"], rel=0.1)
+    assert run.store.runs()["probing.firings"].item() == 3
 
 
 def test_the_probe_batch_is_the_same_for_every_run_of_a_task() -> None:
@@ -58,7 +107,7 @@ def test_readings_lie_at_the_scheduled_steps(finished: Run) -> None:
 def test_settings_say_when_and_on_how_much(small_run) -> None:
     run = small_run(
         task=Copying(length=3, symbols=4, recall=3),
-        probing=ProbingSettings(samples=3, per_decade=1),
+        probing=ProbingSettings(samples=3, per_decade=1, share=None),
         probes={"health": Health()},
     )
     assert set(run.readings("health/nonfinite")["step"]) == {0, 1, 10, 20}
@@ -84,7 +133,7 @@ def test_the_horizon_of_a_run_is_that_of_its_last_snapshot(finished: Run) -> Non
 
 @pytest.mark.parametrize("model", [lstm, gru])
 def test_a_snapshot_leaves_gradients_weights_and_random_numbers_alone(small_run, monkeypatch, model) -> None:
-    fire, seen = Probing._fire, {}
+    fire, seen = Probing.fire, {}
 
     def state(training: torch.nn.Module) -> dict[str, object]:
         return {
@@ -104,15 +153,15 @@ def test_a_snapshot_leaves_gradients_weights_and_random_numbers_alone(small_run,
             return torch.equal(one, other)
         return np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
 
-    def watched(self: Probing, training: torch.nn.Module, step: int) -> None:
-        before = state(training)
-        fire(self, training, step)
-        after = state(training)
+    def watched(self: Probing, model: torch.nn.Module, task: Adding, step: int, update: Update | None) -> None:
+        before = state(model)
+        fire(self, model, task, step, update)
+        after = state(model)
         assert {name for name in before if not same(before[name], after[name])} == set()
         assert before.keys() == after.keys()
-        seen.setdefault(step, all(weight.grad is not None for weight in training.parameters()))
+        seen.setdefault(step, all(weight.grad is not None for weight in model.parameters()))
 
-    monkeypatch.setattr(Probing, "_fire", watched)
+    monkeypatch.setattr(Probing, "fire", watched)
     small_run(model=partial(model, hidden=8, layers=2))
     # but for the start there were gradients that could have been touched
     assert seen == {0: False} | dict.fromkeys([1, 2, 3, 6, 10, 18, 20], True)

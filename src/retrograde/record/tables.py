@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retrograde.core.statuses import FINITE, INF, NAN, STATUSES, ZERO
@@ -136,12 +137,35 @@ class TableWriter:
         """One file per table, ``<name>.parquet``, with what was merged before."""
         self.flush()
         for name in {str(path.parent.relative_to(self.root)) for path in self.root.glob("**/part-*.parquet")}:
-            tables = [pq.read_table(file) for file in table_files(self.root, name)]
             until = {MERGED: str(self.parts).encode()}
-            write_aside(_together(tables).replace_schema_metadata(until), self.root / f"{name}.parquet")
+            write_aside(
+                _together(_stored(self.root, name)).replace_schema_metadata(until), self.root / f"{name}.parquet"
+            )
             for part in (self.root / name).glob("part-*.parquet"):
                 part.unlink()
             (self.root / name).rmdir()
+
+
+def replace_readings(root: Path, run: str, step: int, probe: str, readings: "Sequence[Reading]") -> None:
+    """A probe's readings of one step in the tables below ``root``, in the place of those that stand there."""
+    folder = f"readings/{probe}"
+    made: dict[str, list[pa.Table]] = {}
+    for reading in readings:
+        quantity, table = reading_table(run, step, reading)
+        made.setdefault(f"{folder}/{quantity}", []).append(table)
+    known = {str(file.relative_to(root).with_suffix("")) for file in root.glob(f"{folder}/*.parquet")}
+    known |= {str(part.parent.relative_to(root)) for part in root.glob(f"{folder}/*/part-*.parquet")}
+    for name in sorted({*made, *known}):
+        others = [pc.filter(table, pc.not_equal(table["step"], step)) for table in _stored(root, name)]
+        table = _together([*others, *made.get(name, [])])
+        until = max([part_number(part) + 1 for part in (root / name).glob("part-*.parquet")], default=0)
+        merged = root / f"{name}.parquet"
+        until = max(until, merged_parts(merged) if merged.exists() else 0)
+        write_aside(table.replace_schema_metadata({MERGED: str(until).encode()}), merged)
+
+
+def _stored(root: Path, name: str) -> list[pa.Table]:
+    return [pq.read_table(file) for file in table_files(root, name)]
 
 
 def table_files(root: Path, name: str) -> list[Path]:

@@ -22,7 +22,7 @@ from retrograde.train.evaluation import batches, evaluate, examine
 from retrograde.train.load import PREFIX, selected_weights
 from retrograde.train.module import BEST, Training, window_metric
 from retrograde.train.options import Identity, Job
-from retrograde.train.probing import Probing, probe_batch, schedule
+from retrograde.train.probing import Probing, probe_batch
 from retrograde.train.progress import ProgressBar, wanted
 from retrograde.train.provenance import provenance
 
@@ -132,9 +132,8 @@ def _train(
         recorder.labels(job.task.labels(batch), np.zeros(batch.inputs.shape[:2], dtype=bool))
         recorder.labels(target_labels, scored, side="target")
     settings = job.trainer
-    scheduled = schedule(job.steps, job.probing.per_decade) if job.probes else frozenset()
-    training = Training(job, model, recorder, scheduled, folder.checkpoints)
-    probing = Probing(job.probes, batch, scheduled, recorder)
+    probing = Probing(job.probes, batch, job.probing, job.steps, recorder)
+    training = Training(job, model, recorder, probing.scheduled, folder.checkpoints)
     callbacks: list[pl.Callback] = [probing]
     if wanted(progress):
         callbacks.append(ProgressBar(title, job.steps, number))
@@ -156,7 +155,12 @@ def _train(
             trainer.fit(training)
     model.to(device)  # from which Lightning takes it when training ends
     if not model.learns:
-        return _as_it_stands(job, model, recorder, folder) | _tested(job, model, recorder, folder)
+        probing.fire(model, job.task, 0, None)
+        return (
+            _as_it_stands(job, model, recorder, folder)
+            | _tested(job, model, recorder, folder)
+            | {"probing": probing.account}
+        )
     diverged = training.first_nonfinite is not None
     return _tested(job, model, recorder, folder) | {
         "validation_score": training.best_score,
@@ -164,6 +168,7 @@ def _train(
         "steps": training.global_step,
         "horizon": probing.horizons[-1] if probing.horizons else None,
         "horizon_start": probing.horizons[0] if probing.horizons else None,
+        "probing": probing.account,
         "diverged_step": training.first_nonfinite,
         "reason": f"the training loss is not finite at step {training.first_nonfinite}" if diverged else None,
     }

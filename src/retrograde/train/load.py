@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pandas as pd
@@ -48,17 +49,48 @@ def load(run: Path | str) -> Run:
     metadata = folder.read()
     if metadata["status"] != "finished":
         raise ValueError(f"run {folder.run} is {metadata['status']}, not finished: there is no model to load")
-    task = instantiate(metadata["config"]["task"])
-    with torch.random.fork_rng():  # the initial weights, which are replaced at once, are drawn at nobody's expense
-        model = instantiate(metadata["config"]["model"])(task)
+    model, task = built(metadata)
     weights, _ = selected_weights(folder.checkpoints)
     model.load_state_dict(weights)
     return Run(folder, model.eval(), task, metadata, FolderStore(folder.path))
 
 
+def restored(path: Path) -> tuple[RunFolder, SequenceModel, Task, int]:
+    """A run's model with saved weights, its task, and the step: the weights that validation chose, of a run's folder,
+    or those of a checkpoint's file in it. The run may have ended anyhow.
+
+    Raises ValueError, in one line, where there is no such run or checkpoint.
+    """
+    checkpoint = path if path.is_file() else path / "checkpoints" / "best.ckpt"
+    folder = RunFolder(checkpoint.resolve().parent.parent)
+    if not (folder.path / "run.json").is_file():
+        raise ValueError(f"'{path}' is neither a run's folder nor a checkpoint in one")
+    if not checkpoint.is_file():
+        raise ValueError(f"run {folder.run} has no checkpoint {checkpoint.name}")
+    model, task = built(folder.read())
+    weights, step = weights_of(checkpoint)
+    model.load_state_dict(weights)
+    return folder, model.eval(), task, step
+
+
+def built(metadata: dict[str, Any]) -> tuple[SequenceModel, Task]:
+    """The model and the task of a run, made anew from the settings that it recorded; the weights are initial ones."""
+    task = instantiate(metadata["config"]["task"])
+    with torch.random.fork_rng():  # the initial weights, which are replaced at once, are drawn at nobody's expense
+        return instantiate(metadata["config"]["model"])(task), task
+
+
 def selected_weights(checkpoints: Path) -> tuple[dict[str, torch.Tensor], int]:
-    """The weights that validation chose, and the step that they are from. Nothing but tensors is unpickled."""
-    checkpoint = torch.load(checkpoints / "best.ckpt", weights_only=True, map_location="cpu")
+    """The weights that validation chose, and the step that they are from."""
+    return weights_of(checkpoints / "best.ckpt")
+
+
+def weights_of(file: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """The model's weights in a checkpoint, and the step that they are from. Nothing but tensors is unpickled."""
+    try:
+        checkpoint = torch.load(file, weights_only=True, map_location="cpu")
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise ValueError(f"{file} cannot be read as a checkpoint") from error
     weights = {
         name.removeprefix(PREFIX): value for name, value in checkpoint["state_dict"].items() if name.startswith(PREFIX)
     }

@@ -94,7 +94,7 @@ class Training(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning's place between backward and step: the gradient is measured and clipped by its norm."""
+        """Lightning's place between backward and step: the gradient is measured and clipped."""
         step, clip = self.global_step + 1, self.job.trainer.clip
         kept = step in self.probed or self._validates(step)  # after a validation the run may end, and is probed then
         if self._logs(step):
@@ -104,9 +104,14 @@ class Training(pl.LightningModule):
         parameters = {name: p for name, p in self.model.named_parameters() if p.grad is not None}
         if kept:
             self.update = StepRecord(step, raw=_gradients(parameters), before=_copies(parameters))
-        self.norm = nn.utils.clip_grad_norm_(parameters.values(), torch.inf if clip is None else clip)
-        if clip is not None:
+        gradients = [p.grad for p in parameters.values() if p.grad is not None]
+        self.norm = nn.utils.get_total_norm(gradients)
+        if clip is not None and self.job.trainer.clip_by == "norm":
+            nn.utils.clip_grads_with_norm_(parameters.values(), clip, self.norm)
             self.clipped += self.norm > clip
+        elif clip is not None:
+            self.clipped += torch.stack([gradient.abs().amax() for gradient in gradients]).amax() > clip
+            nn.utils.clip_grad_value_(parameters.values(), clip)
         self.clipped_steps += 1
         if kept and self.update is not None:
             self.update.used = _gradients(parameters)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ class TrainerSettings:
     precision: str = "32-true"
     compile: bool = False
     clip: float | None = 1.0
+    clip_by: Literal["norm", "value"] = "norm"
     log_every: int = 50
     validate_every: int = 100
     validation_samples: int = 1024
@@ -35,6 +37,8 @@ class TrainerSettings:
                 raise ValueError(f"trainer.{name} must be at least 1, not {getattr(self, name)}")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"trainer.clip must be greater than 0, or null for none; not {self.clip}")
+        if self.clip_by not in ("norm", "value"):
+            raise ValueError(f"trainer.clip_by must be norm or value, not '{self.clip_by}'")
         known = ("auto", "cpu", "gpu", "cuda", "mps")
         if self.accelerator not in known:
             raise ValueError(f"trainer.accelerator must be one of {', '.join(known)}; not '{self.accelerator}'")
@@ -54,16 +58,23 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class ProbingSettings:
-    """When probes fire and on how much: ``samples`` sequences, ``per_decade`` times for each factor of ten in steps."""
+    """When probes fire, on how much, and what share of training's time they may take; see ``conf/train.yaml``."""
 
     samples: int = 32
     per_decade: int = 4
+    steps: list[int] | None = None
+    share: float | None = 0.02
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.per_decade < 1:
             raise ValueError(
                 f"probing.samples and probing.per_decade must be at least 1, not {self.samples} and {self.per_decade}"
             )
+        if self.share is not None and self.share <= 0:
+            raise ValueError(f"probing.share must be greater than 0, or null for no limit; not {self.share}")
+        for step in self.steps or []:
+            if step < 0:
+                raise ValueError(f"probing.steps must be whole numbers from 0, not {step!r}")
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,31 @@
-"""When probes fire, and the callback that fires them."""
+"""When probes fire, what that may cost, and the callback that fires them."""
 
-from collections.abc import Mapping
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 
-from retrograde.core.contracts import Probe, Task
-from retrograde.core.records import Batch
+from retrograde.core.contracts import Probe, Recorder, SequenceModel, Task
+from retrograde.core.records import Batch, Update
 from retrograde.core.snapshot import snapshot
-from retrograde.record.recorder import RunRecorder
 from retrograde.record.tables import LOWEST
 from retrograde.train.module import Training
+from retrograde.train.options import ProbingSettings
 from retrograde.train.streams import FIXED, generator
 
+SNAPSHOT = "snapshot"
+"""What the seconds of a snapshot itself are counted under, beside those of each probe."""
 
-def schedule(steps: int, per_decade: int) -> frozenset[int]:
+
+def schedule(steps: int, per_decade: int, chosen: Sequence[int] | None = None) -> frozenset[int]:
     """Before the first step, after the first, and then evenly in the logarithm, ``per_decade`` for each factor of ten.
 
-    The last step is always among them.
+    ``chosen`` steps stand in for those in between. The last step is always among them.
     """
+    if chosen is not None:
+        return frozenset({0, 1, steps} | {step for step in chosen if step <= steps})
     if per_decade < 1:
         raise ValueError(f"probing.per_decade must be at least 1, not {per_decade}")
     spaced = set()
@@ -34,44 +41,112 @@ def probe_batch(task: Task, samples: int) -> Batch:
     return task.sample(samples, generator("probe", FIXED), "validation")
 
 
+class Allowance:
+    """Keeps the firings of a run to a share of its training time, by leaving some of them out.
+
+    What may be spent by the k-th of K scheduled firings is k/K of ``share`` times the training time that the whole run
+    is going to take, as its steps so far foretell, less what the last firing costs: so the thinning is even over the
+    schedule. The start, the first step and the last are never left out.
+    """
+
+    def __init__(self, share: float | None, scheduled: frozenset[int], steps: int) -> None:
+        self.share = share
+        self.scheduled = sorted(scheduled)
+        self.steps = steps
+        self.firings: list[float] = []
+        self.left_out: list[int] = []
+
+    @property
+    def spent(self) -> float:
+        """Seconds of all firings."""
+        return sum(self.firings)
+
+    def allows(self, step: int, trained: float) -> bool:
+        """Whether to fire at a scheduled step before the last, after ``trained`` seconds of training alone."""
+        if self.share is None or step <= 1 or not self.firings:
+            return True
+        cost = min(self.firings)  # the first is slower than any other will be
+        budget = self.share * trained / step * self.steps
+        place = (self.scheduled.index(step) + 1) / len(self.scheduled)
+        if self.spent + cost <= (budget - cost) * place:
+            return True
+        self.left_out.append(step)
+        return False
+
+
 class Probing(pl.Callback):
     """Fires all probes on the scheduled steps and at the end of training, outside the training step."""
 
     def __init__(
-        self, probes: Mapping[str, Probe], batch: Batch, scheduled: frozenset[int], recorder: RunRecorder
+        self, probes: Mapping[str, Probe], batch: Batch, settings: ProbingSettings, steps: int, recorder: Recorder
     ) -> None:
         self.probes = probes
         self.batch = batch
-        self.scheduled = scheduled
+        self.scheduled = schedule(steps, settings.per_decade, settings.steps) if probes else frozenset()
+        self.allowance = Allowance(settings.share, self.scheduled, steps)
         self.recorder = recorder
         self.last = -1
         self.horizons: list[float] = []
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.begun = time.perf_counter()
+        self.ended = self.begun
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)  # the one module that this project trains
-        self.batch = self.batch.beside(pl_module.model.like)
-        self._fire(pl_module, trainer.global_step)
+        self.fire(pl_module.model, pl_module.task, trainer.global_step, None)
+        self.begun = time.perf_counter() - self.allowance.spent
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step in self.scheduled:
-            self._fire(pl_module, trainer.global_step)
+        step = trainer.global_step
+        if step in self.scheduled and (step == max(self.scheduled) or self.allowance.allows(step, self._trained())):
+            self._fire(pl_module, step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._fire(pl_module, trainer.global_step)
+        self.ended = time.perf_counter()
 
-    def _fire(self, training: pl.LightningModule, step: int) -> None:
-        assert isinstance(training, Training)  # the one module that this project trains
-        if step == self.last or not self.probes or not training.trainer.is_global_zero:
-            return
+    def fire(self, model: SequenceModel, task: Task, step: int, update: Update | None) -> None:
+        """One snapshot, read by every probe and recorded."""
         self.last = step
-        taken = snapshot(training.model, training.task, self.batch, step, training.take_update())
+        if not self.probes:
+            return
+        begun = time.perf_counter()
+        self.batch = self.batch.beside(model.like)
+        taken = snapshot(model, task, self.batch, step, update)
+        self._count(SNAPSHOT, begun)
         for name, probe in self.probes.items():
+            before = time.perf_counter()
             readings = list(probe(taken))
             self.recorder.readings(step, name, readings)
+            self._count(name, before)
             horizons = [reading for reading in readings if reading.name.startswith("horizon/")]
             lowest = [float(r.values) for r in horizons if r.name.removeprefix("horizon/").startswith(LOWEST)]
             if lowest:
                 # the components of a state are one memory: it reaches as far as the best of them
                 self.horizons.append(max(lowest))
+        self.allowance.firings.append(time.perf_counter() - begun)
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """What probing cost: seconds in all and by probe, the share of training without it, the steps left out."""
+        trained = self.ended - self.begun - self.allowance.spent
+        return {
+            "spent": self.allowance.spent,
+            "share": self.allowance.spent / trained if trained > 0 else None,
+            "firings": len(self.allowance.firings),
+            "left_out": self.allowance.left_out,
+            "seconds": dict(self.seconds),
+        }
+
+    def _fire(self, training: pl.LightningModule, step: int) -> None:
+        assert isinstance(training, Training)  # the one module that this project trains
+        if step != self.last and training.trainer.is_global_zero:
+            self.fire(training.model, training.task, step, training.take_update())
+
+    def _trained(self) -> float:
+        return time.perf_counter() - self.begun - self.allowance.spent
+
+    def _count(self, name: str, since: float) -> None:
+        self.seconds[name] += time.perf_counter() - since
