@@ -26,7 +26,8 @@ UNKNOWN = {
     "+model.hiden=3": "unknown key 'model.hiden'; did you mean 'hidden'? "
     "Here 'model' has hidden, layers, bidirectional, dropout, forget_bias, embedding",
     "trainer.clipp=3": f"unknown key 'trainer.clipp'; did you mean 'clip' or 'clip_by'? Here {TRAINER}",
-    "+probing.sample=3": "unknown key 'probing.sample'; did you mean 'samples' or 'share'? Here 'probing' has samples, per_decade, steps, share",
+    "+probing.sample=3": "unknown key 'probing.sample'; did you mean 'samples' or 'share'? "
+    "Here 'probing' has samples, per_decade, steps, share",
     "probe.attention.smaples=3": "unknown key 'probe.attention.smaples'; did you mean 'samples'? "
     "Here 'probe.attention' has samples, longest",
     "model.hidden.x=3": "unknown key 'model.hidden.x': 'model.hidden' is a single value",
