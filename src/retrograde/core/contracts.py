@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from retrograde.core.choices import require_at_least
 from retrograde.core.losses import sample_means
 from retrograde.core.records import Batch, Course, Reading, StateGradient, Trace, Update
 from retrograde.core.splits import Split
@@ -267,6 +268,12 @@ class SequenceModel(nn.Module, ABC):
     exempt: ClassVar[Mapping[str, str]] = {}
     """Contract tests, by name, that this model need not pass, each with the reason."""
 
+    recurrent: ClassVar[bool] = False
+    """Whether ``forward`` carries a state through time whose gradient it can cut."""
+
+    truncation: int | None = None
+    """At every how many times ``forward`` cuts the gradient through time; None where it does not. See ``truncate``."""
+
     @abstractmethod
     def forward(self, batch: Batch) -> Float[Tensor, "batch target size"]: ...
 
@@ -284,6 +291,18 @@ class SequenceModel(nn.Module, ABC):
     def learns(self) -> bool:
         """Whether there is anything to train; what has nothing is evaluated as it stands."""
         return any(parameter.requires_grad for parameter in self.parameters())
+
+    def truncate(self, length: int | None) -> None:
+        """From now on ``forward`` cuts the gradient of its recurrences at every ``length`` times; None for never.
+
+        Its values stay what they are, and so does all of ``trace``; see ``truncated``. Raises ValueError for a model
+        without a recurrence.
+        """
+        if length is not None:
+            require_at_least("the length that gradients are truncated to", length, 1)
+            if not self.recurrent:
+                raise ValueError(f"{type(self).__name__} has no recurrence to truncate")
+        self.truncation = length
 
     def objective(self, task: Task, batch: Batch) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch ..."] | None]:
         """Each sample's loss in training, and the outputs that it was taken of, where it was taken of outputs.
@@ -335,6 +354,12 @@ class Probe(Protocol):
     """One measurement. It keeps no state and never writes ``.grad``, a parameter or the global random state."""
 
     def __call__(self, snapshot: Snapshot) -> Iterable[Reading]: ...
+
+
+class Regularizer(Protocol):
+    """A remedy that is trained with: what is added to the loss of a training step, weighted; None on a step without."""
+
+    def __call__(self, model: SequenceModel, task: Task, batch: Batch, step: int) -> Float[Tensor, ""] | None: ...
 
 
 class Recorder(Protocol):

@@ -145,6 +145,7 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
         trainer=_made(settings["trainer"], "trainer"),
         probing=ProbingSettings(**settings["probing"]),
         recorder=_made(settings["recorder"], "recorder"),
+        regularizer=None if settings["regularizer"] is None else _made(settings["regularizer"], "regularizer"),
     )
     result = carry_out(run, folder, identity, settings, settings["progress"], number)
     return f"{prefix}{closing_line(folder, result)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from retrograde.core.contracts import Probe, SequenceModel, Task
+from retrograde.core.contracts import Probe, Regularizer, SequenceModel, Task
 from retrograde.record.folder import RunFolder, run_name
 from retrograde.train.job import carry_out, require_same_source
 from retrograde.train.load import Run, load
@@ -36,6 +36,7 @@ def fit(
     batch_size: int = 64,
     optimizer: OptimizerFactory = ADAM,
     scheduler: SchedulerFactory | None = None,
+    regularizer: Regularizer | None = None,
     trainer: TrainerSettings = TrainerSettings(),
     probing: ProbingSettings = ProbingSettings(),
     recorder: RecorderSettings = RecorderSettings(),
@@ -55,6 +56,7 @@ def fit(
     probes = default_probes() if probes is None else probes
     config = {
         "scheduler": None,
+        "regularizer": None if regularizer is None else _settings_of(regularizer),
         **made_of,
         "probe": {name: _settings_of(probe) for name, probe in probes.items()},
         "seed": seed,
@@ -70,7 +72,9 @@ def fit(
     if folder.is_finished():
         require_same_source(folder, task)
         return load(folder.path)
-    job = Job(model, task, probes, seed, steps, batch_size, optimizer, scheduler, trainer, probing, recorder)
+    job = Job(
+        model, task, probes, seed, steps, batch_size, optimizer, scheduler, trainer, probing, recorder, regularizer
+    )
     carry_out(job, folder, identity, config, progress)
     return load(folder.path)
 
@@ -82,9 +86,9 @@ def default_probes() -> dict[str, Probe]:
     return probes_of("default")
 
 
-def _settings_of(probe: Probe) -> dict[str, Any]:
-    """A probe's settings are its attributes: it keeps no other state."""
-    return {"_target_": f"{type(probe).__module__}.{type(probe).__qualname__}", **vars(probe)}
+def _settings_of(part: Probe | Regularizer) -> dict[str, Any]:
+    """A probe's and a regulariser's settings are its attributes: it keeps no other state."""
+    return {"_target_": f"{type(part).__module__}.{type(part).__qualname__}", **vars(part)}
 
 
 def _stem(made_of: Mapping[str, Any]) -> str:

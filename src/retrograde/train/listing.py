@@ -17,6 +17,7 @@ GROUPS = {
     "scores": "model/score",
     "windows": "model/window",
     "schedulers": "scheduler",
+    "regularizers": "regularizer",
     "budgets": "budget",
 }
 

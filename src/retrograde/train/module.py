@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from retrograde.core.contracts import Recorder, SequenceModel, Task
-from retrograde.core.records import Update
+from retrograde.core.records import Batch, Update
 from retrograde.train.evaluation import batches, evaluate, mean_score
 from retrograde.train.options import Job
 from retrograde.train.streams import generator
@@ -65,6 +65,7 @@ class Training(pl.LightningModule):
         self.clipped = torch.zeros((), device=self.device)
         self.clipped_steps = 0
         self.norm = torch.zeros((), device=self.device)
+        self.penalty: Tensor | None = None
         self.rate = math.nan
 
     def configure_optimizers(self) -> Any:
@@ -86,7 +87,17 @@ class Training(pl.LightningModule):
                 with torch.no_grad():
                     outputs = self.model(drawn)
             self.last_score = mean_score(self.task, outputs.detach(), drawn)
-        return loss
+        return loss if self.job.regularizer is None else self._regularized(loss, drawn, batch_idx + 1)
+
+    def _regularized(self, loss: Tensor, drawn: Batch, step: int) -> Tensor:
+        """The loss with what the regulariser adds; in full precision, since it differentiates through gradients."""
+        assert self.job.regularizer is not None
+        with torch.autocast(self.device.type, enabled=False):
+            added = self.job.regularizer(self.model, self.task, drawn, step)
+        if added is None:
+            return loss
+        self.penalty = added.detach()
+        return loss + added
 
     def configure_gradient_clipping(
         self,
@@ -154,6 +165,7 @@ class Training(pl.LightningModule):
             "train/score": float(self.last_score),
             "train/gradient_norm": float(self.norm),
             "train/learning_rate": self.rate,
+            **({} if self.penalty is None else {"train/regularizer": float(self.penalty)}),
             **window_metric(self.task, "train", sum(losses) / count),
         }
         self.recorder.metrics(step, values | device_metrics(self.device))

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from retrograde.core.contracts import Probe, SequenceModel, Task
+from retrograde.core.contracts import Probe, Regularizer, SequenceModel, Task
 from retrograde.record.view import Mode
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -110,6 +110,7 @@ class Job:
     trainer: TrainerSettings
     probing: ProbingSettings
     recorder: RecorderSettings
+    regularizer: Regularizer | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:

@@ -95,6 +95,8 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint in PLAIN:
         return isinstance(value, hint)
+    if getattr(hint, "_is_protocol", False):
+        return False  # a part such as a regulariser: no value can be one
     if inspect.isclass(hint) and hint not in (object, Any):
         return isinstance(value, (list, hint))  # what a list may hold is left to the callee
     return True
