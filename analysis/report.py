@@ -24,11 +24,11 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from retrograde.figures import summary, theme
+from retrograde.figures import alerts, summary, theme
 from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, comparisons, exceptions, records
 from retrograde.figures.provenance import card_in_words, lag_quantiles, number, trivial_rule
 from retrograde.figures.question import REPORT, Answer, Question, answer, failure, parser
-from retrograde.figures.save import untitled, write_numbers
+from retrograde.figures.save import untitled, write_csv, write_numbers
 from retrograde.record.store import FolderStore
 
 HERE = Path(__file__).parent
@@ -50,6 +50,9 @@ class Section:
     lag: str
     card: list[tuple[str, str]]
     exceptions: list[str]
+    alerts: list[alerts.Raised]
+    alert_rows: pd.DataFrame
+    asked: int
     answers: list[Answer]
     not_drawn: list[tuple[str, str]]
     failed: list[str]
@@ -83,6 +86,8 @@ def section(comparison: Comparison, asked: dict[str, Question], folder: Path) ->
     runs = summary.per_run(comparison)
     write_numbers(runs, f"{comparison.stem}-summary", folder)
     rows = summary.per_model(runs, comparison)
+    raised = alerts.per_alert(comparison)
+    write_csv(raised.drop(columns="value"), folder / "tables" / f"{comparison.stem}-alerts.csv")
     best = trivial_rule(comparison.card)
     rules = comparison.rule_scores()
     lags = lag_quantiles(comparison.card)
@@ -95,6 +100,9 @@ def section(comparison: Comparison, asked: dict[str, Question], folder: Path) ->
         lag=number(lags["90 %"]) if lags else "",
         card=card_in_words(comparison),
         exceptions=exceptions(comparison.runs),
+        alerts=alerts.per_kind(raised, comparison),
+        alert_rows=raised,
+        asked=alerts.asked(comparison),
         answers=sorted(answers, key=lambda given: (-given.tables[NUMBERS]["model"].nunique(), given.stem)),
         not_drawn=not_drawn,
         failed=failed,

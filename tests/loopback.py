@@ -36,7 +36,8 @@ class ReceivedRun:
 
     `name` is the display name. `files` are whole uploads by their path under the run's `files/`.
     `streams` are the appended files, line number -> line: a line that is sent twice, as after a broken
-    connection, counts once. `exit_code` stays None until the run has said that it is complete.
+    connection, counts once. `alerts` are in order of arrival. `exit_code` stays None until the run has said that
+    it is complete.
     """
 
     id: str
@@ -49,6 +50,7 @@ class ReceivedRun:
     config: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     streams: dict[str, dict[int, str]] = field(default_factory=dict)
+    alerts: list[dict[str, Any]] = field(default_factory=list)
     exit_code: int | None = None
 
     @property
@@ -155,6 +157,10 @@ class LoopbackServer:
                 return 200, {"data": {"upsertBucket": self._upsert_bucket(variables)}}
             case "CreateRunFiles":
                 return 200, {"data": {"createRunFiles": self._create_run_files(variables)}}
+            case "NotifyScriptableRunAlert":
+                run = self.runs[variables["runName"]]
+                run.alerts.append({name: variables[name] for name in ("title", "text", "severity")})
+                return 200, {"data": {"notifyScriptableRunAlert": {"success": True}}}
             case "OrganizationCoreWeaveOrganizationID":  # asked by the monitor of an online run's machine
                 return 200, {"data": {"entity": {"organization": {"coreWeaveOrganizationId": None}}}}
             case name:

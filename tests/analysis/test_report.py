@@ -15,6 +15,11 @@ from fake_runs import Fake, write_run
 REPORT = Path(__file__).parents[2] / "analysis" / "report.py"
 
 
+WHERE = {"kind": "vanishing", "layer": "0.forward", "component": "hidden", "value": 1.0, "first": 0, "last": 10}
+VANISHING = {**WHERE, "level": "warning", "text": "layer 0: <i>half</i> every 3 lags.", "at_end": True}
+BEFORE = {**WHERE, "level": "info", "text": "layer 1: as much, not later.", "at_end": False}
+
+
 def report(script, capsys, *arguments: object) -> tuple[int, str, str]:
     code = script("report").main([str(argument) for argument in arguments])
     said = capsys.readouterr()
@@ -29,7 +34,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def made(tmp_path_factory, script) -> tuple[Path, Path]:
     """Runs of every kind, and the report on them."""
     outputs, to = tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("to")
-    write_run(outputs, Fake("elman", 0, solved=False, keeps=(0.3, 0.3)))
+    write_run(outputs, Fake("elman", 0, solved=False, keeps=(0.3, 0.3), more={"alerts": [VANISHING, BEFORE]}))
     write_run(outputs, Fake("lstm", 0, components=("hidden", "cell")))
     write_run(outputs, Fake("lstm", 1, components=("hidden", "cell"), solved=False))
     write_run(outputs, Fake("transformer", 0, heads=2, components=("residual",)))
@@ -124,6 +129,21 @@ def test_runs_that_failed_diverged_or_cannot_be_read_are_listed(page):
     text = "".join(Elements(page).words)
     assert "gru, seed 0, diverged: not finite at step 7" in text
     assert "run.json cannot be read" in text
+
+
+def test_what_readings_warn_of_is_counted_and_said_in_the_runs_own_words(page, made):
+    text = " ".join("".join(Elements(page).words).split())
+    assert (
+        "What the readings warn of Vanishing gradient in 1 of 1 run elman 1 of 1, here seed 0 layer 0: <i>half" in text
+    )
+    assert text.count("layer 1: as much, not later.") == 1  # among all of them
+    assert "layer 1: as much" in (made[1] / "tables" / "demo-adding-alerts.csv").read_text()
+
+
+def test_a_page_of_runs_that_warn_of_nothing_says_so_once_they_were_asked(tmp_path, script, capsys):
+    write_run(tmp_path, Fake("lstm", 0, more={"alerts": []}))
+    assert report(script, capsys, tmp_path)[0] == 0
+    assert "No alert holds at the end of the run." in (tmp_path / "report" / "index.html").read_text()
 
 
 def test_unreadable_runs_are_named_below_the_outputs_not_by_machine(page, made):

@@ -16,6 +16,7 @@ from retrograde.layers.scores.additive import Additive
 from retrograde.layers.windows.global_ import Global
 from retrograde.models.gru import gru
 from retrograde.models.lstm import lstm
+from retrograde.models.mamba import mamba
 from retrograde.models.seq2seq_bahdanau import seq2seq_bahdanau
 from retrograde.models.transformer import transformer
 from retrograde.record.tables import reading_table
@@ -25,7 +26,7 @@ from retrograde.tasks.reverse import Reverse
 
 PRESETS = ("all", "default", "none")
 PROBES = [stem for stem in stems("probe") if stem not in PRESETS]
-SNAPSHOTS = ("lstm", "transformer", "seq2seq")
+SNAPSHOTS = ("lstm", "mamba", "transformer", "seq2seq")
 
 
 def taken(name: str) -> Snapshot:
@@ -34,6 +35,9 @@ def taken(name: str) -> Snapshot:
     if name == "lstm":
         task = Copying(length=3, symbols=3, recall=2)
         model = lstm(task, hidden=4, layers=2, bidirectional=True)
+    elif name == "mamba":
+        task = Adding(length=20, markers="first_ten")
+        model = mamba(task, hidden=4, layers=1, state=2)
     elif name == "transformer":
         task = Adding(length=6)
         model = transformer(task, 8, 1, 2, 8)

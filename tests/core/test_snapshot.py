@@ -1,16 +1,21 @@
 """What a snapshot holds, and what it leaves behind."""
 
 import gc
+from functools import partial
 
 import torch
 
 from retrograde.core.snapshot import gradient_flow, snapshot
 from retrograde.core.sweep import Unrolled
+from retrograde.layers.scores.additive import Additive
+from retrograde.layers.windows.global_ import Global
 from retrograde.models.gru import gru
 from retrograde.models.lstm import lstm
+from retrograde.models.seq2seq_bahdanau import seq2seq_bahdanau
 from retrograde.models.transformer import transformer
 from retrograde.tasks.adding import Adding
 from retrograde.tasks.copying import Copying
+from retrograde.tasks.reverse import Reverse
 
 TASK = Adding(length=6)
 
@@ -25,6 +30,17 @@ def test_no_step_of_a_sweep_outlives_its_snapshot() -> None:
     kept = snapshot(model, TASK, batch(), 0)
     assert not any(type(thing) is Unrolled for thing in gc.get_objects())
     assert kept.gradients
+
+
+def test_nor_does_one_of_a_decoder_that_attends_outlive_it() -> None:
+    """The decoder's recurrence holds the encoder's outputs, and those the graph that they were made by."""
+    task = Reverse(symbols=3, shortest=2, longest=4)
+    model = seq2seq_bahdanau(task, partial(gru, hidden=4), partial(gru, hidden=4), Additive, Global)
+    gc.collect()
+    alive = sum(type(thing) is Unrolled for thing in gc.get_objects())
+    snapshot(model, task, task.sample(3, torch.Generator().manual_seed(0)), 0)
+    gc.collect()
+    assert sum(type(thing) is Unrolled for thing in gc.get_objects()) == alive
 
 
 def test_tensors_of_a_snapshot_carry_no_graph() -> None:

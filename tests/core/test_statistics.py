@@ -7,7 +7,15 @@ import torch
 
 from retrograde.core.records import Batch
 from retrograde.core.scaled import Scaled, log10_norm, power_of_two
-from retrograde.core.statistics import linear_statistics, log10_statistics, present
+from retrograde.core.statistics import (
+    linear_statistics,
+    log10_joint,
+    log10_statistics,
+    plain_status,
+    present,
+    signed_statistics,
+    status_of,
+)
 from retrograde.core.statuses import CENSORED, FINITE, INF, NAN, ZERO
 
 MEAN, Q10, Q50, Q90 = range(4)
@@ -99,3 +107,38 @@ def test_powers_of_two_reach_across_the_whole_format() -> None:
     smallest, exponent = torch.tensor([2.0**-126, 0.0]), torch.tensor([250, 1000])
     assert power_of_two(smallest, exponent).tolist() == [2.0**124, 0.0]
     assert power_of_two(torch.tensor([2.0**-1000], dtype=torch.float64), torch.tensor([2000])).item() == 2.0**1000
+
+
+def test_of_numbers_of_either_sign_only_those_that_count_are_in_mean_and_quantiles() -> None:
+    values = torch.tensor([[3.0, 1.0], [-1.0, 2.0], [100.0, math.nan]], dtype=torch.float64)
+    counts = torch.tensor([[True, True], [True, True], [False, True]])
+    made, status = signed_statistics(values, plain_status(values), counts)
+    assert made[MEAN, 0] == 1.0 and made[Q10, 0] == -1.0 and made[Q90, 0] == 3.0
+    assert torch.isnan(made[MEAN, 1]) and made[Q50, 1] == 2.0
+    assert status[MEAN].tolist() == [FINITE, NAN] and status[Q50].tolist() == [FINITE, FINITE]
+
+
+def test_a_signed_mean_is_zero_or_censored_where_it_is_made_of_nothing_else() -> None:
+    values = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 4.0]], dtype=torch.float64)
+    status = torch.tensor([[ZERO, ZERO, CENSORED], [ZERO, CENSORED, FINITE]], dtype=torch.int8)
+    made, found = signed_statistics(values, status, everyone(values))
+    assert made[MEAN].tolist() == [0.0, 0.0, 2.0]
+    assert found[MEAN].tolist() == [ZERO, CENSORED, FINITE]
+    assert found[Q10].tolist() == [ZERO, ZERO, CENSORED]
+
+
+def test_norms_side_by_side_make_the_norm_of_all() -> None:
+    """3 and 4 make 5, also 400 decades away; a true zero adds nothing, and two of them are one."""
+    values = torch.tensor([[3.0, 3.0, 0.0, 0.0], [4.0, 4.0, 2.0, 0.0]], dtype=torch.float64).log10()
+    values[:, 1] -= 400
+    joint, status = log10_joint(values, status_of(values))
+    torch.testing.assert_close(
+        joint, torch.tensor([5.0, 5.0, 2.0, 0.0], dtype=torch.float64).log10() - torch.tensor([0.0, 400.0, 0.0, 0.0])
+    )
+    assert status.tolist() == [FINITE, FINITE, FINITE, ZERO]
+
+
+def test_a_censored_norm_counts_where_it_might_be_seen() -> None:
+    values = torch.tensor([[-10.0, -10.0], [-38.0, -11.0]], dtype=torch.float64)
+    status = torch.tensor([[FINITE, FINITE], [CENSORED, CENSORED]], dtype=torch.int8)
+    assert log10_joint(values, status)[1].tolist() == [FINITE, CENSORED]

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from retrograde.core.contracts import Snapshot
+from retrograde.core.maps import pooled
 from retrograde.core.records import Batch, Trace
 from retrograde.models.transformer import transformer
-from retrograde.probes.attention import Attention, after_previous_occurrence, pooled
+from retrograde.probes.attention import Attention, after_previous_occurrence
 from retrograde.tasks.temporal_order import TemporalOrder
 
 WEIGHTS = torch.tensor(

@@ -37,7 +37,7 @@ def test_norms_are_those_of_each_target_positions_own_loss() -> None:
     for x in model.source_embedding(alone.inputs)[:, :length].unbind(1):
         nodes.append(cell.step(cell.weights(), x, {"hidden": nodes[-1]})["hidden"])
     padding = torch.zeros(1, batch.length - length, 4)
-    model.encoder.forward = lambda inputs, lengths: torch.cat([torch.stack(nodes[1:], 1), padding], 1)
+    model.encoder.forward = lambda inputs, *rest: torch.cat([torch.stack(nodes[1:], 1), padding], 1)
     losses = TASK.loss(model(alone), alone)[0]
     for target in range(targets):
         gradients = torch.autograd.grad(losses[target], nodes, retain_graph=True)

@@ -103,6 +103,23 @@ def test_a_failed_run_is_marked_as_one(tmp_path: Path) -> None:
     assert ending["exit_code"] == 1
 
 
+def test_what_holds_at_the_end_is_an_alert_and_everything_is_in_the_summary(tmp_path: Path) -> None:
+    view, folder = opened(tmp_path, "run")
+    now = {"kind": "vanishing", "level": "warning", "text": "layer 0: it vanishes (since step 3).", "at_end": True}
+    gravest = {"kind": "nonfinite", "level": "error", "text": "step 7: it is NaN.", "at_end": True}
+    before = {"kind": "dead", "level": "info", "text": "layer 0: dead (at step 0, not later).", "at_end": False}
+    view.close(folder, {"status": "finished", "alerts": [gravest, now, before]}, failed=False)
+    log = records(folder)
+    sent = [record["alert"] for record in log if record["type"] == "alert"]
+    assert [(alert["title"], alert["text"], alert["level"]) for alert in sent] == [
+        ("Numbers that are none", gravest["text"], "ERROR"),
+        ("Vanishing gradient", now["text"], "WARN"),
+    ]
+    summaries = [record["summary"]["update"] for record in log if record["type"] == "summary"]
+    (kept,) = (summary["alerts"] for summary in summaries if "alerts" in summary)
+    assert [alert["text"] for alert in kept] == [alert["text"] for alert in (gravest, now, before)]
+
+
 def test_metrics_are_rows_over_the_global_step(tmp_path: Path) -> None:
     view, folder = opened(tmp_path, "run")
     view.metrics(50, {"train/loss": 0.25, "train/score": -math.inf})
@@ -147,6 +164,16 @@ def test_single_numbers_and_those_along_a_name_are_logged(tmp_path: Path) -> Non
         "parameters/weight/parameters/readout.bias": 1.5,
         "parameters/weight/parameters/all": "-Infinity",
     }
+
+
+def test_numbers_of_every_unit_stay_in_the_tables(tmp_path: Path) -> None:
+    view, folder = opened(tmp_path, "run")
+    units = Reading("time_constant/0.forward.cell", np.ones(3), {"unit": range(3)}, "positions")
+    sizes = Reading("magnitude/0.forward.forget", np.ones(3), {"eigenvalue": range(3)}, "factor")
+    median = Reading("median_time_constant/0.forward.cell", np.array(1.0), {}, "positions")
+    view.readings(0, "gates", [units, sizes, median])
+    view.close(folder, {}, failed=False)
+    assert history(folder)[0] == {STEP: 0, "gates/median_time_constant/0.forward.cell": 1.0}
 
 
 def pictures(folder: RunFolder, row: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -362,6 +389,8 @@ def assert_arrived_whole(server: LoopbackServer, run: retrograde.Run) -> None:
     assert json.loads(received["retrograde/card.json"]) == run.folder.read_card()
     assert json.loads(received["retrograde/metadata.json"]) == run.metadata
     assert arrived.summary["score"] == run.metadata["score"]
+    held = [alert["text"] for alert in run.metadata["alerts"] if alert["at_end"]]
+    assert held and [alert["text"] for alert in arrived.alerts] == held
 
 
 def test_a_sync_delivers_all_rows_and_all_tables(server: LoopbackServer, tmp_path: Path) -> None:

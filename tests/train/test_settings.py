@@ -79,7 +79,7 @@ def test_an_annotation_reads_as_words(hint: Any, words: str) -> None:
         ({"task": {**ADDING, "zzz": 3}}, "unknown key 'task.zzz'; 'task' has length, markers, test_length"),
         (
             {"probe": {"health": {"_target_": "retrograde.probes.health.Health", "dead": 1}}},
-            "unknown key 'probe.health.dead'; 'probe.health' has none",
+            "unknown key 'probe.health.dead'; 'probe.health' has saturated",
         ),
         (
             {"model": {"_target_": "nowhere.model"}},

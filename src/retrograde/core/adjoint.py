@@ -207,7 +207,7 @@ class _StackFunction(torch.autograd.Function):
                 ledger.courses[placed.name] = Course(
                     placed.recurrence,
                     unrolled.weights,
-                    unrolled.inputs,
+                    unrolled.inputs.detach(),
                     unrolled.states,
                     ctx.run.lengths,
                     placed.backward,

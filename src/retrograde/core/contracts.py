@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from retrograde.core.choices import require_at_least
 from retrograde.core.losses import sample_means
 from retrograde.core.records import Batch, Course, Reading, StateGradient, Trace, Update
+from retrograde.core.recurrence import HiddenAttention
 from retrograde.core.splits import Split
 
 if TYPE_CHECKING:  # the record's reading side speaks pandas; the mathematics does not load it
@@ -217,6 +218,13 @@ class Task(ABC):
             position = position + batch.lengths[sample]
         return (position - time).abs()
 
+    def furthest_lags(self, batch: Batch) -> Int[Tensor, "batch target"]:
+        """The largest lag that each position needs, -1 where it needs nothing that is known."""
+        furthest = batch.lengths.new_full(batch.scored.shape, -1).flatten()
+        sample, _, position = self.needs(batch).unbind(1)
+        furthest.scatter_reduce_(0, sample * batch.scored.shape[1] + position, self.lags(batch), "amax")
+        return furthest.view(batch.scored.shape)
+
     def labels(self, batch: Batch) -> list[list[str]]:
         """Each sample's inputs in words as short as fit on an axis, one per position; padding is empty."""
         return spelled(batch.inputs, batch.lengths, self.inputs)
@@ -323,6 +331,13 @@ class SequenceModel(nn.Module, ABC):
         ``perturb`` adds a tensor to the states of a key, as they are made and before anything reads them: the way to
         re-run a sequence from a changed state. Its entries have the shape of ``Trace.states[key]``.
         """
+
+    def hidden_attention(self, states: Mapping[str, Tensor]) -> Mapping[str, HiddenAttention]:
+        """By layer, the matrix that an operator applies to its values, of states that ``trace`` shows, in eval mode.
+
+        Of operators that are no ``Recurrence``, which say it themselves, and no attention, whose maps the trace has.
+        """
+        return {}
 
     @property
     @abstractmethod

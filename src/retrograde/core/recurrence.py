@@ -7,7 +7,7 @@ from functools import singledispatch
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Inexact, Int, Num
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -32,6 +32,11 @@ class Recurrence(nn.Module, ABC):
     def weights(self) -> dict[str, Tensor]:
         """The parameters that ``step`` reads, under the names by which it reads them."""
 
+    @property
+    def of_samples(self) -> frozenset[str]:
+        """Those of ``weights`` that hold something of each sample of one batch, on their first axis: no parameters."""
+        return frozenset()
+
     @abstractmethod
     def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
         """The state after one input. Pure: it reads its arguments and settings of the layer, nothing else.
@@ -54,19 +59,35 @@ class Recurrence(nn.Module, ABC):
     def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
         """The gates that the step opens and closes, each entry within [0, 1], under the names of the paper.
 
-        Of an input and the state before it, as ``step``; none where a paper has none.
+        Of an input and the state before it, as ``step``, with their leading axes and at least one more; none where a
+        paper has none. A name has no dots: it becomes part of a reading's.
         """
         return {}
 
     def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
         """By component, the factor by which each entry is carried on along its own path, every other path cut.
 
-        For an LSTM's cell that is the forget gate. Real or complex; none for a component without such a path.
+        For an LSTM's cell that is the forget gate; what the factor itself is made of is held. Real, of the state's own
+        shape, or complex, without the last axis, that of pairs; none for a component without such a path.
         """
         return {}
 
     def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights that the state is multiplied by: square matrices by name, or vectors that are their diagonals."""
+        """The weights that the state is multiplied by: square matrices by name, or vectors that are their diagonals.
+
+        A matrix that makes a gate has that gate's name. Real or complex; none where there is none, or where what the
+        state is multiplied by depends on the input.
+        """
+        return {}
+
+    def products(
+        self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State
+    ) -> dict[str, tuple[str, Tensor]]:
+        """Weights W that the step reads in a sum W v + b alone: by name, the name of that b, and v.
+
+        Of an input and the state before it, as ``step``. What a step adds to the gradient of W is then what it adds to
+        that of b, times vᵀ: known without being formed. None, or not all, where nothing is said of it.
+        """
         return {}
 
     def hidden_attention(
@@ -95,19 +116,24 @@ class Recurrence(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class HiddenAttention:
-    """y_i = Σ_j A_ij v_j (+ what does not pass through the state), for each head, as a recurrence computes it.
+    """y_i = Σ_j A_ij v_j for each head, as a layer computes it, and what it gives of the heads side by side.
 
-    ``weights`` A, signed, and not summing to 1; ``values`` v; ``rest`` what ``read`` adds that never was in the state.
+    ``weights`` A: signed, not summing to 1, and complex where the state is. ``values`` v. ``mixing`` is the matrix by
+    which the layer's read-out mixes the heads, complex ones as pairs of parts; None where they stay side by side.
+    ``rest`` is what it adds that did not pass through the matrix.
     """
 
-    weights: Float[Tensor, "batch head query key"]
-    values: Float[Tensor, "batch time head value"]
-    rest: Float[Tensor, "batch time head value"] | None = None
+    weights: Inexact[Tensor, "batch head query key"]
+    values: Inexact[Tensor, "batch key head value"]
+    mixing: Float[Tensor, "width parts"] | None = None
+    rest: Float[Tensor, "batch query width"] | None = None
 
-    def applied(self) -> Float[Tensor, "batch time head value"]:
+    def applied(self) -> Float[Tensor, "batch query width"]:
         """What the layer's ``read`` gives, by this matrix."""
         made = torch.einsum("bhqk,bkhv->bqhv", self.weights, self.values)
-        return made if self.rest is None else made + self.rest
+        side_by_side = (torch.view_as_real(made) if made.is_complex() else made).flatten(2)
+        mixed = side_by_side if self.mixing is None else side_by_side @ self.mixing.mT
+        return mixed if self.rest is None else mixed + self.rest
 
 
 def clocked(

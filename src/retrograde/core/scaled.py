@@ -32,16 +32,20 @@ class Scaled:
     def of(cls, value: Float[Tensor, "batch time *state"]) -> "Scaled":
         """A plain tensor; it counts as reached where it is not exactly zero."""
         exponent = torch.zeros(value.shape[:2], dtype=torch.int32, device=value.device)
-        return cls(value, exponent, (value != 0).flatten(2).any(-1))
+        return cls(value, exponent, _largest(value.flatten(2)) != 0)
 
     def value(self) -> Float[Tensor, "batch time *state"]:
         """As a plain tensor; entries outside the format's range become 0 or infinity."""
+        if not self.exponent.any():
+            return self.mantissa
         return power_of_two(self.mantissa, self.exponent)
 
     def __sub__(self, other: "Scaled") -> "Scaled":
         return self + Scaled(-other.mantissa, other.exponent, other.reached)
 
     def __add__(self, other: "Scaled") -> "Scaled":
+        if not (self.exponent != other.exponent).any():
+            return Scaled(self.mantissa + other.mantissa, self.exponent, self.reached | other.reached)
         exponent = torch.where(
             _is_zero(self.mantissa, 2),
             other.exponent,
@@ -69,6 +73,13 @@ def _is_zero(value: Tensor, leading: int) -> Tensor:
     return (value == 0).flatten(leading).all(-1)
 
 
+def _largest(values: Tensor) -> Tensor:
+    """The largest absolute value along the last axis; NaN where one is."""
+    if values.stride(0) < values.stride(1):
+        return _largest(values.transpose(0, 1)).t()
+    return torch.maximum(values.amax(-1), -values.amin(-1))
+
+
 def log10_norm(
     gradient: Scaled,
 ) -> tuple[Float[Tensor, "batch time"], Int[Tensor, "batch time"]]:
@@ -76,13 +87,25 @@ def log10_norm(
 
     A true zero reads -inf. A censored entry reads where the format ends at the sweep's scale; see ``statuses``.
     """
-    mantissa = gradient.mantissa.flatten(2).to(torch.float64)
-    largest = mantissa.abs().amax(-1)
-    usable = torch.isfinite(largest) & (largest > 0)
-    scale = torch.where(usable, largest, 1.0)
-    relative = torch.linalg.vector_norm(mantissa / scale.unsqueeze(-1), dim=-1)
+    if gradient.mantissa.stride(0) < gradient.mantissa.stride(1):  # reductions in the order of the memory are faster
+        value, status = log10_norm(Scaled(*(part.transpose(0, 1) for part in vars(gradient).values())))
+        return value.t(), status.t()
+    mantissa = gradient.mantissa.flatten(2)
+    mantissa = mantissa.to(torch.promote_types(mantissa.dtype, torch.float32))
+    largest = _largest(mantissa)
+    numbers = torch.finfo(mantissa.dtype)
+    # where squares are sure to be numbers of the format the plain norm will do, which is an order of magnitude faster
+    plain = (largest >= numbers.tiny**0.25) & (largest <= numbers.max**0.25)
+    norm = torch.linalg.vector_norm(mantissa, dim=-1).to(torch.float64)
+    rest = torch.isfinite(largest) & (largest > 0) & ~plain
+    if rest.any():
+        scale = largest[rest].to(torch.float64)
+        relative = torch.linalg.vector_norm(mantissa[rest].to(torch.float64) / scale.unsqueeze(-1), dim=-1)
+        value = torch.log10(norm).masked_scatter(rest, torch.log10(relative) + torch.log10(scale))
+    else:
+        value = torch.log10(norm)
     shift = gradient.exponent.to(torch.float64) * LOG10_2
-    value = torch.log10(relative) + torch.log10(scale) + shift
+    value = value + shift
 
     smallest = torch.finfo(gradient.mantissa.dtype).smallest_normal
     below = (largest < smallest) & gradient.reached

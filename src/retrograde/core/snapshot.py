@@ -30,7 +30,7 @@ def gradient_flow(model: SequenceModel, task: Task, batch: Batch) -> Flow:
     Nothing is written to ``.grad``. There are none for a model without states. Raises ValueError for a state that the
     loss's gradient cannot be asked at.
     """
-    with torch.enable_grad(), _evaluating(model):
+    with torch.enable_grad(), evaluating(model):
         trace = model.trace(batch)
         losses = task.loss(trace.outputs, batch).where(batch.scored, 0.0)
         if not trace.states:
@@ -79,7 +79,8 @@ def _detached(trace: Trace) -> Trace:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards every part of it is in the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

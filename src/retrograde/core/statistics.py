@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from retrograde.core.records import Batch
+from retrograde.core.records import Batch, Reading
 from retrograde.core.statuses import CENSORED, FINITE, INF, NAN, ZERO
 
 STATISTICS = ("mean", "q10", "q50", "q90")
@@ -49,6 +49,19 @@ def log10_statistics(
     return torch.cat([mean[None], quantiles]), torch.cat([mean_status[None], quantile_status])
 
 
+def log10_joint(
+    values: Float[Tensor, "vector *place"], status: Int[Tensor, "vector *place"]
+) -> tuple[Float[Tensor, "*place"], Int[Tensor, "*place"]]:
+    """log10 of the norm of vectors side by side, of the log10 of their norms, and its status."""
+    natural = values * (2 * math.log(10))
+    joint = _log_sum(natural)
+    censored = status == CENSORED
+    uncertain = censored.any(0) & ~(_log_sum(natural.where(censored, -math.inf)) < joint + math.log(NEGLIGIBLE))
+    joint = joint / (2 * math.log(10))
+    joint_status = status_of(joint)
+    return joint, torch.where((joint_status == FINITE) & uncertain, CENSORED, joint_status)
+
+
 def linear_statistics(
     values: Float[Tensor, "sample place"], counts: Bool[Tensor, "sample place"]
 ) -> Float[Tensor, "statistic place"]:
@@ -56,6 +69,39 @@ def linear_statistics(
     mean = values.where(counts, 0.0).sum(0) / counts.sum(0)
     quantiles, _ = _quantiles(values, torch.zeros_like(values, dtype=torch.int8), counts)
     return torch.cat([mean[None], quantiles])
+
+
+def signed_statistics(
+    values: Float[Tensor, "sample place"], status: Int[Tensor, "sample place"], counts: Bool[Tensor, "sample place"]
+) -> tuple[Float[Tensor, "statistic place"], Int[Tensor, "statistic place"]]:
+    """The mean and the quantiles of quantities of either sign, over the samples that count.
+
+    What is zero or censored has the value 0. A mean is so where every sample is, censored where one of them is.
+    """
+    mean = values.where(counts, 0.0).sum(0) / counts.sum(0)
+    nothing = ((status == ZERO) | (status == CENSORED) | ~counts).all(0)
+    censored = ((status == CENSORED) & counts).any(0)
+    of_mean = torch.where(nothing, torch.where(censored, CENSORED, ZERO), plain_status(mean))
+    quantiles, of_quantiles = _quantiles(values, status, counts)
+    return torch.cat([mean[None], quantiles]), torch.cat([of_mean[None], of_quantiles])
+
+
+def curve(
+    quantity: str, dim: str, coordinate: Int[Tensor, " values"], values: Float[Tensor, " values"], unit: str
+) -> Reading:
+    """What outputs say at each coordinate: the mean of the values that stand there, and how many these are."""
+    at, index = coordinate.unique(return_inverse=True)
+    count = torch.bincount(index, minlength=len(at)).double()
+    mean = torch.zeros(len(at), dtype=torch.float64).index_add_(0, index, values) / count
+    shown = torch.stack([mean, count]).numpy()
+    return Reading(f"{quantity}/outputs", shown, {"statistic": OF_A_SET, dim: at.tolist()}, unit)
+
+
+def plain_status(values: Tensor) -> Tensor:
+    """The status that a number has by itself, which is no logarithm."""
+    status = torch.full(values.shape, FINITE, dtype=torch.int8, device=values.device)
+    status = torch.where(torch.isinf(values), INF, status)
+    return torch.where(torch.isnan(values), NAN, status)
 
 
 def status_of(log10: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class Unrolled:
         ``direct`` is what the loss says of the states themselves, ``above`` what it says of the outputs read of them.
         """
         read = self._read(above)
-        direct = _common_scale(
+        direct = common_scale(
             {name: part + read.states[name] if name in read.states else part for name, part in direct.items()}
         )
         scale = next(iter(direct.values()))  # the components share exponent and reach
@@ -80,8 +80,8 @@ class Unrolled:
             carries.append((carry, exponent))
             if present[at]:
                 here = {name: part.mantissa[:, at] for name, part in direct.items()}
-                carry, exponent = _sum(carry, exponent, here, scale.exponent[:, at])
-            carry, exponent = _normalised(carry, exponent)
+                carry, exponent = summed(carry, exponent, here, scale.exponent[:, at])
+            carry, exponent = normalised(carry, exponent)
             totals.append((carry, exponent))
             if at == 0:
                 break
@@ -240,7 +240,7 @@ def vector_jacobian(outputs: State, inputs: Mapping[str, Tensor], gradient: Stat
     return {name: found.get(name, torch.zeros_like(value)) for name, value in inputs.items()}
 
 
-def _common_scale(gradient: Mapping[str, Scaled]) -> dict[str, Scaled]:
+def common_scale(gradient: Mapping[str, Scaled]) -> dict[str, Scaled]:
     """The components of one state with one exponent, the largest of theirs, and reached where any of them is."""
     parts = list(gradient.values())
     some = torch.stack([(part.mantissa != 0).flatten(2).any(-1) for part in parts])
@@ -255,7 +255,7 @@ def _common_scale(gradient: Mapping[str, Scaled]) -> dict[str, Scaled]:
     }
 
 
-def _sum(carry: State, exponent: Tensor, direct: State, direct_exponent: Tensor) -> tuple[State, Tensor]:
+def summed(carry: State, exponent: Tensor, direct: State, direct_exponent: Tensor) -> tuple[State, Tensor]:
     """``carry · 2^exponent + direct · 2^direct_exponent``, at the larger exponent of those that are not zero."""
     common = torch.where(
         _largest(carry) == 0,
@@ -269,7 +269,7 @@ def _sum(carry: State, exponent: Tensor, direct: State, direct_exponent: Tensor)
     return total, common
 
 
-def _normalised(carry: State, exponent: Tensor) -> tuple[State, Tensor]:
+def normalised(carry: State, exponent: Tensor) -> tuple[State, Tensor]:
     """The same gradient with each sample's largest entry in [1/2, 1); what is not finite is left as it is."""
     largest = _largest(carry)
     shift = torch.where(torch.isfinite(largest), torch.frexp(largest).exponent, 0)

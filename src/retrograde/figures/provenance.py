@@ -9,6 +9,7 @@ import pandas as pd
 from retrograde.figures.comparison import Comparison, exceptions, records
 from retrograde.figures.statistics import interval_in_words
 from retrograde.figures.theme import present
+from retrograde.record.lags import lag_quantiles as lag_quantiles
 
 
 def number(value: Any) -> str:
@@ -57,17 +58,6 @@ def endings(comparison: Comparison) -> str:
 def trivial_rule(card: Mapping[str, Any]) -> dict[str, Any] | None:
     """The best of the trivial rules in a card as it was recorded, by score, then by loss, as ``Card.baseline`` is."""
     return max(card["baselines"], key=lambda rule: (rule["score"], -rule["loss"]), default=None)
-
-
-def lag_quantiles(card: Mapping[str, Any]) -> dict[str, int]:
-    """Median, 90 % and largest of the lags that the task asks to bridge; empty where it names none."""
-    if not card["lags"]:
-        return {}
-    lags, counts = np.asarray(card["lags"], dtype=int).T
-    upto = counts.cumsum()
-    shares = {"median": 0.5, "90 %": 0.9, "most": 1.0}
-    at = {name: lags[np.searchsorted(upto, round(share * (upto[-1] - 1)), "right")] for name, share in shares.items()}
-    return {name: int(lag) for name, lag in at.items()}
 
 
 def card_in_words(comparison: Comparison) -> list[tuple[str, str]]:

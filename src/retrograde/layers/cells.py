@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from retrograde.core.choices import require_at_least
+from retrograde.core.jacobians import step_jacobians, unit_by_unit
 from retrograde.core.records import State
 from retrograde.core.recurrence import Recurrence, affine, sequence
+from retrograde.core.truncated import in_pieces
 
 
 def _weights(fused: nn.RNNBase) -> dict[str, Tensor]:
@@ -25,6 +27,15 @@ def _projections(weights: Mapping[str, Tensor], x: Tensor, hidden: Tensor) -> tu
         affine(x, weights["input"], weights["input_bias"]),
         affine(hidden, weights["recurrent"], weights["recurrent_bias"]),
     )
+
+
+def _products(x: Tensor, hidden: Tensor) -> dict[str, tuple[str, Tensor]]:
+    return {"input": ("input_bias", x), "recurrent": ("recurrent_bias", hidden)}
+
+
+def _part(weights: Mapping[str, Tensor], at: int, of: int) -> dict[str, Tensor]:
+    """The weights of one of the parts that are stacked in them."""
+    return {name: weight.chunk(of, -1 if name.endswith("bias") else -2)[at] for name, weight in weights.items()}
 
 
 class ElmanCell(Recurrence):
@@ -48,6 +59,14 @@ class ElmanCell(Recurrence):
         from_input, from_hidden = _projections(weights, x, state["hidden"])
         return {"hidden": self.nonlinearity(from_input + from_hidden)}
 
+    def products(
+        self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State
+    ) -> dict[str, tuple[str, Tensor]]:
+        return _products(x, state["hidden"])
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"recurrent": weights["recurrent"]}
+
 
 class LSTMCell(Recurrence):
     """Input, forget and output gate around a cell; equations in ``models/lstm.py``."""
@@ -70,6 +89,28 @@ class LSTMCell(Recurrence):
         input_gate, forget_gate, candidate, output_gate = (from_input + from_hidden).chunk(4, -1)
         cell = torch.sigmoid(forget_gate) * state["cell"] + torch.sigmoid(input_gate) * torch.tanh(candidate)
         return {"hidden": torch.sigmoid(output_gate) * torch.tanh(cell), "cell": cell}
+
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        from_input, from_hidden = _projections(weights, x, state["hidden"])
+        input_gate, forget_gate, _, output_gate = (from_input + from_hidden).chunk(4, -1)
+        return {
+            "input": torch.sigmoid(input_gate),
+            "forget": torch.sigmoid(forget_gate),
+            "output": torch.sigmoid(output_gate),
+        }
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        from_input, from_hidden = _projections(_part(weights, 1, of=4), x, state["hidden"])
+        return {"cell": torch.sigmoid(from_input + from_hidden)}
+
+    def products(
+        self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State
+    ) -> dict[str, tuple[str, Tensor]]:
+        return _products(x, state["hidden"])
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        names = ("input", "forget", "candidate", "output")
+        return dict(zip(names, weights["recurrent"].chunk(4, -2), strict=True))
 
 
 class GRUCell(Recurrence):
@@ -98,6 +139,23 @@ class GRUCell(Recurrence):
         candidate = torch.tanh(candidate_input + reset * candidate_hidden)
         return {"hidden": (1 - update) * candidate + update * hidden}
 
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        from_input, from_hidden = _projections(weights, x, state["hidden"])
+        reset, update, _ = (from_input + from_hidden).chunk(3, -1)
+        return {"reset": torch.sigmoid(reset), "update": torch.sigmoid(update)}
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        from_input, from_hidden = _projections(_part(weights, 1, of=3), x, state["hidden"])
+        return {"hidden": torch.sigmoid(from_input + from_hidden)}
+
+    def products(
+        self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State
+    ) -> dict[str, tuple[str, Tensor]]:
+        return _products(x, state["hidden"])
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(zip(("reset", "update", "candidate"), weights["recurrent"].chunk(3, -2), strict=True))
+
 
 @sequence.register(ElmanCell)
 @sequence.register(GRUCell)
@@ -114,3 +172,39 @@ def _(
     if initial is None:
         return recurrence.fused(inputs)[0]
     return recurrence.fused(inputs, (initial["hidden"][None].contiguous(), initial["cell"][None].contiguous()))[0]
+
+
+@in_pieces.register(ElmanCell)
+@in_pieces.register(GRUCell)
+def _(
+    recurrence: ElmanCell | GRUCell,
+    inputs: Float[Tensor, "batch time width"],
+    length: int,
+    initial: State | None = None,
+) -> Float[Tensor, "batch time hidden"]:
+    state = None if initial is None else initial["hidden"][None].contiguous()
+    made = []
+    for piece in inputs.split(length, 1):
+        outputs, last = recurrence.fused(piece, state)
+        state = last.detach()
+        made.append(outputs)
+    return torch.cat(made, 1)
+
+
+@in_pieces.register
+def _(
+    recurrence: LSTMCell, inputs: Float[Tensor, "batch time width"], length: int, initial: State | None = None
+) -> Float[Tensor, "batch time hidden"]:
+    state = None
+    if initial is not None:
+        state = initial["hidden"][None].contiguous(), initial["cell"][None].contiguous()
+    made = []
+    for piece in inputs.split(length, 1):
+        outputs, (hidden, cell) = recurrence.fused(piece, state)
+        state = hidden.detach(), cell.detach()
+        made.append(outputs)
+    return torch.cat(made, 1)
+
+
+for _cell in (ElmanCell, LSTMCell, GRUCell):
+    step_jacobians.register(_cell, unit_by_unit)

@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from retrograde.core.choices import require_at_least
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, sequence
+from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
 from retrograde.layers.outer_products import decay_between
 from retrograde.layers.short_convolution import convolved, filter_at_start, short_convolution, window_after
+from retrograde.layers.token_matrix import token_matrix
 
 CHUNK = 32
 """Times solved together: on a CPU the fastest of 8 to 128 for heads of width 8 to 64, within a fifth."""
@@ -113,11 +114,17 @@ class DeltaRuleCell(Recurrence):
     It reads q', k', v', the strength β and, with ``decays``, log α side by side, which is for its block to make; q is
     as wide as k. States: ``memory`` S, and ``window``, the last ``convolution`` vectors [q'; k'; v'], the present one
     last: the read-out's query needs it. ``convolution=1`` is none, and there is no window.
+
+    No entry of S has a path of its own: β k kᵀ mixes all of a row, and what an entry loses by itself, 1 - β k_i², says
+    only how the key happens to lie among the axes. So nothing is ``kept``; what fades and what is written are gates.
     """
 
     output = "memory"
 
-    def __init__(self, keys: int, values: int, heads: int, convolution: int, decays: bool) -> None:
+    def __init__(
+        self, keys: int, values: int, heads: int, convolution: int, decays: bool, strongest: float = 1.0
+    ) -> None:
+        """``strongest`` is the greatest β that the block gives, at which the gate counts as open."""
         super().__init__()
         require_at_least("heads", heads, 1)
         require_at_least("convolution", convolution, 1)
@@ -125,7 +132,7 @@ class DeltaRuleCell(Recurrence):
             if size % heads:
                 raise ValueError(f"the width of the {name} must be a multiple of heads: {size} is not one of {heads}")
         self.keys, self.values, self.heads, self.decays = keys, values, heads, decays
-        self.convolution = convolution
+        self.convolution, self.strongest = convolution, strongest
         if convolution > 1:
             self.filter = nn.Parameter(filter_at_start(self.channels, convolution))
 
@@ -164,6 +171,28 @@ class DeltaRuleCell(Recurrence):
         channels, _, _ = self._inputs(x)
         query, _, _ = self._heads(self._convolved(weights, channels, state))
         return (state["memory"] @ query.unsqueeze(-1)).squeeze(-1).flatten(-2)
+
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """β over the greatest that it can be, and α where there is one."""
+        _, strength, log_decay = self._inputs(x)
+        written = {"write": strength / self.strongest}
+        return written if log_decay is None else {**written, "decay": log_decay.exp()}
+
+    def hidden_attention(self, weights: Mapping[str, Tensor], x: Float[Tensor, "batch time width"]) -> HiddenAttention:
+        """β_j q_i · (α_i (I - β_i k_i k_iᵀ) … α_{j+1} (I - β_{j+1} k_{j+1} k_{j+1}ᵀ) k_j) of every head."""
+        channels, strength, log_decay = self._inputs(x)
+        if self.convolution > 1:
+            channels = short_convolution(channels, self.initial_state(x)["window"], weights["filter"])
+        query, key, value = self._heads(channels)
+        strength = strength.unsqueeze(-1)
+        decay = torch.ones_like(strength) if log_decay is None else log_decay.exp().unsqueeze(-1)
+
+        def carried(time: int, states: Tensor) -> Tensor:
+            now = slice(time, time + 1)
+            recalled = (states * key[:, now]).sum(-1, keepdim=True)
+            return decay[:, now] * (states - strength[:, now] * recalled * key[:, now])
+
+        return HiddenAttention(token_matrix(strength * key, query, carried), value)
 
     def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         channels, strength, log_decay = x.split([self.channels, self.heads, self.heads * self.decays], -1)

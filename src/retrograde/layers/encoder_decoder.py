@@ -16,9 +16,10 @@ from retrograde.core.adjoint import Layer, Placed, trace_stack
 from retrograde.core.contracts import Reals, SequenceModel, Space, Task
 from retrograde.core.losses import sample_means
 from retrograde.core.records import Batch, Ledger, State, Trace, node
-from retrograde.core.recurrence import Recurrence, clocked, sequence
+from retrograde.core.recurrence import Recurrence, clocked
 from retrograde.core.splits import Split
 from retrograde.core.statistics import present
+from retrograde.core.truncated import truncated
 from retrograde.layers.decoding import Carried, Writing
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.memory_attention import MemoryAttention, context
@@ -90,12 +91,25 @@ class Attending(Recurrence):
         self.attention = attention
         self.seen = dict(seen)
 
+    def let_go(self) -> None:
+        """Keep of what is seen the numbers alone.
+
+        A snapshot keeps the recurrence; the graph behind the memory would keep the snapshot, and both would live for
+        ever, because Python does not see through a graph.
+        """
+        self.seen = {name: value.detach() for name, value in self.seen.items()}
+
     @property
     def components(self) -> Mapping[str, tuple[int, ...]]:
         return self.cell.components
 
     def initial_state(self, like: Float[Tensor, "batch *rest"]) -> State:
         return self.cell.initial_state(like)
+
+    @property
+    def of_samples(self) -> frozenset[str]:
+        """What is remembered of the sources."""
+        return frozenset(self.seen) - frozenset(self.attention.weights())
 
     def weights(self) -> dict[str, Tensor]:
         of_cell = {f"cell.{name}": value for name, value in self.cell.weights().items()}
@@ -105,10 +119,29 @@ class Attending(Recurrence):
         return torch.cat([times.unsqueeze(-1), self.cell.clock(times)], -1)
 
     def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
+        return self.cell.step(_of_cell(weights), self._widened(weights, x, state), state)
+
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        return self.cell.gates(_of_cell(weights), self._widened(weights, x, state), state)
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        return self.cell.kept(_of_cell(weights), self._widened(weights, x, state), state)
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.cell.transitions(_of_cell(weights))
+
+    def products(
+        self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State
+    ) -> dict[str, tuple[str, Tensor]]:
+        of_cell = self.cell.products(_of_cell(weights), self._widened(weights, x, state), state)
+        return {f"cell.{name}": (f"cell.{bias}", vector) for name, (bias, vector) in of_cell.items()}
+
+    def _widened(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> Tensor:
+        """What the cell reads: the input, what is seen of the memory, and the cell's own clock."""
         own = self.cell.clock(torch.zeros(1, dtype=torch.long, device=x.device)).shape[-1]
         inputs, time, ticks = x.split([x.shape[-1] - 1 - own, 1, own], -1)
         seen, _ = self.attention.look(weights, state[self.cell.output], time)
-        return self.cell.step(_of_cell(weights), torch.cat([inputs, seen, ticks], -1), state)
+        return torch.cat([inputs, seen, ticks], -1)
 
     def read(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> Tensor:
         return state[self.cell.output]
@@ -126,10 +159,12 @@ class EncoderDecoder(SequenceModel):
     """Two stacks, and where attention stands: ``before`` the decoder's lowest cell, asked by that cell's last output,
     or ``after`` the top one, asked by its output of now; or nowhere.
 
-    In evaluation the loss is that of the given target, the score that of the model's own answers.
+    In evaluation the loss is that of the given target, the score that of the model's own answers. What the decoder
+    begins with keeps its gradient where that through time is truncated, and so does what it looks at.
     """
 
     kinds = ("transduce",)
+    recurrent = True
 
     def __init__(
         self,
@@ -200,6 +235,9 @@ class EncoderDecoder(SequenceModel):
         initial = self._initial(self.encoder.last(source.outputs, batch.lengths))
         stack = [Layer([placed]) for placed in self._placed(weights)]
         target = trace_stack(stack, x, batch.target_lengths, ledger, of_decoder, initial)
+        lowest = stack[0].placed[0].recurrence
+        if isinstance(lowest, Attending):
+            lowest.let_go()
         outputs, share = self._read_out(target.outputs, weights)
         if self.before:
             share = self._looked(weights, target.states)
@@ -277,14 +315,15 @@ class EncoderDecoder(SequenceModel):
     def _top(self, batch: Batch) -> tuple[Float[Tensor, "batch target hidden"], dict[str, Tensor]]:
         """The decoder's top layer on the given target or on what training mixes into it."""
         tokens = self.writing.read(self, batch, self.training)
-        source = self.encoder(self.source_embedding(batch.inputs), batch.lengths)
+        source = self.encoder(self.source_embedding(batch.inputs), batch.lengths, self.truncation)
         weights = self._weights(source, batch.lengths)
         initial = self._initial(self.encoder.last(source, batch.lengths))
         x = self.target_embedding(tokens)
         for depth, placed in enumerate(self._placed(weights)):
             if depth > 0:
                 x = self.decoder.dropout(x)
-            x = sequence(placed.recurrence, x, {name: initial[key] for key, name in placed.keys.items()})
+            begin = {name: initial[key] for key, name in placed.keys.items()}
+            x = truncated(placed.recurrence, x, self.truncation, begin)
         return x, weights
 
     def _read_out(

@@ -3,13 +3,15 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from retrograde.core.choices import require_at_least
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, affine, sequence
+from retrograde.core.recurrence import HiddenAttention, Recurrence, affine, sequence
 from retrograde.layers.scans import scan
+from retrograde.layers.token_matrix import token_matrix
 
 
 class MinimalCell(Recurrence):
@@ -23,7 +25,7 @@ class MinimalCell(Recurrence):
 
     @abstractmethod
     def kept_and_written(self, *parts: Float[Tensor, "... hidden"]) -> tuple[Tensor, Tensor]:
-        """a and b."""
+        """a and b, which is 1 - a times the last of the parts, the candidate."""
 
     @property
     def components(self) -> Mapping[str, tuple[int, ...]]:
@@ -35,6 +37,20 @@ class MinimalCell(Recurrence):
     def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
         keep, write = self.of_input(weights, x)
         return {"hidden": keep * state["hidden"] + write}
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        return {"hidden": self.of_input(weights, x)[0].expand_as(state["hidden"])}
+
+    def hidden_attention(self, weights: Mapping[str, Tensor], x: Float[Tensor, "batch time width"]) -> HiddenAttention:
+        """a_{j+1} ⋯ a_i (1 - a_j) of every entry, the shares of candidates in a mean, since b = (1 - a) ⊙ candidate."""
+        keep, _ = self.of_input(weights, x)
+        *_, candidate = affine(x, weights["input"], weights["bias"]).chunk(self.parts, -1)
+
+        def carried(time: int, states: Tensor) -> Tensor:
+            return keep[:, time, None, :, None] * states
+
+        matrix = token_matrix((1 - keep).unsqueeze(-1), torch.ones_like(keep).unsqueeze(-1), carried)
+        return HiddenAttention(matrix, candidate.unsqueeze(-1))
 
     def of_input(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"]) -> tuple[Tensor, Tensor]:
         """a and b of an input."""

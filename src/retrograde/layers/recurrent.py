@@ -11,7 +11,8 @@ from retrograde.core.adjoint import Layer, Placed, Traced, reading_order, reorde
 from retrograde.core.choices import require_at_least, require_dropout
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, Ledger, Trace, node
-from retrograde.core.recurrence import Recurrence, sequence
+from retrograde.core.recurrence import Recurrence
+from retrograde.core.truncated import truncated
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 
 DIRECTIONS = ("forward", "backward")
@@ -59,8 +60,9 @@ class RecurrentStack(nn.Module):
         )
 
     def forward(
-        self, inputs: Float[Tensor, "batch time width"], lengths: Int[Tensor, " batch"]
+        self, inputs: Float[Tensor, "batch time width"], lengths: Int[Tensor, " batch"], truncation: int | None = None
     ) -> Float[Tensor, "batch time hidden"]:
+        """The top layer's outputs; the gradient through time is cut at every ``truncation`` times that are read."""
         value = inputs
         for depth, layer in enumerate(self.placed):
             if depth > 0:
@@ -69,9 +71,10 @@ class RecurrentStack(nn.Module):
             for placed in layer:
                 if placed.backward:
                     order = reading_order(value.shape[1], lengths)
-                    made.append(reordered(sequence(placed.recurrence, reordered(value, order)), order))
+                    read = truncated(placed.recurrence, reordered(value, order), truncation)
+                    made.append(reordered(read, order))
                 else:
-                    made.append(sequence(placed.recurrence, value))
+                    made.append(truncated(placed.recurrence, value, truncation))
             value = torch.cat(made, -1) if len(made) > 1 else made[0]
         return value
 
@@ -89,6 +92,8 @@ class RecurrentStack(nn.Module):
 class RecurrentModel(SequenceModel):
     """Embedding, a stack of recurrences, and a linear read-out at every position."""
 
+    recurrent = True
+
     def __init__(
         self,
         task: Task,
@@ -105,7 +110,7 @@ class RecurrentModel(SequenceModel):
         self.causal = not bidirectional
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch time size"]:
-        return self.readout(self.stack(self.embedding(batch.inputs), batch.lengths))
+        return self.readout(self.stack(self.embedding(batch.inputs), batch.lengths, self.truncation))
 
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
         ledger = Ledger()

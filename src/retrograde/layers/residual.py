@@ -10,7 +10,7 @@ from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, Ledger, Trace, node
-from retrograde.core.recurrence import sequence
+from retrograde.core.truncated import truncated
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 
 
@@ -19,6 +19,8 @@ class ResidualModel(SequenceModel):
 
     ``make()`` builds one block of width ``hidden``.
     """
+
+    recurrent = True
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class ResidualModel(SequenceModel):
     def forward(self, batch: Batch) -> Float[Tensor, "batch time size"]:
         x = self.project(self.embedding(batch.inputs))
         for block in self.chain:
-            x = block.leave(x, sequence(block.recurrence, block.enter(x)))
+            x = block.leave(x, truncated(block.recurrence, block.enter(x), self.truncation))
         return self.readout(self.norm(x))
 
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:

@@ -76,6 +76,24 @@ class AntisymmetricCell(Recurrence):
         change = torch.sigmoid(turned + into_gate) * torch.tanh(turned + into_change)
         return {"hidden": hidden + self.step_size * change}
 
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """z where gated."""
+        if not self.gated:
+            return {}
+        hidden = state["hidden"]
+        turned = hidden @ weights["recurrent"].mT - self.diffusion * hidden
+        _, into_gate = affine(x, weights["input"], weights["bias"]).chunk(2, -1)
+        return {"update": torch.sigmoid(turned + into_gate)}
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        return {"hidden": torch.ones_like(state["hidden"])}
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """W - Wᵀ - γ I, which stands within tanh: the step adds ε of what comes of it to the state as it was."""
+        recurrent = weights["recurrent"]
+        eye = torch.eye(self.hidden, dtype=recurrent.dtype, device=recurrent.device)
+        return {"recurrent": recurrent - self.diffusion * eye}
+
 
 def antisymmetric_rnn(
     task: Task,

@@ -69,6 +69,14 @@ class ClockworkCell(Recurrence):
         runs = ticks.repeat_interleave(self.hidden // modules, -1) > 0
         return {"hidden": torch.where(runs, torch.tanh(proposed), state["hidden"])}
 
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... clocked"], state: State) -> dict[str, Tensor]:
+        """1 in the modules that rest, 0 in those that run."""
+        rests = x[..., -len(self.periods) :].repeat_interleave(self.hidden // len(self.periods), -1) == 0
+        return {"hidden": rests.to(state["hidden"].dtype).expand_as(state["hidden"])}
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"recurrent": weights["recurrent"]}
+
 
 def clockwork_rnn(
     task: Task,

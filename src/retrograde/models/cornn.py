@@ -70,6 +70,10 @@ class OscillatorCell(Recurrence):
             velocity = (velocity + self.dt * (drive - self.gamma * hidden)) / (1 + self.dt * self.epsilon)
         return {"hidden": hidden + self.dt * velocity, "velocity": velocity}
 
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """W and 𝒲."""
+        return {"recurrent": weights["recurrent"], "velocity": weights["velocity"]}
+
 
 def cornn(
     task: Task,

@@ -40,7 +40,9 @@ class DeltaNetBlock(Block):
     def __init__(self, hidden: int, heads: int, convolution: int, negative_eigenvalues: bool) -> None:
         super().__init__()
         self.strongest = 2.0 if negative_eigenvalues else 1.0
-        self.recurrence: DeltaRuleCell = DeltaRuleCell(hidden, hidden, heads, convolution, decays=False)
+        self.recurrence: DeltaRuleCell = DeltaRuleCell(
+            hidden, hidden, heads, convolution, decays=False, strongest=self.strongest
+        )
         self.norm = nn.RMSNorm(hidden, eps=EPSILON)
         self.project = nn.Linear(hidden, 3 * hidden, bias=False)
         self.strength = nn.Linear(hidden, heads, bias=False)

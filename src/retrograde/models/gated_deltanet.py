@@ -54,7 +54,9 @@ class GatedDeltaNetBlock(Block):
         require_at_least("expansion", expansion, 1)
         values = expansion * hidden
         self.strongest = 2.0 if negative_eigenvalues else 1.0
-        self.recurrence: DeltaRuleCell = DeltaRuleCell(hidden, values, heads, convolution, decays=True)
+        self.recurrence: DeltaRuleCell = DeltaRuleCell(
+            hidden, values, heads, convolution, decays=True, strongest=self.strongest
+        )
         self.norm = nn.RMSNorm(hidden, eps=EPSILON)
         self.project = nn.Linear(hidden, 2 * hidden + values, bias=False)
         self.strength = nn.Linear(hidden, heads, bias=False)

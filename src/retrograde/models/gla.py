@@ -27,11 +27,12 @@ from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, sequence
+from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.feedforward import SwiGLU
 from retrograde.layers.outer_products import by_head, outer_products
 from retrograde.layers.residual import ResidualModel
+from retrograde.layers.token_matrix import token_matrix
 
 EPSILON = 1e-5
 """What the norms add to a mean square, as in the authors' code."""
@@ -69,6 +70,22 @@ class GatedLinearAttentionCell(Recurrence):
     def read(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> Tensor:
         query, _, _, _ = self.parts(x)
         return (query.unsqueeze(-2) @ state["memory"]).squeeze(-2).flatten(-2)
+
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """α."""
+        _, _, log_decay, _ = self.parts(x)
+        return {"forget": log_decay.exp()}
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """α, for all values of a key's entry."""
+        _, _, log_decay, _ = self.parts(x)
+        return {"memory": log_decay.exp().unsqueeze(-1).expand_as(state["memory"])}
+
+    def hidden_attention(self, weights: Mapping[str, Tensor], x: Float[Tensor, "batch time width"]) -> HiddenAttention:
+        """q_i · (α_{j+1} ⊙ … ⊙ α_i ⊙ k_j) of every head."""
+        query, key, log_decay, value = self.parts(x)
+        decay = log_decay.exp()
+        return HiddenAttention(token_matrix(key, query, lambda i, states: decay[:, i : i + 1] * states), value)
 
     def parts(self, x: Float[Tensor, "... width"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """q, k, log α and v of every head, (..., head, width)."""

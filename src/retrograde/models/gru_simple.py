@@ -53,6 +53,16 @@ class UpdateGateCell(Recurrence):
         update = torch.sigmoid(into_update)
         return {"hidden": update * torch.tanh(into_candidate) + (1 - update) * cell}
 
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        driven = affine(x, weights["input"], weights["bias"]) + state["hidden"] @ weights["recurrent"].mT
+        return {"update": torch.sigmoid(driven.chunk(2, -1)[1])}
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        return {"hidden": 1 - self.gates(weights, x, state)["update"]}
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(zip(("candidate", "update"), weights["recurrent"].chunk(2, -2), strict=True))
+
 
 def gru_simple(
     task: Task,

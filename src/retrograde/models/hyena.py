@@ -33,8 +33,10 @@ from torch import Tensor, nn
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, Trace
+from retrograde.core.recurrence import HiddenAttention
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.opened import Opened
+from retrograde.layers.token_matrix import toeplitz
 
 SHORT = 3
 """Width of the convolution behind the projections."""
@@ -109,11 +111,27 @@ class HyenaOperator(nn.Module):
         self.combine = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time width"]:
-        projected = self.short(nn.functional.pad(self.project(x).mT, (SHORT - 1, 0))).mT
-        *gates, value = projected.chunk(self.filters.count + 1, -1)
+        *gates, value = self.projected(x)
         for gate, taps, through in zip(gates, self.filters(x.shape[1]), self.filters.through, strict=True):
             value = gate * (causal_convolution(value, taps) + through * value)
         return self.combine(value)
+
+    def projected(self, x: Float[Tensor, "batch time width"]) -> tuple[Tensor, ...]:
+        """x¹ … x^N and v."""
+        return self.short(nn.functional.pad(self.project(x).mT, (SHORT - 1, 0))).mT.chunk(self.filters.count + 1, -1)
+
+    def hidden_attention(self, x: Float[Tensor, "batch time width"]) -> HiddenAttention:
+        """Of every channel the product of all diag(xⁿ) (Tⁿ + Dⁿ I), hⁿ_{i-j} at [i, j] of Tⁿ; W_o mixes the channels.
+
+        In float32 at least.
+        """
+        *gates, value = self.projected(x)
+        taps = self.filters(x.shape[1])
+        matrix = torch.eye(x.shape[1], dtype=taps.dtype, device=x.device).expand(len(x), x.shape[2], -1, -1)
+        for gate, response, through in zip(gates, toeplitz(taps.mT), self.filters.through, strict=True):
+            matrix = gate.mT.unsqueeze(-1) * (response @ matrix + through[:, None, None] * matrix)
+        mixing, bias = self.combine.weight.to(taps.dtype), self.combine.bias.to(taps.dtype)
+        return HiddenAttention(matrix, value.to(taps.dtype).unsqueeze(-1), mixing, bias.expand(*x.shape[:2], -1))
 
 
 class Hyena(SequenceModel):
@@ -175,6 +193,16 @@ class Hyena(SequenceModel):
             x = x + operator(x)
             x = opened.kept(f"{depth}.forward.residual", x + feedforward(x))
         return opened.trace(self.readout(self.norm(x)))
+
+    def hidden_attention(self, states: Mapping[str, Tensor]) -> dict[str, HiddenAttention]:
+        found = {}
+        for depth, operator in enumerate(self.operators):
+            assert isinstance(operator, nn.Sequential)  # a ModuleList forgets what it holds, and so does a Sequential
+            norm, convolutions, _ = operator
+            assert isinstance(convolutions, HyenaOperator)
+            key = f"{depth}.forward"
+            found[key] = convolutions.hidden_attention(norm(states[f"{key}.residual"]))
+        return found
 
     @property
     def state_size(self) -> None:

@@ -59,6 +59,14 @@ class IndependentCell(Recurrence):
         kept = weights["recurrent"].unsqueeze(-2) * state["hidden"]
         return {"hidden": torch.relu(affine(x, weights["input"], weights["bias"]) + kept)}
 
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """u where the unit is active, else 0."""
+        active = self.step(weights, x, state)["hidden"] > 0
+        return {"hidden": weights["recurrent"].unsqueeze(-2) * active}
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"recurrent": weights["recurrent"]}
+
 
 class _Bounded(torch.autograd.Function):
     """The value cut to ±bound; a gradient passes unless a step along it would lead from the bound further out.

@@ -53,13 +53,33 @@ class MemoryCell(Recurrence):
 
     def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
         hidden, memory = state["hidden"], state["memory"]
-        *from_input, read_input = affine(x, weights["input"], weights["bias"]).chunk(4, -1)
-        from_hidden = (hidden @ weights["recurrent"].mT).chunk(3, -1)
-        memory_rate, hidden_rate, written = (a + b for a, b in zip(from_input, from_hidden, strict=True))
+        memory_rate, hidden_rate, written, read_input = self._driven(weights, x, hidden)
         memory_rate, hidden_rate = self.dt * torch.sigmoid(memory_rate), self.dt * torch.sigmoid(hidden_rate)
         memory = (1 - memory_rate) * memory + memory_rate * torch.tanh(written)
         read = torch.tanh(memory @ weights["memory"].mT + read_input)
         return {"hidden": (1 - hidden_rate) * hidden + hidden_rate * read, "memory": memory}
+
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """The rates in units of Δt."""
+        memory_rate, hidden_rate, _, _ = self._driven(weights, x, state["hidden"])
+        return {"memory_rate": torch.sigmoid(memory_rate), "hidden_rate": torch.sigmoid(hidden_rate)}
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        rates = self.gates(weights, x, state)
+        return {"hidden": 1 - self.dt * rates["hidden_rate"], "memory": 1 - self.dt * rates["memory_rate"]}
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        names = ("memory_rate", "hidden_rate", "written")
+        return dict(zip(names, weights["recurrent"].chunk(3, -2), strict=True)) | {"read": weights["memory"]}
+
+    def _driven(
+        self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], hidden: Float[Tensor, "... hidden"]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What input and hidden state say to the two rates and to what is written; what the input says to y."""
+        *from_input, read_input = affine(x, weights["input"], weights["bias"]).chunk(4, -1)
+        from_hidden = (hidden @ weights["recurrent"].mT).chunk(3, -1)
+        memory_rate, hidden_rate, written = (a + b for a, b in zip(from_input, from_hidden, strict=True))
+        return memory_rate, hidden_rate, written, read_input
 
 
 def lem(

@@ -28,7 +28,7 @@ from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, sequence
+from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
 from retrograde.layers.embedding import Embedding, EmbeddingFactory, OneHot
 from retrograde.layers.outer_products import by_head, outer_products
 from retrograde.layers.positions import sinusoidal
@@ -73,6 +73,21 @@ class LinearAttentionCell(Recurrence):
         query, _, _ = self.parts(x)
         found = (query.unsqueeze(-2) @ state["memory"]).squeeze(-2)
         return (found / ((query * state["normaliser"]).sum(-1, keepdim=True) + SMALLEST)).flatten(-2)
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """1, whatever the input."""
+        return {name: torch.ones_like(value[..., :1]).expand_as(value) for name, value in state.items()}
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """1, for every entry of a key in every head."""
+        size = self.hidden // self.heads
+        return {"memory": torch.ones(self.heads * size), "normaliser": torch.ones(self.heads * size)}
+
+    def hidden_attention(self, weights: Mapping[str, Tensor], x: Float[Tensor, "batch time width"]) -> HiddenAttention:
+        """φ(q_i) · φ(k_j) over its sum along j, of every head."""
+        query, key, value = self.parts(x)
+        products = (query.transpose(1, 2) @ key.transpose(1, 2).mT).tril()
+        return HiddenAttention(products / (products.sum(-1, keepdim=True) + SMALLEST), value)
 
     def parts(self, x: Float[Tensor, "... width"]) -> tuple[Tensor, Tensor, Tensor]:
         """φ(q), φ(k) and v of every head, (..., head, width)."""

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from retrograde.core.choices import require_at_least, require_one_of
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence
+from retrograde.core.recurrence import HiddenAttention, Recurrence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
+from retrograde.layers.token_matrix import toeplitz
 
 Matrix = Literal["orthogonal", "normal", "nonnormal"]
 
@@ -51,6 +52,28 @@ class LinearCell(Recurrence):
 
     def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
         return {"hidden": state["hidden"] @ weights["recurrent"].mT + x @ weights["input"].mT}
+
+    def hidden_attention(
+        self, weights: Mapping[str, Tensor], x: Float[Tensor, "batch time width"]
+    ) -> HiddenAttention | None:
+        """λ^{i-j} for every eigenvalue λ of W, a head whose values are U x in the basis of eigenvectors.
+
+        None where W has no such basis, or one so skewed that half of a number's digits would be lost in it, or is no
+        longer finite.
+        """
+        if not weights["recurrent"].isfinite().all():
+            return None
+        eigenvalues, basis = torch.linalg.eig(weights["recurrent"])
+        if not torch.linalg.cond(basis) < torch.finfo(x.dtype).eps ** -0.5:
+            return None
+        values = torch.linalg.solve(basis, (x @ weights["input"].mT).mT.to(basis.dtype)).mT
+        repeated = eigenvalues.unsqueeze(-1).expand(-1, x.shape[1] - 1)
+        powers = torch.cat([torch.ones_like(eigenvalues).unsqueeze(-1), repeated], -1).cumprod(-1)
+        mixing = torch.stack([basis.real, -basis.imag], -1).flatten(-2)
+        return HiddenAttention(toeplitz(powers).expand(len(x), -1, -1, -1), values.unsqueeze(-1), mixing)
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"recurrent": weights["recurrent"]}
 
 
 def recurrent_matrix(size: int, radius: float, matrix: Matrix) -> Float[Tensor, "size size"]:

@@ -28,11 +28,12 @@ from torch import Tensor, nn
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, sequence
+from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.gated_block import GatedBlock
 from retrograde.layers.residual import ResidualModel
 from retrograde.layers.scans import as_complex, as_pairs, scan
+from retrograde.layers.token_matrix import toeplitz
 
 
 class LinearRecurrentUnit(Recurrence):
@@ -90,11 +91,28 @@ class LinearRecurrentUnit(Recurrence):
     def read(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> Tensor:
         return state["state"].flatten(-2) @ weights["output"].mT + weights["skip"].unsqueeze(-2) * x
 
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """λ, whatever the input."""
+        return {"state": self.decay(weights).expand(x.shape[:-1] + (self.state,))}
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """λ."""
+        return {"state": self.decay(weights).flatten()}
+
+    def hidden_attention(self, weights: Mapping[str, Tensor], x: Float[Tensor, "batch time width"]) -> HiddenAttention:
+        """λ^{i-j} for every entry of the state, a head whose values are e^γ B u; C mixes the heads, D u is apart."""
+        driven = self.driven(weights, x)
+        powers = torch.exp(self.log_decay_of(weights).unsqueeze(-1) * torch.arange(x.shape[1], device=x.device))
+        matrix = toeplitz(powers).expand(len(x), -1, -1, -1)
+        return HiddenAttention(matrix, driven.unsqueeze(-1), weights["output"], weights["skip"] * x)
+
     def decay(self, weights: Mapping[str, Tensor]) -> Complex[Tensor, "... 1 state"]:
         """λ."""
-        return torch.exp(as_complex(torch.stack([-weights["magnitude"].exp(), weights["phase"].exp()], -1))).unsqueeze(
-            -2
-        )
+        return torch.exp(self.log_decay_of(weights)).unsqueeze(-2)
+
+    def log_decay_of(self, weights: Mapping[str, Tensor]) -> Complex[Tensor, "... state"]:
+        """log λ."""
+        return as_complex(torch.stack([-weights["magnitude"].exp(), weights["phase"].exp()], -1))
 
     def driven(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"]) -> Complex[Tensor, "... state"]:
         """e^γ ⊙ (B u)."""

@@ -60,6 +60,17 @@ class CarouselCell(Recurrence):
         cell = state["cell"] + input_gate * (4 * offered - 2)
         return {"hidden": output_gate * (2 * torch.sigmoid(cell) - 1), "cell": cell}
 
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        driven = affine(x, weights["input"], weights["bias"]) + state["hidden"] @ weights["recurrent"].mT
+        input_gate, output_gate, _ = torch.sigmoid(driven).chunk(3, -1)
+        return {"input": input_gate, "output": output_gate}
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        return {"cell": torch.ones_like(state["cell"])}
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(zip(("input", "output", "offered"), weights["recurrent"].chunk(3, -2), strict=True))
+
 
 def lstm_1997(
     task: Task,

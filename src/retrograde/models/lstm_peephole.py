@@ -53,15 +53,39 @@ class PeepholeCell(Recurrence):
         return {"input": self.input, "recurrent": self.recurrent, "peephole": self.peephole, "bias": self.bias}
 
     def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
+        input_gate, forget_gate, into_candidate, into_output = self._before(weights, x, state)
+        cell = forget_gate * state["cell"] + input_gate * torch.tanh(into_candidate)
+        output_gate = torch.sigmoid(into_output + _peephole(weights, 2) * cell)
+        return {"hidden": output_gate * torch.tanh(cell), "cell": cell}
+
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        input_gate, forget_gate, into_candidate, into_output = self._before(weights, x, state)
+        cell = forget_gate * state["cell"] + input_gate * torch.tanh(into_candidate)
+        output_gate = torch.sigmoid(into_output + _peephole(weights, 2) * cell)
+        return {"input": input_gate, "forget": forget_gate, "output": output_gate}
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        return {"cell": self.gates(weights, x, state)["forget"]}
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """U gate by gate; a peephole carries nothing from state to state but through a gate."""
+        names = ("input", "forget", "candidate", "output")
+        return dict(zip(names, weights["recurrent"].chunk(4, -2), strict=True))
+
+    def _before(
+        self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """i, f, and what goes into candidate and output gate but for that gate's view of the cell."""
         driven = affine(x, weights["input"], weights["bias"]) + state["hidden"] @ weights["recurrent"].mT
         into_input, into_forget, into_candidate, into_output = driven.chunk(4, -1)
-        # each (..., 1, hidden): beside the axes that weights may lead with, one for the batch
-        see_input, see_forget, see_output = weights["peephole"].split(1, -2)
-        input_gate = torch.sigmoid(into_input + see_input * state["cell"])
-        forget_gate = torch.sigmoid(into_forget + see_forget * state["cell"])
-        cell = forget_gate * state["cell"] + input_gate * torch.tanh(into_candidate)
-        output_gate = torch.sigmoid(into_output + see_output * cell)
-        return {"hidden": output_gate * torch.tanh(cell), "cell": cell}
+        input_gate = torch.sigmoid(into_input + _peephole(weights, 0) * state["cell"])
+        forget_gate = torch.sigmoid(into_forget + _peephole(weights, 1) * state["cell"])
+        return input_gate, forget_gate, into_candidate, into_output
+
+
+def _peephole(weights: Mapping[str, Tensor], gate: int) -> Float[Tensor, "... 1 hidden"]:
+    """One gate's weights, beside the axes that weights may lead with, one for the batch."""
+    return weights["peephole"].narrow(-2, gate, 1)
 
 
 def lstm_peephole(

@@ -38,11 +38,12 @@ from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, affine, sequence
+from retrograde.core.recurrence import HiddenAttention, Recurrence, affine, sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.residual import ResidualModel
 from retrograde.layers.scans import scan
 from retrograde.layers.short_convolution import convolved, filter_at_start, short_convolution, window_after
+from retrograde.layers.token_matrix import token_matrix
 
 CHANNELS_PER_RANK = 16
 """Hidden channels for each number that Δ is made of: section 3.6 gives Δ a projection of low rank."""
@@ -105,15 +106,39 @@ class SelectiveStateSpace(Recurrence):
         window = window_after(state["window"], x)
         u = self.activated(weights, convolved(window, weights["filter"]))
         timescale, enter, _ = self.selected(weights, u)
-        decay = torch.exp(timescale.unsqueeze(-1) * -weights["decay"].exp().unsqueeze(-3))
         driven = (timescale * u).unsqueeze(-1) * enter.unsqueeze(-2)
-        return {"window": window, "state": decay * state["state"] + driven}
+        return {"window": window, "state": self.decay(weights, timescale) * state["state"] + driven}
 
     def read(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> Tensor:
         u = self.activated(weights, convolved(state["window"], weights["filter"]))
         _, _, leave = self.selected(weights, u)
         read = (state["state"] @ leave.unsqueeze(-1)).squeeze(-1)
         return read + weights["skip"].unsqueeze(-2) * u
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """exp(Δ A)."""
+        u = self.activated(weights, convolved(window_after(state["window"], x), weights["filter"]))
+        timescale, _, _ = self.selected(weights, u)
+        return {"state": self.decay(weights, timescale)}
+
+    def hidden_attention(self, weights: Mapping[str, Tensor], x: Float[Tensor, "batch time width"]) -> HiddenAttention:
+        """C_i · exp(Σ_{j<k≤i} Δ_k A) Δ_j B_j of every channel, for the values u; D u is apart."""
+        start = self.initial_state(x)["window"]
+        u = self.activated(weights, short_convolution(x, start, weights["filter"]))
+        timescale, enter, leave = self.selected(weights, u)
+        written = timescale.unsqueeze(-1) * enter.unsqueeze(-2)
+
+        def carried(time: int, states: Tensor) -> Tensor:
+            return self.decay(weights, timescale[:, time]).unsqueeze(1) * states
+
+        matrix = token_matrix(written, leave.unsqueeze(-2), carried)
+        return HiddenAttention(matrix, u.unsqueeze(-1), rest=weights["skip"] * u)
+
+    def decay(
+        self, weights: Mapping[str, Tensor], timescale: Float[Tensor, "... inner"]
+    ) -> Float[Tensor, "... inner state"]:
+        """exp(Δ A)."""
+        return torch.exp(timescale.unsqueeze(-1) * -weights["decay"].exp().unsqueeze(-3))
 
     def activated(self, weights: Mapping[str, Tensor], summed: Tensor) -> Float[Tensor, "... inner"]:
         """u of what the filter makes."""

@@ -13,10 +13,15 @@ which the paper prefers for its stability: the scan here divides by nothing and 
 each other as they are, without the projections, convolutions and residual paths of the paper's experiments.
 """
 
+from collections.abc import Mapping
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from retrograde.core.contracts import Task
+from retrograde.core.records import State
+from retrograde.core.recurrence import affine
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.minimal_cell import MinimalCell
 from retrograde.layers.recurrent import RecurrentModel
@@ -33,6 +38,10 @@ class MinGRUCell(MinimalCell):
         gate, candidate = parts
         update = torch.sigmoid(gate)
         return 1 - update, update * candidate
+
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        gate, _ = affine(x, weights["input"], weights["bias"]).chunk(self.parts, -1)
+        return {"update": torch.sigmoid(gate)}
 
 
 def mingru(

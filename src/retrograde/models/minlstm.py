@@ -16,10 +16,15 @@ which the paper prefers for its stability: the scan here divides by nothing and 
 each other as they are, without the projections, convolutions and residual paths of the paper's experiments.
 """
 
+from collections.abc import Mapping
+
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from retrograde.core.contracts import Task
+from retrograde.core.records import State
+from retrograde.core.recurrence import affine
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.minimal_cell import MinimalCell
 from retrograde.layers.recurrent import RecurrentModel
@@ -36,6 +41,11 @@ class MinLSTMCell(MinimalCell):
         forget_gate, input_gate, candidate = parts
         ratio = nn.functional.logsigmoid(forget_gate) - nn.functional.logsigmoid(input_gate)
         return torch.sigmoid(ratio), torch.sigmoid(-ratio) * candidate
+
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """f and i, before they are made to sum to 1."""
+        forget_gate, input_gate, _ = affine(x, weights["input"], weights["bias"]).chunk(self.parts, -1)
+        return {"forget": torch.sigmoid(forget_gate), "input": torch.sigmoid(input_gate)}
 
 
 def minlstm(

@@ -47,7 +47,7 @@ from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least, require_one_of
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, affine, sequence
+from retrograde.core.recurrence import HiddenAttention, Recurrence, affine, sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.outer_products import outer_products
 from retrograde.layers.residual import ResidualModel
@@ -132,6 +132,39 @@ class MatrixLSTMCell(Recurrence):
         weight = (query * state["normaliser"]).sum(-1)
         read = fraction(found, weight, state["stabiliser"]).flatten(-2)
         return torch.cat([read.to(mixed.dtype), mixed], -1)
+
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """i' and f', which the stabiliser keeps within 1."""
+        window = window_after(state["window"], x)
+        mixed = activated(convolved(window, weights["filter"]), weights["filter_bias"])
+        _, _, _, log_input, log_forget = self.parts(weights, x, mixed)
+        log_forget = log_forget + state["stabiliser"]
+        stabiliser = torch.maximum(log_forget, log_input)
+        return {"input": torch.exp(log_input - stabiliser), "forget": torch.exp(log_forget - stabiliser)}
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """f' of memory and normaliser; what they stand for, e^m times them, is carried on by f."""
+        forget = self.gates(weights, x, state)["forget"]
+        return {
+            "memory": forget[..., None, None].expand_as(state["memory"]),
+            "normaliser": forget.unsqueeze(-1).expand_as(state["normaliser"]),
+        }
+
+    def hidden_attention(self, weights: Mapping[str, Tensor], x: Float[Tensor, "batch time width"]) -> HiddenAttention:
+        """f_{j+1} ⋯ f_i i_j (q_i · k_j) / √d over max(|its sum along j|, 1) of every head; c is apart."""
+        start = self.initial_state(x)["window"]
+        mixed = activated(short_convolution(x, start, weights["filter"]), weights["filter_bias"])
+        query, key, value, log_input, log_forget = self.parts(weights, x, mixed)
+        query, key, log_input, log_forget = (part.transpose(1, 2) for part in (query, key, log_input, log_forget))
+        forgotten = log_forget.unsqueeze(-1).expand(-1, -1, -1, x.shape[1]).tril(-1).cumsum(-2)  # each of its own terms
+        causal = torch.ones_like(forgotten, dtype=torch.bool).tril()
+        counted = (forgotten + log_input.unsqueeze(-2)).masked_fill(~causal, -torch.inf)
+        stabiliser = counted.amax(-1)
+        products = torch.exp(counted - stabiliser.unsqueeze(-1)) * (query @ key.mT)
+        matrix = fraction(products, products.sum(-1), stabiliser)
+        # y stands first in what is read, c behind it
+        mixing = torch.eye(2 * self.inner, self.inner, dtype=x.dtype, device=x.device)
+        return HiddenAttention(matrix, value, mixing, nn.functional.pad(mixed, (self.inner, 0)))
 
     def parts(
         self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], mixed: Float[Tensor, "... width"]

@@ -59,6 +59,9 @@ class OrthogonalCell(Recurrence):
         before = state["hidden"] @ weights["recurrent"].mT + x @ weights["input"].mT
         return {"hidden": mod_relu(before, weights["bias"].unsqueeze(-2))}
 
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"recurrent": weights["recurrent"]}
+
 
 def mod_relu(z: Float[Tensor, "... hidden"], bias: Float[Tensor, "... hidden"]) -> Float[Tensor, "... hidden"]:
     """sign(z) max(|z| + bias, 0), which keeps the sign and shifts the size; 0 at 0."""

@@ -36,9 +36,9 @@ from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, sequence
+from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
-from retrograde.layers.outer_products import by_head, outer_products
+from retrograde.layers.outer_products import by_head, decay_between, outer_products
 from retrograde.layers.positions import rotated
 from retrograde.layers.residual import ResidualModel
 
@@ -75,6 +75,22 @@ class RetentionCell(Recurrence):
         query, _, _ = self.parts(x)
         return (query.unsqueeze(-2) @ state["memory"]).squeeze(-2).flatten(-2)
 
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """γ e^{-iθ} for every head and every pair of a key's entries; the other eigenvalue of a pair is its conjugate.
+
+        No entry is carried on by itself, only pairs of them are: so nothing is ``kept``.
+        """
+        angle = angles(self.keys // self.heads, torch.empty(0))
+        decay = log_decay(self.heads, angle).exp().unsqueeze(-1)
+        return {"memory": torch.polar(decay.expand(-1, len(angle)), -angle.expand(self.heads, -1)).flatten()}
+
+    def hidden_attention(self, weights: Mapping[str, Tensor], x: Float[Tensor, "batch time width"]) -> HiddenAttention:
+        """(R^{i-j} k_j · q_i) γ^{i-j} of every head."""
+        query, key, value = self.parts(x)
+        turned_query, turned_key = (rotated(part.transpose(1, 2)) for part in (query, key))
+        decay = log_decay(self.heads, x).view(1, -1, 1, 1).expand(-1, -1, x.shape[1], -1)
+        return HiddenAttention(turned_query @ turned_key.mT * decay_between(decay), value)
+
     def parts(self, x: Float[Tensor, "... width"]) -> tuple[Tensor, Tensor, Tensor]:
         """q, k and v of every head, (..., head, width)."""
         split = x.split([self.keys, self.keys, self.values], -1)
@@ -90,13 +106,16 @@ def log_decay(heads: int, like: Tensor) -> Float[Tensor, " head"]:
 
 def turned(memory: Float[Tensor, "*batch keys values"]) -> Float[Tensor, "*batch keys values"]:
     """R S: the memory one step later, at every pair of rows 2i, 2i+1."""
-    width = memory.shape[-2]
-    dtype = torch.promote_types(memory.dtype, torch.float32)
-    pair = torch.arange(width // 2, device=memory.device, dtype=dtype)
-    angle = torch.exp(-math.log(10000.0) * 2 * pair / width).unsqueeze(-1)
+    angle = angles(memory.shape[-2], memory).unsqueeze(-1)
     sin, cos = angle.sin(), angle.cos()
     even, odd = memory.unflatten(-2, (-1, 2)).unbind(-2)
     return torch.stack([even * cos + odd * sin, odd * cos - even * sin], -2).flatten(-3, -2)
+
+
+def angles(width: int, like: Tensor) -> Float[Tensor, " pairs"]:
+    """By how much each pair of entries turns in a step; in float32 at least."""
+    pair = torch.arange(width // 2, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+    return torch.exp(-math.log(10000.0) * 2 * pair / width)
 
 
 @sequence.register

@@ -46,7 +46,7 @@ from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, sequence
+from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.residual import ResidualModel
 from retrograde.layers.scans import scan
@@ -98,6 +98,32 @@ class TimeMixingCell(Recurrence):
             # a tensor of its own, so that it can change with numerator and denominator held
             "exponent": largest.clone(),
         }
+
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """σ(r)."""
+        _, _, receptance = self.parts(weights, x, state["last"])
+        return {"receptance": torch.sigmoid(receptance)}
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """e^{p_{t-1}-w-p_t} of both sums; what they stand for, e^p times them, is carried on by e^{-w}."""
+        key, _, _ = self.parts(weights, x, state["last"])
+        faded = state["exponent"] - weights["log_decay"].exp().unsqueeze(-2)
+        return dict.fromkeys(("numerator", "denominator"), torch.exp(faded - torch.maximum(faded, key)))
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """e^{-w}, of what both sums stand for."""
+        return {"decay": torch.exp(-weights["log_decay"].exp())}
+
+    def hidden_attention(self, weights: Mapping[str, Tensor], x: Float[Tensor, "batch time width"]) -> HiddenAttention:
+        """σ(r_i) softmax_j(k_j - (i - 1 - j) w for j < i, u + k_i for j = i) of every channel."""
+        key, value, receptance = self.parts(weights, x, preceded(self.initial_state(x)["last"], x))
+        time = torch.arange(x.shape[1], device=x.device)
+        elapsed = time.unsqueeze(1) - time
+        faded = -(elapsed - 1).unsqueeze(-1) * weights["log_decay"].exp()  # query, key, channel
+        weight = torch.where(elapsed.unsqueeze(-1) == 0, weights["bonus"], faded) + key.unsqueeze(1)
+        shares = torch.softmax(weight.masked_fill(elapsed.unsqueeze(-1) < 0, -torch.inf), 2)
+        matrix = torch.sigmoid(receptance).unsqueeze(2) * shares
+        return HiddenAttention(matrix.permute(0, 3, 1, 2), value.unsqueeze(-1))
 
     def parts(
         self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], last: Float[Tensor, "... width"]

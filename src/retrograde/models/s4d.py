@@ -45,11 +45,12 @@ from torch import Tensor, nn
 from retrograde.core.choices import require_at_least, require_one_of
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, sequence
+from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.gated_block import GatedBlock
 from retrograde.layers.residual import ResidualModel
 from retrograde.layers.scans import as_complex, as_pairs
+from retrograde.layers.token_matrix import toeplitz
 
 Initialisation = Literal["lin", "inv", "legs"]
 Discretisation = Literal["zoh", "bilinear"]
@@ -114,6 +115,23 @@ class DiagonalStateSpace(Recurrence):
     def read(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> Tensor:
         weighted = as_complex(weights["output"]).unsqueeze(-3) * as_complex(state["state"])
         return 2 * weighted.sum(-1).real.to(x.dtype) + weights["skip"].unsqueeze(-2) * x
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """Ā, whatever the input."""
+        decay, _ = self.discrete(weights)
+        return {"state": decay.unsqueeze(-3).expand(x.shape[:-1] + decay.shape[-2:])}
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Ā; the eigenvalues of the states that are left out, the conjugates, are its conjugates."""
+        decay, _ = self.discrete(weights)
+        return {"state": decay.flatten()}
+
+    def hidden_attention(self, weights: Mapping[str, Tensor], x: Float[Tensor, "batch time width"]) -> HiddenAttention:
+        """K_{i-j} of every channel; D u is apart."""
+        _, drive = self.discrete(weights)
+        kernel = response(self.log_decay_of(weights), as_complex(weights["output"]) * drive, x.shape[1])
+        matrix = toeplitz(kernel).expand(len(x), -1, -1, -1)
+        return HiddenAttention(matrix, x.unsqueeze(-1), rest=weights["skip"] * x)
 
     def discrete(
         self, weights: Mapping[str, Tensor]

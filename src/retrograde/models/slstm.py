@@ -84,9 +84,7 @@ class ScalarLSTMCell(Recurrence):
         return {"input": self.input, "recurrent": self.recurrent, "bias": self.bias}
 
     def step(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> State:
-        from_input = affine(x, weights["input"], weights["bias"])
-        log_input, forget, candidate, output = (from_input + self._mixed(weights, state["hidden"])).chunk(4, -1)
-        log_forget = (logsigmoid(forget) if self.forget == "sigmoid" else forget) + state["stabiliser"]
+        log_input, log_forget, candidate, output = self._driven(weights, x, state)
         stabiliser = torch.maximum(log_forget, log_input)
         input_gate, forget_gate = torch.exp(log_input - stabiliser), torch.exp(log_forget - stabiliser)
         cell = forget_gate * state["cell"] + input_gate * torch.tanh(candidate)
@@ -99,6 +97,36 @@ class ScalarLSTMCell(Recurrence):
             # that they took part in would change nothing at all
             "stabiliser": stabiliser.clone(),
         }
+
+    def gates(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """i' and f', which the stabiliser keeps within 1, and the output gate."""
+        log_input, log_forget, _, output = self._driven(weights, x, state)
+        stabiliser = torch.maximum(log_forget, log_input)
+        return {
+            "input": torch.exp(log_input - stabiliser),
+            "forget": torch.exp(log_forget - stabiliser),
+            "output": torch.sigmoid(output),
+        }
+
+    def kept(self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State) -> dict[str, Tensor]:
+        """f', for the cell and what it is divided by alike."""
+        forget = self.gates(weights, x, state)["forget"]
+        return {"cell": forget, "normaliser": forget}
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """R gate by gate, with zeros between heads."""
+        heads = (head.chunk(4, -2) for head in weights["recurrent"].unbind(-3))
+        names = ("input", "forget", "candidate", "output")
+        return {name: torch.block_diag(*blocks) for name, blocks in zip(names, zip(*heads, strict=True), strict=True)}
+
+    def _driven(
+        self, weights: Mapping[str, Tensor], x: Float[Tensor, "... width"], state: State
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """ĩ, log f + m_{t-1}, z̃ and õ."""
+        from_input = affine(x, weights["input"], weights["bias"])
+        log_input, forget, candidate, output = (from_input + self._mixed(weights, state["hidden"])).chunk(4, -1)
+        log_forget = (logsigmoid(forget) if self.forget == "sigmoid" else forget) + state["stabiliser"]
+        return log_input, log_forget, candidate, output
 
     def _mixed(self, weights: Mapping[str, Tensor], hidden: Float[Tensor, "... hidden"]) -> Tensor:
         """R h, (..., 4 hidden), gate by gate."""

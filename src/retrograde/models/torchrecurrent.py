@@ -42,6 +42,10 @@ COMPONENTS = {
 }
 """What a cell returns, in its order, where that is not the hidden state, or hidden state and cell."""
 
+OTHER_WEIGHTS = ("AntisymmetricRNN", "GatedAntisymmetricRNN", "MCLSTM", "TGRU", "TLSTM")
+"""Cells whose ``weight_hh`` is not what a state is multiplied by: half of an antisymmetric matrix, the map from a state
+to the entries of one, or weights of the input before."""
+
 SUFFIX = "Cell"
 
 
@@ -51,6 +55,7 @@ class TorchRecurrentCell(Recurrence):
     def __init__(self, inputs: int, hidden: int, cell: str) -> None:
         super().__init__()
         require_at_least("hidden", hidden, 1)
+        self.name = cell
         package = _package()
         known = sorted(name.removesuffix(SUFFIX) for name in package.__all__ if name.endswith(SUFFIX))
         if cell not in known:
@@ -97,6 +102,14 @@ class TorchRecurrentCell(Recurrence):
             name: value.reshape(*leading, -1) if place is None else watch.shaped_as(value, place)
             for name, value, place in zip(self.shapes, results, self.places, strict=True)
         }
+
+    def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The square blocks of ``weight_hh``, in the package's order; what each is called there it does not tell."""
+        found = [weight for name, weight in weights.items() if name.endswith("weight_hh") and weight.ndim == 2]
+        if self.name in OTHER_WEIGHTS or not found:
+            return {}
+        blocks = found[0].split(found[0].shape[-1], -2)
+        return {"recurrent" if len(blocks) == 1 else f"recurrent_{at}": block for at, block in enumerate(blocks)}
 
     def _given(self, state: State) -> Tensor | tuple[Tensor, ...]:
         return tuple(state[name] for name in self.carried) if self.pair else state[self.carried[0]]

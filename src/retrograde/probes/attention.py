@@ -16,14 +16,14 @@ induction score: Olsson et al. 2022, arXiv:2209.11895 (there on repeated random 
 Cost: none beyond the snapshot; a stored map is samples · heads · T² numbers.
 """
 
-import math
 from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from retrograde.core.contracts import Snapshot, Tokens
+from retrograde.core.maps import distances, map_reading, mean_over_queries
 from retrograde.core.records import Reading
 from retrograde.core.statistics import present
 
@@ -42,32 +42,9 @@ class Attention:
 
     def __call__(self, snapshot: Snapshot) -> Iterable[Reading]:
         for layer, weights in snapshot.trace.maps.items():
-            stored, (queries, keys) = pooled(weights[: self.samples], self.longest)
-            dims = {
-                "sample": range(len(stored)),
-                "head": range(stored.shape[1]),
-                "query": [place * queries for place in range(stored.shape[2])],
-                "key": [place * keys for place in range(stored.shape[3])],
-            }
-            yield Reading(f"map/{layer}", stored.double().cpu().numpy(), dims, "share")
+            yield map_reading(layer, weights[: self.samples], self.longest)
             for name, (values, unit) in head_numbers(layer, weights, snapshot).items():
                 yield Reading(f"{name}/{layer}", values.double().cpu().numpy(), {"head": range(len(values))}, unit)
-
-
-def pooled(
-    weights: Float[Tensor, "sample head query key"], longest: int
-) -> tuple[Float[Tensor, "sample head queries keys"], tuple[int, int]]:
-    """Maps of at most ``longest`` rows and columns, and how many positions each row and each column stands for.
-
-    Over a block of queries the mean is taken, over a block of keys the sum, so that rows still sum to 1.
-    """
-    rows, columns = (math.ceil(length / longest) for length in weights.shape[-2:])
-    keys = nn.functional.pad(weights, (0, -weights.shape[-1] % columns)).unflatten(-1, (-1, columns)).sum(-1)
-    padding = -weights.shape[-2] % rows
-    queries = nn.functional.pad(keys, (0, 0, 0, padding)).unflatten(-2, (-1, rows))
-    sizes = torch.full((queries.shape[2], 1), rows, device=weights.device)
-    sizes[-1] -= padding
-    return queries.sum(-2) / sizes, (rows, columns)
 
 
 def head_numbers(
@@ -75,26 +52,28 @@ def head_numbers(
 ) -> dict[str, tuple[Float[Tensor, " head"], str]]:
     """Each number with its unit, per head; what compares positions only where queries and keys are of one sequence."""
     batch, target_side, cross = snapshot.batch, layer in snapshot.trace.target_side, layer in snapshot.trace.cross
-    query = torch.arange(weights.shape[-2], device=weights.device)
     real = present(batch, range(weights.shape[-2]), target_side)
     shares = weights / weights.sum(-1, keepdim=True)  # a window may take from the weights, which then sum to less
     entropy = torch.special.entr(shares).sum(-1)
     visible = (weights > 0).any(1, keepdim=True).sum(-1).expand_as(entropy)
     numbers = {
-        "entropy": (_mean(entropy, real), "nats"),
-        "entropy_share": (_mean(entropy / visible.clamp(min=2).log(), real[:, None] & (visible > 1)), "share"),
-        "confidence": (_mean(weights.amax(-1), real), "share"),
+        "entropy": (mean_over_queries(entropy, real), "nats"),
+        "entropy_share": (
+            mean_over_queries(entropy / visible.clamp(min=2).log(), real[:, None] & (visible > 1)),
+            "share",
+        ),
+        "confidence": (mean_over_queries(weights.amax(-1), real), "share"),
     }
     if cross:
         return numbers
-    numbers["distance"] = (_mean((weights * (query[:, None] - query).abs()).sum(-1), real), "positions")
+    numbers["distance"] = (mean_over_queries(distances(weights), real), "positions")
     if weights.shape[-1] > 1:
         previous = torch.diagonal(weights, offset=-1, dim1=-2, dim2=-1)
-        numbers["previous_token"] = (_mean(previous, real[:, 1:]), "share")
+        numbers["previous_token"] = (mean_over_queries(previous, real[:, 1:]), "share")
     if isinstance(snapshot.task.inputs, Tokens) and not target_side:
         after, exists = after_previous_occurrence(batch.inputs)
         chosen = weights.gather(-1, after[:, None, :, None].expand(-1, weights.shape[1], -1, 1)).squeeze(-1)
-        numbers["induction"] = (_mean(chosen, exists & real), "share")
+        numbers["induction"] = (mean_over_queries(chosen, exists & real), "share")
     return numbers
 
 
@@ -104,9 +83,3 @@ def after_previous_occurrence(tokens: Tensor) -> tuple[Tensor, Tensor]:
     earlier = (tokens[:, :, None] == tokens[:, None, :]) & (position[None, :] < position[:, None])
     last = torch.where(earlier, position, -1).amax(-1)
     return (last + 1).clamp(max=tokens.shape[1] - 1), last >= 0
-
-
-def _mean(values: Float[Tensor, "batch head query"], counts: Tensor) -> Float[Tensor, " head"]:
-    """Over samples and queries that count; NaN where none does."""
-    counts = (counts if counts.ndim == values.ndim else counts[:, None]).expand_as(values)
-    return values.where(counts, 0.0).sum((0, 2)) / counts.sum((0, 2))

@@ -4,7 +4,7 @@
     run.json        who, what, with which settings and versions; how it ended; its summary
     card.json       the task's card
     tables/         see ``tables``
-    checkpoints/    best.ckpt by validation, last.ckpt
+    checkpoints/    best.ckpt by validation, last.ckpt; nonfinite.pt, the step that ended a run which diverged
     wandb/          the W&B run
 """
 
@@ -27,6 +27,7 @@ NOT_PART_OF_THE_RESULT = (
     "hydra",
     "launcher",
     "recorder",
+    "alerts",
     "progress",
     "outputs",
     "trainer.accelerator",

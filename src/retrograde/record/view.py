@@ -3,10 +3,12 @@
     train/loss, validation/score, …                  as they come
     <probe>/<quantity>/<where>                       numbers without dims
     <probe>/<quantity>/<where>/lag_<k>               mean over the batch at log-spaced lags, or times before the last
-    <probe>/<quantity>/<where>/<head or parameter>   numbers along one named dim
+    <probe>/<quantity>/<where>/<head or parameter>   numbers along one named dim, not of every unit
     <probe>/<quantity>/<where>/over_time, over_lag   picture: training downward, time or lag to the right
     <probe>/map/<where>/head_<h>                     picture of an attention map, queries downward, square-root scale
     <test>/<quantity>_by_<dim>/outputs/<dim>_<k>     means of a whole test set at log-spaced positions, lags or lengths
+
+What the readings warn of when the run ends is sent as W&B's own alerts; all of it stands in the summary.
 
 Of a test's coordinates those are chosen that are the nearest at or below 0, 1, 2, 4, 8, … and the largest; each number
 is that of the coordinate in its name, none is moved to a neighbour's. A test is no snapshot: it comes once, in the end,
@@ -29,14 +31,20 @@ import wandb
 
 from retrograde.core.records import Reading
 from retrograde.core.statistics import OF_A_SET, STATISTICS
+from retrograde.record.alerts import TITLES
 from retrograde.record.folder import RunFolder
 from retrograde.record.palette import coloured
+
+WANDB_LEVELS = {"error": "ERROR", "warning": "WARN", "info": "INFO"}
 
 Mode = Literal["offline", "online", "disabled"]
 
 STEP = "trainer/global_step"
 PICTURE_EVERY = 4
 """Maps are drawn on every fourth snapshot and the last: a picture costs as much as a hundred scalars."""
+
+AS_LONG_AS_WIDE = ("unit", "eigenvalue")
+"""Dims with an entry for every unit of a layer: hundreds of scalars a snapshot, which stay in the tables."""
 
 SMALLEST_SIDE = 160
 """Pixels; smaller maps are magnified by a whole number so that a browser does not blur them."""
@@ -91,7 +99,7 @@ class WandbView:
                 logged |= _of_a_set(name, reading)
             elif dims in (("statistic", "time"), ("statistic", "lag")):
                 logged |= self._curve(name, reading)
-            elif len(dims) == 1:
+            elif len(dims) == 1 and dims[0] not in AS_LONG_AS_WIDE:
                 coordinates = reading.dims[dims[0]]
                 logged |= {
                     f"{name}/{label}": float(value) for label, value in zip(coordinates, reading.values, strict=True)
@@ -109,6 +117,10 @@ class WandbView:
             self.run.log({**self._drawn_maps(step), STEP: step})
         self.run.log({**self._drawn_maps(last), **self._drawn_curves(), STEP: last})
         self.run.summary.update(dict(summary))
+        for alert in summary.get("alerts", ()):
+            if alert["at_end"]:
+                # one kind may hold in several layers; 0 would mean a minute without a second alert of one title
+                self.run.alert(TITLES[alert["kind"]], alert["text"], WANDB_LEVELS[alert["level"]], wait_duration=0.001)
         self._attach(folder, summary)
         self.run.finish(exit_code=1 if failed else 0)
         self.still_open.discard(self.run.id)

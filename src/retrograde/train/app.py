@@ -113,7 +113,7 @@ def job(config: DictConfig) -> None:
 def _carried_out(config: DictConfig, number: int | None) -> str:
     from retrograde.record.folder import RunFolder
     from retrograde.train.fit import fit
-    from retrograde.train.job import carry_out, closing_line, require_same_source
+    from retrograde.train.job import alert_lines, carry_out, closing_line, require_same_source
     from retrograde.train.options import Identity, Job, ProbingSettings
 
     settings = run_config(config)
@@ -145,10 +145,11 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
         trainer=_made(settings["trainer"], "trainer"),
         probing=ProbingSettings(**settings["probing"]),
         recorder=_made(settings["recorder"], "recorder"),
+        alerts=_made(settings["alerts"], "alerts"),
         regularizer=None if settings["regularizer"] is None else _made(settings["regularizer"], "regularizer"),
     )
     result = carry_out(run, folder, identity, settings, settings["progress"], number)
-    return f"{prefix}{closing_line(folder, result)}"
+    return "\n".join([f"{prefix}{closing_line(folder, result)}", *alert_lines(result)])
 
 
 def sized(config: DictConfig, settings: dict[str, Any], task: "Task", identity: "Identity") -> dict[str, Any]:

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from retrograde.core.contracts import SequenceModel, Task, Tokens
 from retrograde.core.losses import sample_means
 from retrograde.core.records import Batch, Reading
 from retrograde.core.splits import Split
-from retrograde.core.statistics import OF_A_SET
+from retrograde.core.statistics import curve
 from retrograde.train.streams import FIXED, generator
 
 
@@ -75,7 +75,7 @@ def examine(model: SequenceModel, task: Task, evaluation: Sequence[Batch]) -> Ex
             scores.append(task.score(said, moved).double().where(moved.scored, 0.0).cpu())
             answers.append((said.argmax(2) if is_tokens else said).cpu())
             judged.append(task.judged(batch))
-            furthest.append(furthest_lag(task, batch))
+            furthest.append(task.furthest_lags(batch))
     whole, asked, answer = Batch.joined(evaluation), torch.cat(judged), torch.cat(answers)
     loss, score, lag = torch.cat(losses), torch.cat(scores), torch.cat(furthest)
     measures = dict(task.metrics(answer, loss, whole))
@@ -91,26 +91,8 @@ def examine(model: SequenceModel, task: Task, evaluation: Sequence[Batch]) -> Ex
     of_sample = sample_means(score, whole.scored)
     position = torch.arange(asked.shape[1]).expand_as(asked)
     known = asked & (lag >= 0)
-    curves = [_curve(f"{name}_by_position", "position", position[asked], right[asked], unit)]
+    curves = [curve(f"{name}_by_position", "position", position[asked], right[asked], unit)]
     if known.any():
-        curves.append(_curve(f"{name}_by_lag", "lag", lag[known], right[known], unit))
-    curves.append(_curve("score_by_length", "length", whole.lengths, of_sample, "score"))
+        curves.append(curve(f"{name}_by_lag", "lag", lag[known], right[known], unit))
+    curves.append(curve("score_by_length", "length", whole.lengths, of_sample, "score"))
     return Examination(mean_loss, float(of_sample.mean()), measures, curves)
-
-
-def furthest_lag(task: Task, batch: Batch) -> Int[Tensor, "batch target"]:
-    """The largest lag that each position needs, -1 where it needs nothing that is known."""
-    furthest = torch.full(batch.scored.shape, -1).flatten()
-    sample, _, position = task.needs(batch).unbind(1)
-    furthest.scatter_reduce_(0, sample * batch.scored.shape[1] + position, task.lags(batch), "amax")
-    return furthest.view(batch.scored.shape)
-
-
-def _curve(
-    name: str, dim: str, coordinate: Int[Tensor, " values"], values: Float[Tensor, " values"], unit: str
-) -> Reading:
-    at, index = coordinate.unique(return_inverse=True)
-    count = torch.bincount(index, minlength=len(at)).double()
-    mean = torch.zeros(len(at), dtype=torch.float64).index_add_(0, index, values) / count
-    shown = torch.stack([mean, count]).numpy()
-    return Reading(f"{name}/outputs", shown, {"statistic": OF_A_SET, dim: at.tolist()}, unit)

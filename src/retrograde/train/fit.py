@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from retrograde.core.contracts import Probe, Regularizer, SequenceModel, Task
+from retrograde.record.alerts import AlertSettings
 from retrograde.record.folder import RunFolder, run_name
 from retrograde.train.job import carry_out, require_same_source
 from retrograde.train.load import Run, load
@@ -40,6 +41,7 @@ def fit(
     trainer: TrainerSettings = TrainerSettings(),
     probing: ProbingSettings = ProbingSettings(),
     recorder: RecorderSettings = RecorderSettings(),
+    alerts: AlertSettings = AlertSettings(),
     study: str = "python",
     outputs: Path | str = "outputs",
     progress: bool = True,
@@ -65,6 +67,7 @@ def fit(
         "trainer": asdict(trainer),
         "probing": asdict(probing),
         "recorder": asdict(recorder),
+        "alerts": asdict(alerts),
         "study": study,
     }
     identity = Identity(study, _stem(made_of["model"]), _stem(made_of["task"]))
@@ -73,7 +76,19 @@ def fit(
         require_same_source(folder, task)
         return load(folder.path)
     job = Job(
-        model, task, probes, seed, steps, batch_size, optimizer, scheduler, trainer, probing, recorder, regularizer
+        model=model,
+        task=task,
+        probes=probes,
+        seed=seed,
+        steps=steps,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        trainer=trainer,
+        probing=probing,
+        recorder=recorder,
+        regularizer=regularizer,
+        alerts=alerts,
     )
     carry_out(job, folder, identity, config, progress)
     return load(folder.path)

@@ -15,9 +15,12 @@ import pytorch_lightning as pl
 import torch
 
 from retrograde.core.contracts import SequenceModel, Task
+from retrograde.record.alerts import alerts, in_words
 from retrograde.record.folder import FAILED, FINISHED, INTERRUPTED, RunFolder
 from retrograde.record.recorder import RunRecorder
+from retrograde.record.store import FolderStore
 from retrograde.record.view import WandbView
+from retrograde.train.divergence import Divergence
 from retrograde.train.evaluation import batches, evaluate, examine
 from retrograde.train.load import PREFIX, selected_weights
 from retrograde.train.module import BEST, Training, window_metric
@@ -25,6 +28,7 @@ from retrograde.train.options import Identity, Job
 from retrograde.train.probing import Probing, probe_batch
 from retrograde.train.progress import ProgressBar, wanted
 from retrograde.train.provenance import provenance
+from retrograde.train.replay import replay
 
 
 def carry_out(
@@ -77,6 +81,9 @@ def _claimed(
         (folder.path / "traceback.txt").write_text(traceback.format_exc())
         recorder.close(status, {"reason": f"{type(error).__name__}: {error}", "duration": time.monotonic() - begun})
         raise
+    recorder.flush()
+    found = alerts(FolderStore(folder.path), folder.run, job.alerts, {**metadata, **summary})
+    summary["alerts"] = [asdict(alert) for alert in found]
     summary["duration"] = time.monotonic() - begun
     recorder.close(FINISHED, summary)
     return {**metadata, **summary}
@@ -132,9 +139,12 @@ def _train(
         recorder.labels(job.task.labels(batch), np.zeros(batch.inputs.shape[:2], dtype=bool))
         recorder.labels(target_labels, scored, side="target")
     settings = job.trainer
+    if settings.truncate is not None:
+        model.truncate(settings.truncate)
     probing = Probing(job.probes, batch, job.probing, job.steps, recorder)
     training = Training(job, model, recorder, probing.scheduled, folder.checkpoints)
-    callbacks: list[pl.Callback] = [probing]
+    divergence = Divergence(recorder)
+    callbacks: list[pl.Callback] = [divergence, probing]
     if wanted(progress):
         callbacks.append(ProgressBar(title, job.steps, number))
     with _quiet():
@@ -161,7 +171,11 @@ def _train(
             | _tested(job, model, recorder, folder)
             | {"probing": probing.account}
         )
-    diverged = training.first_nonfinite is not None
+    nonfinite = None
+    if divergence.found is not None:  # the weights are those of the last finite step
+        found = divergence.found
+        place = None if found.batch is None else replay(model, job.task, found.batch, found.step).first
+        nonfinite = found.described(place)
     return _tested(job, model, recorder, folder) | {
         "validation_score": training.best_score,
         "solved_step": training.solved_step,
@@ -170,7 +184,8 @@ def _train(
         "horizon_start": probing.horizons[0] if probing.horizons else None,
         "probing": probing.account,
         "diverged_step": training.first_nonfinite,
-        "reason": f"the training loss is not finite at step {training.first_nonfinite}" if diverged else None,
+        "nonfinite": nonfinite,
+        "reason": None if nonfinite is None else in_words(nonfinite),
     }
 
 
@@ -191,6 +206,7 @@ def _as_it_stands(job: Job, model: SequenceModel, recorder: RunRecorder, folder:
         "horizon": None,
         "horizon_start": None,
         "diverged_step": None,
+        "nonfinite": None,
         "reason": None,
     }
 
@@ -227,6 +243,11 @@ def closing_line(folder: RunFolder, result: Mapping[str, Any]) -> str:
         f"({result['baseline_rule']} {result['baseline']:.3f}), {verdict}{reach}; {folder.path}"
     )
     return f"{line} ({result['reason']})" if result["reason"] else line
+
+
+def alert_lines(result: Mapping[str, Any]) -> list[str]:
+    """What the readings warn of at the end of a run, the gravest first; what held only before stands in run.json."""
+    return [f"  {alert['level']}: {alert['text']}" for alert in result["alerts"] if alert["at_end"]]
 
 
 @contextmanager

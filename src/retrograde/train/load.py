@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.record.folder import RunFolder
 from retrograde.record.store import FolderStore
+from retrograde.train.replay import Replay, kept, replay
 
 PREFIX = "model."
 """Where the model's weights stand in a checkpoint."""
@@ -38,6 +39,17 @@ class Run:
     def tables(self) -> list[str]:
         """The names that ``readings`` knows."""
         return self.store.tables()
+
+    def replay(self) -> Replay:
+        """The step on which this run stopped being finite, once more: from the weights before it, on its own batch.
+
+        Raises ValueError where it never did.
+        """
+        step, weights, batch = kept(self.folder.checkpoints)
+        model, task = built(self.metadata)
+        precision = next(value.dtype for value in weights.values() if value.is_floating_point())
+        model.to(precision).load_state_dict(weights)
+        return replay(model, task, batch, step)
 
 
 def load(run: Path | str) -> Run:

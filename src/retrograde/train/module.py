@@ -52,6 +52,7 @@ class Training(pl.LightningModule):
         self.first_nonfinite: int | None = None
         self.solved_step: int | None = None
         self.best_score: float | None = None
+        self.validated: int | None = None
 
     def train_dataloader(self) -> DataLoader[int]:
         """A count of steps: batches are drawn in the step itself, on the device, from a seeded generator."""
@@ -61,7 +62,8 @@ class Training(pl.LightningModule):
         drawn = batches(self.task, "validation", self.job.trainer.validation_samples, self.job.batch_size)
         self.validation = [batch.beside(self.model.like) for batch in drawn]
         self.stream = generator("train", self.job.seed, self.device)
-        self.losses = torch.zeros(self.job.trainer.log_every, device=self.device)
+        precise = torch.promote_types(self.model.like.dtype, torch.float32)
+        self.losses = torch.zeros(self.job.trainer.log_every, device=self.device, dtype=precise)
         self.clipped = torch.zeros((), device=self.device)
         self.clipped_steps = 0
         self.norm = torch.zeros((), device=self.device)
@@ -78,7 +80,7 @@ class Training(pl.LightningModule):
         }
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
-        drawn = self.task.sample(self.job.batch_size, self.stream).beside(self.model.like)
+        drawn = self.drawn = self.task.sample(self.job.batch_size, self.stream).beside(self.model.like)
         losses, outputs = self.objective(self.task, drawn)
         loss = losses.mean()
         self.losses[batch_idx % self.job.trainer.log_every] = loss.detach()
@@ -127,6 +129,10 @@ class Training(pl.LightningModule):
         if kept and self.update is not None:
             self.update.used = _gradients(parameters)
 
+    def waits(self, step: int) -> bool:
+        """Whether the host waits for the device after this step anyway, because something is recorded."""
+        return self._logs(step) or self._validates(step) or step in self.probed
+
     def _logs(self, step: int) -> bool:
         return step % self.job.trainer.log_every == 0 or step == self.job.steps
 
@@ -147,13 +153,15 @@ class Training(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = batch_idx + 1
+        if self.first_nonfinite is not None:  # the run has ended before that step
+            return
         if self._logs(step):
             self._log(step)
         if self._validates(step):
             self._validate(step)
 
     def on_train_end(self) -> None:
-        if self.best_score is None:  # a run that diverged early has a score as well
+        if self.first_nonfinite is not None and self.validated != self.global_step:
             self._validate(self.global_step)
         self.trainer.save_checkpoint(self.checkpoints / LAST)
 
@@ -169,14 +177,11 @@ class Training(pl.LightningModule):
             **window_metric(self.task, "train", sum(losses) / count),
         }
         self.recorder.metrics(step, values | device_metrics(self.device))
-        bad = [at for at, loss in enumerate(losses) if not math.isfinite(loss)]
-        if bad:
-            self.first_nonfinite = step - count + 1 + bad[0]
-            self.trainer.should_stop = True
 
     def _validate(self, step: int) -> None:
         """Loss and score on the validation set; the best weights so far are kept, and a solved task ends the run."""
         loss, score = evaluate(self.model, self.task, self.validation)
+        self.validated = step
         self.model.train()
         values = {"validation/loss": loss, "validation/score": score}
         self.recorder.metrics(step, values | window_metric(self.task, "validation", loss))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from retrograde.core.contracts import Probe, Regularizer, SequenceModel, Task
+from retrograde.record.alerts import AlertSettings
 from retrograde.record.view import Mode
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -24,6 +25,7 @@ class TrainerSettings:
     compile: bool = False
     clip: float | None = 1.0
     clip_by: Literal["norm", "value"] = "norm"
+    truncate: int | None = None
     log_every: int = 50
     validate_every: int = 100
     validation_samples: int = 1024
@@ -37,6 +39,8 @@ class TrainerSettings:
                 raise ValueError(f"trainer.{name} must be at least 1, not {getattr(self, name)}")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"trainer.clip must be greater than 0, or null for none; not {self.clip}")
+        if self.truncate is not None and self.truncate < 1:
+            raise ValueError(f"trainer.truncate must be at least 1, or null for never; not {self.truncate}")
         if self.clip_by not in ("norm", "value"):
             raise ValueError(f"trainer.clip_by must be norm or value, not '{self.clip_by}'")
         known = ("auto", "cpu", "gpu", "cuda", "mps")
@@ -111,6 +115,7 @@ class Job:
     probing: ProbingSettings
     recorder: RecorderSettings
     regularizer: Regularizer | None = None
+    alerts: AlertSettings = AlertSettings()
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:

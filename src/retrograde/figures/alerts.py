@@ -1,0 +1,86 @@
+"""What the readings of a comparison's runs warned of: one entry for each kind, and in it one sentence for
+each model, however many runs that is about.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from retrograde.figures.comparison import Comparison, listed, records
+from retrograde.figures.theme import present
+from retrograde.record.alerts import KINDS, LEVELS, TITLES
+
+COLUMNS = ["model", "seed", "alert", "level", "layer", "component", "from step", "to step", "at the end", "text", "run"]
+
+SPOKEN, NAMED = 4, 8
+"""Models that have a sentence of their own; the others are named, and where there are more than that, counted."""
+
+
+@dataclass(frozen=True)
+class OfModel:
+    """Some runs of one model that raised the same kind of alert, and the sentence of the one in the middle."""
+
+    model: str
+    runs: int
+    seeds: int
+    text: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Raised:
+    """A kind of alert that held at the end of some runs; ``others`` are the models without a sentence, in words."""
+
+    title: str
+    level: str
+    runs: int
+    models: list[OfModel]
+    others: str
+
+
+def per_alert(comparison: Comparison) -> pd.DataFrame:
+    """One row an alert, as the runs recorded them: what holds at a run's end first, then by weight, model and seed."""
+    rows: list[dict[str, Any]] = []
+    for run in records(comparison.runs):
+        for alert in comparison.store.metadata(run["run"]).get("alerts", ()):
+            place = [alert["kind"], alert["level"], alert["layer"], alert["component"]]
+            when = [alert["first"], alert["last"], alert["at_end"]]
+            values = [run["model"], run["seed"], *place, *when, alert["text"], run["run"], alert["value"]]
+            rows.append(dict(zip([*COLUMNS, "value"], values, strict=True)))
+    table = pd.DataFrame(rows, columns=[*COLUMNS, "value"]).astype({"model": comparison.runs["model"].dtype})
+    weight = [
+        (not at_end, LEVELS.index(level), KINDS.index(kind))
+        for at_end, level, kind in zip(table["at the end"], table["level"], table["alert"], strict=True)
+    ]
+    order = pd.Series(weight, index=table.index, dtype=object)
+    return (
+        table.assign(order=order)
+        .sort_values(["order", "model", "seed", "text"], ignore_index=True)
+        .drop(columns="order")
+    )
+
+
+def per_kind(table: pd.DataFrame, comparison: Comparison) -> list[Raised]:
+    """The entries of the page, from ``per_alert``: one a kind, of what holds at the end."""
+    held = table[table["at the end"].astype(bool)]
+    lines = []
+    for kind in dict.fromkeys(held["alert"]):
+        of_kind = held[held["alert"] == kind]
+        models = [_of_model(of_kind[of_kind["model"] == model], comparison) for model in present(of_kind["model"])]
+        level, runs = str(of_kind["level"].iloc[0]), int(of_kind["run"].nunique())
+        rest = [of_model.model for of_model in models[SPOKEN:]]
+        others = f"{len(rest)} other models" if len(rest) > NAMED else listed(rest) if rest else ""
+        lines.append(Raised(TITLES[str(kind)], level, runs, models[:SPOKEN], others))
+    return lines
+
+
+def _of_model(alerts: pd.DataFrame, comparison: Comparison) -> OfModel:
+    middle = records(alerts.sort_values("value", kind="stable"))[(len(alerts) - 1) // 2]
+    seeds = int((comparison.runs["model"] == middle["model"]).sum())
+    return OfModel(str(middle["model"]), int(alerts["run"].nunique()), seeds, str(middle["text"]), int(middle["seed"]))
+
+
+def asked(comparison: Comparison) -> int:
+    """How many of the runs were asked for alerts: those that ended, and were not recorded before there were any."""
+    return sum("alerts" in comparison.store.metadata(run) for run in comparison.runs["run"])

@@ -1,0 +1,68 @@
+"""Alerts of many runs, as the runs recorded them: counted by kind and model, none left out."""
+
+from pathlib import Path
+from typing import Any
+
+from fake_runs import Fake, write_run
+from retrograde.figures.alerts import OfModel, Raised, asked, per_alert, per_kind
+from retrograde.figures.comparison import Comparison, comparisons
+from retrograde.record.store import FolderStore
+
+
+def alert(kind: str, text: str, value: float = 1.0, level: str = "warning", at_end: bool = True) -> dict[str, Any]:
+    place = {"layer": "0.forward", "component": "hidden", "first": 0, "last": 200}
+    return {"kind": kind, "level": level, "text": text, "value": value, "at_end": at_end, **place}
+
+
+def compared(outputs: Path, runs: dict[tuple[str, int], list[dict[str, Any]] | None]) -> Comparison:
+    for (model, seed), alerts in runs.items():
+        write_run(outputs, Fake(model, seed, more={} if alerts is None else {"alerts": alerts}))
+    ((one,), _) = comparisons(FolderStore(outputs))
+    return one
+
+
+def test_a_hundred_runs_with_one_alert_are_one_sentence_with_a_count(tmp_path: Path) -> None:
+    """The sentence is that of the run in the middle, by the number that the alert is about."""
+    runs = {("elman", seed): [alert("vanishing", f"seed {seed}", value=-float(seed))] for seed in range(100)}
+    comparison = compared(tmp_path, runs)
+    assert per_kind(per_alert(comparison), comparison) == [
+        Raised("Vanishing gradient", "warning", 100, [OfModel("elman", 100, 100, "seed 50", 50)], "")
+    ]
+    assert asked(comparison) == 100
+
+
+def test_kinds_come_by_weight_and_models_with_their_counts(tmp_path: Path) -> None:
+    runs = {
+        ("lstm", 0): [alert("clipping", "clipped")],
+        ("lstm", 1): [alert("nonfinite", "NaN", level="error"), alert("vanishing", "lost", at_end=False)],
+        ("gru", 0): [alert("saturated", "below"), alert("saturated", "above", value=2.0)],
+        ("irnn", 0): [],
+        ("rule", 0): None,  # recorded before there were alerts
+    }
+    comparison = compared(tmp_path, runs)
+    table = per_alert(comparison)
+    lines = per_kind(table, comparison)
+    assert [(line.title, line.runs) for line in lines] == [
+        ("Numbers that are none", 1),
+        ("Saturated states", 1),
+        ("Clipping on most steps", 1),
+    ]
+    assert lines[0].models == [OfModel("lstm", 1, 2, "NaN", 1)]
+    assert lines[1].models == [OfModel("gru", 1, 1, "below", 0)]  # two alerts of one run
+    assert table["text"].to_list() == ["NaN", "above", "below", "clipped", "lost"]
+    assert asked(comparison) == 4
+
+
+def test_of_many_models_a_few_have_a_sentence_and_the_others_a_name_or_a_number(tmp_path: Path) -> None:
+    names = [f"m{number}" for number in range(13)]
+    comparison = compared(tmp_path / "some", {(name, 0): [alert("dead", name)] for name in names[:6]})
+    (line,) = per_kind(per_alert(comparison), comparison)
+    assert [of_model.text for of_model in line.models] == names[:4] and line.others == "m4 and m5"
+    comparison = compared(tmp_path / "many", {(name, 0): [alert("dead", name)] for name in names})
+    (line,) = per_kind(per_alert(comparison), comparison)
+    assert line.runs == 13 and line.others == "9 other models"
+
+
+def test_runs_without_alerts_make_an_empty_table(tmp_path: Path) -> None:
+    comparison = compared(tmp_path, {("lstm", 0): []})
+    assert per_alert(comparison).empty and per_kind(per_alert(comparison), comparison) == []
