@@ -111,6 +111,24 @@ def test_times_without_an_error_are_left_out_and_counted() -> None:
     np.testing.assert_allclose(readings[f"omega/{KEY}"].values, 4 * 0.25, rtol=1e-12)
 
 
+def test_where_no_error_arrives_at_all_nothing_is_said_but_that() -> None:
+    """A sample without an error is none that keeps it: with a read-out of zeros for all, there is no Ω."""
+    task = Adding(length=8)
+    model = linear_rnn(task, hidden=3, radius=0.5)
+    batch = task.sample(2, torch.Generator().manual_seed(0))
+    with torch.no_grad():  # the mean squared error of the first sample is none
+        targets = batch.targets.clone()
+        targets[0] = model(batch)[0]
+    readings = by_name(snapshot(model, task, replace(batch, targets=targets), 0))
+    assert readings[f"left_out/{KEY}"].values == 4  # 8 of one sample and 0 of the other
+    np.testing.assert_allclose(readings[f"omega/{KEY}"].values, 8 * 0.25, rtol=1e-12)
+    with torch.no_grad():
+        model.readout.weight.zero_()
+    readings = by_name(snapshot(model, task, batch, 0))
+    assert list(readings) == [f"left_out/{KEY}"]
+    assert readings[f"left_out/{KEY}"].values == 8
+
+
 def test_padding_is_neither_summed_nor_counted_as_left_out() -> None:
     task = Adding(length=20, markers="first_ten")
     on = taken(linear_rnn(task, hidden=3, radius=0.5), task)

@@ -26,7 +26,9 @@ def course_of(model: torch.nn.Module):
 def diagonal(values: list[float]) -> torch.nn.Module:
     model = linear_rnn(TASK, hidden=len(values)).double()
     with torch.no_grad():
-        model.stack.placed[0][0].recurrence.weights()["recurrent"].copy_(torch.diag(torch.tensor(values, dtype=torch.float64)))
+        model.stack.placed[0][0].recurrence.weights()["recurrent"].copy_(
+            torch.diag(torch.tensor(values, dtype=torch.float64))
+        )
     return model
 
 

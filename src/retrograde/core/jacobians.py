@@ -1,6 +1,7 @@
 r"""One step of a recurrence as matrices, J_t = ∂z_t/∂z_{t-1}, over the full state and along one sequence.
 
-Row i of every J_t comes from one vector-Jacobian product of the step taken at all times at once.
+Row i of every J_t comes from one vector-Jacobian product of the step taken at all times at once; a cell that is known
+to mix units in matrix products alone (``unit_by_unit``) needs one for each component of its state.
 
 **Parts.** A state often falls apart into parts that do not bear on one another: the numbers of a diagonal recurrence,
 the columns of a matrix memory. J_t is then block-diagonal, the blocks are all that is computed, and one product serves

@@ -15,9 +15,10 @@ Exact: no direction is drawn at random. A product is kept as a mantissa and an e
 What is exactly 0 reads as censored: a path that is cut and a derivative that was rounded to 0 look alike.
 
 Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063 (one step); Bengio, Simard, Frasconi 1994 (products).
-Cost: for each sample one sweep, n products of a vector with one step at all times, T products of n×n matrices, and a
-singular value decomposition for each spectral norm: for one sample, n of 128 to 256 and T = 400 one to three training
-steps. A state whose parts do not bear on one another costs what its parts do; see ``core.jacobians``.
+Cost: for each sample n products of a vector with one step at all times (for elman, gru and lstm two at most), T
+products of n×n matrices, and a singular value decomposition for each spectral norm: for one sample, n of 128 to 256 and
+T = 400 half to two and a half training steps. A decoder needs a sweep of its own besides. A state whose parts do not
+bear on one another costs what its parts do; see ``core.jacobians``.
 """
 
 import math

@@ -10,7 +10,7 @@ z_{t-1} itself.
 
     left_out    times at which dL/dz_t is zero or below the format's range: of those nothing is said, and nothing summed
 
-Per sample, then mean and quantiles over the batch; left_out as their mean.
+Per sample, then mean and quantiles over those of the batch that have such a time; left_out as their mean.
 
 Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, section 3.3; the ratio over time is ours.
 Cost: none beyond the snapshot.
@@ -35,11 +35,14 @@ class Omega:
     def __call__(self, snapshot: Snapshot) -> Iterable[Reading]:
         for layer, course in snapshot.courses.items():
             ratio, status, counts = ratios(course)
-            squares = (10**ratio - 1).square().where(counts, 0.0)
-            omega = linear_statistics(squares.sum(1, keepdim=True), torch.ones_like(counts[:, :1]))
-            yield Reading(f"omega/{layer}", omega[:, 0].cpu().numpy(), {"statistic": STATISTICS}, "sum over times")
             left_out = (course.read & ~counts).sum(1).double().mean()
             yield Reading(f"left_out/{layer}", np.array(float(left_out)), {}, "times")
+            samples = counts.any(1, keepdim=True)
+            if not samples.any():
+                continue
+            squares = (10**ratio - 1).square().where(counts, 0.0)
+            omega = linear_statistics(squares.sum(1, keepdim=True), samples)
+            yield Reading(f"omega/{layer}", omega[:, 0].cpu().numpy(), {"statistic": STATISTICS}, "sum over times")
             ratio, status, counts = (course.in_time(value) for value in (ratio, status, counts))
             kept = counts.any(0)
             values, statuses = log10_statistics(ratio[:, kept], status[:, kept], counts[:, kept])

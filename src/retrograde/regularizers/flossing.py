@@ -50,7 +50,12 @@ class Flossing:
             for course in courses.values()
             for sample in range(len(first))
         ]
-        return self.weight * torch.stack(squares).sum() / len(first)
+        found = self.weight * torch.stack(squares).sum() / len(first)
+        if not found.requires_grad:
+            raise ValueError(
+                "regularizer=flossing moves the weights of a step; this model's steps have none that learn"
+            )
+        return found
 
 
 def exponents(course: Course, sample: int, count: int) -> Float[Tensor, " exponents"]:
@@ -97,8 +102,13 @@ def _advanced(
     before = {name: value if value.requires_grad else value.requires_grad_() for name, value in before.items()}
     after = recurrence.step(weights, x.expand(count, -1), before)
     dummies = {name: torch.zeros_like(value, requires_grad=True) for name, value in after.items()}
+    live = [name for name, value in after.items() if value.requires_grad]
     carried = torch.autograd.grad(
-        list(after.values()), list(before.values()), list(dummies.values()), create_graph=True, materialize_grads=True
+        [after[name] for name in live],
+        list(before.values()),
+        [dummies[name] for name in live],
+        create_graph=True,
+        materialize_grads=True,
     )
     directions = frame.T.split([value[0].numel() for value in before.values()], 1)
     along = sum((back.flatten(1) * v).sum() for back, v in zip(carried, directions, strict=True))

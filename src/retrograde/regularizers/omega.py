@@ -1,7 +1,7 @@
 r"""Pascanu's Ω: the error is to keep its size from step to step, in the direction that it has.
 
-    Ω = Σ_t (‖g_tᵀ J_t‖ / ‖g_t‖ - 1)²          J_t = ∂z_t/∂z_{t-1},  g_t = dL/dz_t
-    loss = weight · Ω                            the mean over samples, the sum over recurrences
+    Ω_t = (‖J_tᵀ g_t‖ / ‖g_t‖ - 1)²            J_t = ∂z_t/∂z_{t-1},  g_t = dL/dz_t
+    loss = weight · mean of Ω_t                 over times and samples; the sum over recurrences
 
 z is the full state, all components side by side. The immediate derivative alone is taken: every z_t and g_t is held
 where the sweep found it, and the weights move in the one step that J_t is the Jacobian of. Times at which g_t is zero,
@@ -9,8 +9,9 @@ below the format's range or no number are left out. It is measured in evaluation
 
 Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, section 3.3; weights 2 and 4: section 4.
 Differs: the paper's state is what its nonlinearity is taken of, so that J_t depends immediately on the recurrent matrix
-and nothing else; here it is what the nonlinearity gives, whose slope depends on weights and biases as well. The
-authors' code squares both norms and takes the mean over times, of which it leaves out those with ‖g_t‖² below 1e-20.
+and nothing else; here it is what the nonlinearity gives, whose slope depends on weights and biases as well. The mean
+over times is that of the authors' code, so that a weight means the same at every length; the paper writes a sum. That
+code squares both norms, and leaves out times with ‖g_t‖² below 1e-20.
 Cost: a sweep of the batch, and the step at all times at once, differentiated twice.
 """
 
@@ -20,7 +21,6 @@ from torch import Tensor
 
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, Course
-from retrograde.core.recurrence import Recurrence
 from retrograde.core.scaled import LOG10_2, Scaled, log10_norm, power_of_two
 from retrograde.core.snapshot import gradient_flow
 from retrograde.core.statistics import log10_joint
@@ -39,7 +39,12 @@ class Omega:
         courses = gradient_flow(model, task, batch).courses
         if not courses:
             raise ValueError(f"regularizer=omega keeps the error in a recurrence, and {type(model).__name__} has none")
-        return self.weight * torch.stack([omega(course).mean() for course in courses.values()]).sum()
+        found = self.weight * torch.stack([omega(course).mean() for course in courses.values()]).sum()
+        if not found.requires_grad:
+            raise ValueError(
+                "regularizer=omega moves the weights of a step, and this model's steps have none that learn"
+            )
+        return found
 
 
 def omega(course: Course) -> Float[Tensor, " batch"]:
@@ -51,7 +56,7 @@ def omega(course: Course) -> Float[Tensor, " batch"]:
     error = {name: _of_length_one(total, size, counts) for name, total in course.total.items()}
     with torch.enable_grad():
         before = {name: value.transpose(0, 1).clone().requires_grad_() for name, value in course.before.items()}
-        after = course.recurrence.step(_weights(course.recurrence), course.inputs.transpose(0, 1), before)
+        after = course.recurrence.step(_weights(course), course.inputs.transpose(0, 1), before)
         live = [name for name, value in after.items() if value.requires_grad]
         carried = torch.autograd.grad(
             [after[name] for name in live],
@@ -61,14 +66,15 @@ def omega(course: Course) -> Float[Tensor, " batch"]:
             materialize_grads=True,
         )
         ratio = torch.linalg.vector_norm(torch.cat([value.flatten(2) for value in carried], -1), dim=-1).T
-        return (ratio - 1).square().where(counts, 0.0).sum(1)
+        return (ratio - 1).square().where(counts, 0.0).sum(1) / counts.sum(1).clamp(min=1)
 
 
-def _weights(recurrence: Recurrence) -> dict[str, Tensor]:
+def _weights(course: Course) -> dict[str, Tensor]:
     """Those that the step reads, with their graph; what the recurrence keeps of one batch, a memory say, is held."""
-    weights, again = recurrence.weights(), recurrence.weights()
-    kept = {name for name, value in weights.items() if value is again[name] and not value.is_leaf}
-    return {name: value.detach() if name in kept else value for name, value in weights.items()}
+    held = course.recurrence.of_samples
+    return {
+        name: course.weights[name] if name in held else value for name, value in course.recurrence.weights().items()
+    }
 
 
 def _of_length_one(
