@@ -53,6 +53,13 @@ def test_kinds_come_by_weight_and_models_with_their_counts(tmp_path: Path) -> No
     assert asked(comparison) == 4
 
 
+def test_what_ended_a_run_is_said_before_what_followed_from_it(tmp_path: Path) -> None:
+    after = [alert("nonfinite", f"{count} times NaN", value=count) for count in (2.0, 3.0, 9.0)]
+    comparison = compared(tmp_path, {("lstm", 0): [alert("nonfinite", "step 4", 4.0, level="error"), *after]})
+    (line,) = per_kind(per_alert(comparison), comparison)
+    assert line.level == "error" and line.models == [OfModel("lstm", 1, 1, "step 4", 0)]
+
+
 def test_of_many_models_a_few_have_a_sentence_and_the_others_a_name_or_a_number(tmp_path: Path) -> None:
     names = [f"m{number}" for number in range(13)]
     comparison = compared(tmp_path / "some", {(name, 0): [alert("dead", name)] for name in names[:6]})

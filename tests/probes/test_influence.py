@@ -85,7 +85,7 @@ def check_norms(model: SequenceModel, task: Task, positions: int = 2) -> None:
     assert list(reading.dims["lag"]) == sorted(norms)
     expected = [np.mean(norms[lag]) for lag in sorted(norms)]
     np.testing.assert_allclose(10 ** reading.values[0], expected, rtol=1e-7, atol=1e-14)
-    assert list(made["spread/inputs"].dims["position"]) == [(at + 1) / positions for at in range(positions)]
+    assert list(made["spread/inputs"].dims["place"]) == [(at + 1) / positions for at in range(positions)]
     np.testing.assert_allclose(made["mean_lag/inputs"].values[0], [np.mean(means[at]) for at in range(positions)])
     np.testing.assert_allclose(
         made["spread/inputs"].values[0], [np.mean(spreads[at]) for at in range(positions)], atol=1e-7

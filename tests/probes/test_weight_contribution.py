@@ -250,7 +250,7 @@ def test_over_three_times_the_powers_of_one_weight_are_shared_out() -> None:
     np.testing.assert_allclose(10 ** norm.values[0, 1:], np.abs([delta * 0.5 * h0, delta * h1]), rtol=1e-12)
     np.testing.assert_allclose(share.values[0], np.array([0.0, 0.5 * h0, h1]) / (0.5 * h0 + h1), rtol=1e-12)
     assert list(norm.dims["time"]) == [0, 1, 2]
-    assert norm.unit == "log10 loss per weight" and share.unit == "share"
+    assert norm.unit == "log10 loss per weight" and share.unit == "signed share"  # a plain one is drawn from 0 to 1
 
 
 def test_statistics_are_over_the_first_samples_and_their_own_times() -> None:

@@ -64,7 +64,7 @@ def over_lag(
     over_time = {"statistic": STATISTICS, "time": times}
     half_life = math.inf if decades >= 0 else math.log10(2) / -decades
     return [
-        ("lag_gradient", Reading(f"norm/{key}", values, where, "log10")),
+        ("lag_gradient", Reading(f"norm/{key}", values, where, "log10", statuses)),
         ("lag_gradient", Reading(f"relative/{key}", values, where, "log10 share", statuses)),
         number(f"slope/{key}", decades, "lag_gradient"),
         number(f"half_life/{key}", half_life, "lag_gradient"),
@@ -185,6 +185,36 @@ def test_a_gated_cell_is_for_what_was_seen_to_have_no_gates(tmp_path: Path) -> N
     assert "Try" not in advice("unknown", {}, gates=False)
 
 
+def test_a_model_is_not_advised_against_itself_nor_one_that_does_not_fit(tmp_path: Path) -> None:
+    config = {"model": {}, "probe": {"gates": {}}}
+    alert = only(recorded(tmp_path, {10: over_lag(-0.2)}, config=config, model="orthogonal_rnn"))
+    assert alert.text.endswith("Try a gated cell (model=lstm).")
+    (tmp_path / "pair").mkdir()
+    grown = over_lag(0.2, "encoder0.forward.hidden")
+    text = only(recorded(tmp_path / "pair", {10: grown}, config=config)).text
+    assert text.endswith("Try trainer.clip=1 or a smaller learning rate.")
+
+
+def test_a_gradient_that_training_cuts_is_not_for_the_model_alone_to_mend(tmp_path: Path) -> None:
+    def text(truncate: int) -> str:
+        (tmp_path / str(truncate)).mkdir()
+        config = {"trainer": {"truncate": truncate}}
+        return only(recorded(tmp_path / str(truncate), {10: over_lag(-0.2)}, config=config)).text
+
+    assert text(5).endswith("Try a larger trainer.truncate (it is 5).")
+    assert "Try" not in text(40)
+
+
+def test_a_memory_that_was_not_measured_may_be_what_remembers(tmp_path: Path) -> None:
+    """The loss does not see its numerator at lag 0, so nothing is known relative to that; what arrives later counts."""
+    here = over_lag(-0.2)
+    unseen = [part for part in over_lag(-0.01, "0.forward.numerator") if part[1].name.startswith("norm")]
+    assert said(recorded(tmp_path, {10: here + unseen})) == []
+    (tmp_path / "lost").mkdir()
+    lost = [part for part in over_lag(-0.2, "0.forward.cell", status=ZERO) if part[1].name.startswith("norm")]
+    assert len(said(recorded(tmp_path / "lost", {10: here + lost}))) == 1
+
+
 def test_a_solved_task_needs_no_advice(tmp_path: Path) -> None:
     alert = only(recorded(tmp_path, {10: over_lag(-0.2)}, solved=True))
     assert alert.level == "info" and "Try" not in alert.text
@@ -210,9 +240,16 @@ def test_dead_and_saturated_states_are_told_by_component(tmp_path: Path) -> None
     config = {"probe": {"health": {"saturated": 0.9}}, "optimizer": {"lr": 0.5}}
     assert said(recorded(tmp_path, {10: readings}, config=config)) == [
         "layer 1, reading backward, hidden state: 20% of its units are 0 for every sample at every time (at step 10). "
-        "Try a smaller optimizer.lr (it is 0.5) or an activation without a flat side.",
-        "layer 0, hidden state: 62% of its entries lie beyond ±0.9 and hardly answer to a change (at step 10). "
-        "Try smaller initial weights or a smaller optimizer.lr (it is 0.5).",
+        "Try a smaller optimizer.lr (it is 0.5).",
+        "layer 0, hidden state: 62% of its entries lie beyond ±0.9, where tanh is flat (at step 10). "
+        "Try a smaller optimizer.lr (it is 0.5).",
+    ]
+
+
+def test_what_training_has_not_done_a_smaller_rate_does_not_mend(tmp_path: Path) -> None:
+    dead = [number("dead/0.forward.hidden", 0.4)]
+    assert said(recorded(tmp_path, {0: dead, 10: dead})) == [
+        "layer 0, hidden state: 40% of its units are 0 for every sample at every time (at every snapshot)."
     ]
 
 
@@ -255,6 +292,11 @@ def test_clipping_counts_steps_and_not_snapshots(tmp_path: Path) -> None:
 def test_clipping_of_the_first_steps_alone_is_none(tmp_path: Path) -> None:
     config = {"trainer": {"clip": 1.0}}
     assert said(recorded(tmp_path, {10: clipped(1.0, 3.0), 100: clipped(0.0, 0.1)}, config=config)) == []
+
+
+def test_a_run_is_too_short_to_be_clipped_on_most_steps(tmp_path: Path) -> None:
+    config = {"trainer": {"clip": 1.0}}
+    assert said(recorded(tmp_path, {1: clipped(1.0, 3.0), 99: clipped(1.0, 3.0)}, config=config)) == []
 
 
 def counted(name: str, nan: float, inf: float, first: str, time: float) -> list[tuple[str, Reading]]:
@@ -312,6 +354,14 @@ def test_the_step_that_ended_a_run_comes_first_with_its_place(tmp_path: Path, no
     assert "; the run ends before that step. Try trainer.clip=1 or a smaller optimizer.lr (it is 5)." in alert.text
     assert [other.kind for other in others] == ["vanishing"]
     assert "nonfinite" not in {alert.kind for alert in alerts(*found, AlertSettings(nonfinite=False))}
+
+
+def test_what_is_not_finite_from_the_start_is_for_the_model_to_mend(tmp_path: Path) -> None:
+    config = {"model": {"radius": 2.0}, "trainer": {"clip": None}, "optimizer": {"lr": 5.0}}
+    nonfinite = PLACE | AT | {"what": "state", "step": 1}
+    assert only(recorded(tmp_path, {}, config=config, nonfinite=nonfinite)).text.endswith(
+        "; the run ends before that step. Try model.radius=1 (it is 2)."
+    )
 
 
 def test_a_run_without_readings_has_no_alerts(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from retrograde import RecorderSettings, TrainerSettings
 from retrograde.core.records import Reading
 from retrograde.core.statistics import STATISTICS
 from retrograde.models.transformer import transformer
+from retrograde.record.alerts import AlertSettings
 from retrograde.record.folder import RunFolder
 from retrograde.record.palette import ABOVE, BELOW, NONE, coloured
 from retrograde.record.recorder import RunRecorder
@@ -170,8 +171,9 @@ def test_numbers_of_every_unit_stay_in_the_tables(tmp_path: Path) -> None:
     view, folder = opened(tmp_path, "run")
     units = Reading("time_constant/0.forward.cell", np.ones(3), {"unit": range(3)}, "positions")
     sizes = Reading("magnitude/0.forward.forget", np.ones(3), {"eigenvalue": range(3)}, "factor")
+    exponents = Reading("asymptotic/0.forward", np.ones(3), {"index": range(3)}, "nats per time")
     median = Reading("median_time_constant/0.forward.cell", np.array(1.0), {}, "positions")
-    view.readings(0, "gates", [units, sizes, median])
+    view.readings(0, "gates", [units, sizes, exponents, median])
     view.close(folder, {}, failed=False)
     assert history(folder)[0] == {STEP: 0, "gates/median_time_constant/0.forward.cell": 1.0}
 
@@ -362,6 +364,7 @@ def trained(outputs: Path, mode: str) -> retrograde.Run:
         steps=20,
         trainer=TrainerSettings(accelerator="cpu", log_every=5, validate_every=10, test_samples=8),
         recorder=RecorderSettings(mode=mode),
+        alerts=AlertSettings(collapsed=1.0),  # which every attention is below
         outputs=outputs,
     )
 

@@ -64,6 +64,13 @@ def test_what_was_recorded_at_other_steps_stays_and_what_is_asked_twice_stands_o
     )
 
 
+def test_what_training_alone_could_say_stays_when_its_probe_is_asked_again(monkeypatch, capsys, copy: Path) -> None:
+    before = read(copy, "parameters/gradient")
+    assert 20 in set(before["step"])
+    asked(monkeypatch, capsys, copy / "checkpoints" / "last.ckpt", "parameters")
+    pd.testing.assert_frame_equal(read(copy, "parameters/gradient"), before)
+
+
 def test_a_checkpoint_is_asked_at_its_own_step(monkeypatch, capsys, copy: Path) -> None:
     said = asked(monkeypatch, capsys, copy / "checkpoints" / "last.ckpt", "lag_gradient", "lag_gradient.targets=2")
     assert "step 20" in said and "half_life/0.forward.cell" in said
@@ -76,11 +83,19 @@ def test_a_preset_asks_all_its_probes(monkeypatch, capsys, copy: Path) -> None:
     assert {"state_gradient", "parameters"} <= {line.split(",")[0] for line in said.splitlines()}
 
 
+def test_a_setting_reaches_its_probe_also_within_a_preset() -> None:
+    made = ask.settings_of(["default", "jacobian"], ["probe.gates.units=3", "probe.jacobian.times=5"])
+    assert made["gates"]["units"] == 3 and made["jacobian"]["times"] == 5 and "omega" in made
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["lyapunof"], "unknown probe 'lyapunof'"),
-        (["health", "gates.low=1"], "'gates.low=1' is a setting of a probe that is not asked"),
+        (["health", "gates.units=1"], "unknown key 'probe.gates'; 'probe' has health"),
+        (["gates.units=1"], "name a probe to ask"),
+        (["gates", "gates=1"], "'gates=1' is no setting of a probe: gates.KEY=VALUE sets one"),
+        (["jacobian", "jacobian.time=1"], "did you mean 'times'?"),
         (["lag_gradient", "lag_gradient.target=1"], "did you mean 'targets'?"),
         (["lag_gradient", "lag_gradient.targets=many"], "must be a whole number, not 'many'"),
         (["lag_gradient", "lag_gradient.targets=0"], "targets and samples must be at least 1"),

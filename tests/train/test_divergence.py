@@ -308,9 +308,9 @@ def faint(task: Task) -> SequenceModel:
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 def test_other_precisions_keep_their_step_as_well(small_run: Fit, precision: str) -> None:
-    """The range of bfloat16 is that of float32; in double precision 2^1000 is a number, and its square is none."""
-    steep = partial(linear_rnn, hidden=8, radius=2.0)
-    task = Adding(length=700 if precision == "64-true" else 150)
+    """The range of bfloat16 is that of float32; in double precision 8^240 is a number, and its square is none."""
+    double = precision == "64-true"
+    steep, task = partial(linear_rnn, hidden=8, radius=8.0 if double else 2.0), Adding(length=240 if double else 150)
     run = diverged(small_run, model=steep, task=task, trainer=replace(WATCHED, precision=precision))
     replayed, found = run.replay(), run.metadata["nonfinite"]
     expected = {"bf16-mixed": torch.float32, "bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]

@@ -19,12 +19,14 @@ from retrograde.models.linear_rnn import linear_rnn
 from retrograde.models.lstm import lstm
 from retrograde.models.transformer import transformer
 from retrograde.probes.state_gradient import StateGradient
+from retrograde.record.alerts import Alert
 from retrograde.record.folder import RunFolder
 from retrograde.record.store import FolderStore
 from retrograde.regularizers.flossing import Flossing
 from retrograde.regularizers.omega import Omega
 from retrograde.tasks.adding import Adding
 from retrograde.tasks.classify_text import ClassifyText
+from retrograde.train import job
 from retrograde.train.evaluation import batches, evaluate
 from retrograde.train.probing import schedule
 
@@ -97,14 +99,16 @@ def test_watching_and_recording_do_not_change_training(small_run, finished: Run)
 
 
 def test_the_command_trains_as_python_does(command, finished: Run, tmp_path: Path) -> None:
-    ended = command(
+    settings = (
         "width=8",
         "task.length=10",
         "steps=20",
         "recorder.mode=disabled",
+        "alerts.vanishing=1",
         f"outputs={tmp_path}",
         *(f"trainer.{name}={value}" for name, value in vars(SMALL).items() if value is not None),
     )
+    ended = command(*settings)
     assert ended.code == 0, ended.error
     assert ended.error == ""
     (folder,) = (tmp_path / "single").iterdir()
@@ -115,6 +119,20 @@ def test_the_command_trains_as_python_does(command, finished: Run, tmp_path: Pat
     closing, *warnings = ended.output.splitlines()
     assert closing.startswith("lstm on adding, seed 0: score ") and closing.endswith(f"; {folder}")
     assert warnings == [f"  {alert['level']}: {alert['text']}" for alert in run.metadata["alerts"] if alert["at_end"]]
+    assert warnings and command(*settings).output.splitlines() == [f"{closing} (finished already)", *warnings]
+
+
+def test_a_run_whose_alerts_cannot_be_made_has_failed(small_run, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """It says so, and is not left as one that is still at work."""
+
+    def broken(*_: object) -> list[Alert]:
+        raise RuntimeError("no alerts")
+
+    monkeypatch.setattr(job, "alerts", broken)
+    with pytest.raises(RuntimeError, match="no alerts"):
+        small_run(probes={}, steps=1, outputs=tmp_path)
+    (folder,) = (tmp_path / "python").iterdir()
+    assert RunFolder(folder).read()["status"] == "failed"
 
 
 def test_the_model_scores_on_the_test_set_what_was_recorded(finished: Run) -> None:
@@ -428,7 +446,10 @@ def test_precision_is_a_setting(small_run, finished: Run, precision: str) -> Non
 @pytest.mark.slow
 def test_a_compiled_model_learns_the_same(small_run, bin_folder: Path, tmp_path: Path) -> None:
     """In a process of its own, without the checks of shapes, which the compiler cannot see through."""
-    settings = [f"trainer.{name}={value}" for name, value in vars(SMALL).items() if name not in ("clip", "compile")]
+    given = {
+        name: value for name, value in vars(SMALL).items() if value is not None and name not in ("clip", "compile")
+    }
+    settings = [f"trainer.{name}={value}" for name, value in given.items()]
     command = [bin_folder / "retrograde", "model=elman", "width=8", "task.length=10", "steps=20", "probe=none"]
     command += [*settings, "trainer.compile=true", "recorder.mode=disabled", f"outputs={tmp_path}"]
     subprocess.run(command, check=True)

@@ -10,11 +10,13 @@ from retrograde.core.records import Update
 from retrograde.models.gru import gru
 from retrograde.models.lstm import lstm
 from retrograde.probes.health import Health
+from retrograde.probes.jacobian import Jacobian
 from retrograde.record.folder import RunFolder
 from retrograde.tasks.adding import Adding
 from retrograde.tasks.copying import Copying
 from retrograde.train.configuration import probes_of
 from retrograde.train.fit import default_probes
+from retrograde.train.job import alert_lines
 from retrograde.train.probing import Allowance, Probing, probe_batch, schedule
 
 
@@ -84,6 +86,14 @@ def test_a_run_records_what_probing_cost_and_what_it_left_out(small_run) -> None
     assert set(account["seconds"]) == {"snapshot", *run.metadata["config"]["probe"]}
     assert sum(account["seconds"].values()) == pytest.approx(account["spent"], rel=0.1)
     assert run.store.runs()["probing.firings"].item() == 3
+
+
+def test_what_a_probe_cannot_serve_is_noted_once_and_the_rest_is_measured(small_run) -> None:
+    run = small_run(probes={"jacobian": Jacobian(largest=4), "health": Health()}, model=partial(lstm, hidden=8))
+    (note,) = run.metadata["probing"]["notes"]
+    assert note.startswith("jacobian leaves out layer '0.forward': 16 numbers")
+    assert f"  note: {note}" in alert_lines(run.metadata)
+    assert "health/dead" in run.tables()
 
 
 def test_the_probe_batch_is_the_same_for_every_run_of_a_task() -> None:

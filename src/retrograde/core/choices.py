@@ -9,6 +9,10 @@ class Unavailable(RuntimeError):
     """What is asked for needs a package or a device that this machine does not have; the message says which."""
 
 
+class LeftOut(UserWarning):
+    """What a probe leaves out because it cannot serve it, and why; the rest is measured."""
+
+
 def require_one_of(setting: str, value: Any, known: Iterable[Any]) -> None:
     """Raise ValueError, with the known values and the nearest of them, where ``value`` is none of them."""
     options = list(known)

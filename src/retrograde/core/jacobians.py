@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from retrograde.core.choices import LeftOut
 from retrograde.core.contracts import Snapshot
 from retrograde.core.records import Course, State
 from retrograde.core.recurrence import Recurrence, affine
@@ -263,6 +264,7 @@ def small_enough(parts: Parts, largest: int, probe: str, layer: str) -> bool:
         warnings.warn(
             f"{probe} leaves out layer '{layer}': {size} numbers of its state bear on one another, more than "
             f"{largest}; probe.{probe}.largest={size} asks for its matrices all the same",
+            LeftOut,
             stacklevel=2,
         )
     return size <= largest

@@ -19,7 +19,7 @@ SPOKEN, NAMED = 4, 8
 
 @dataclass(frozen=True)
 class OfModel:
-    """Some runs of one model that raised the same kind of alert, and the sentence of the one in the middle."""
+    """Some runs of one model that raised the same kind of alert, and of its gravest the sentence in the middle."""
 
     model: str
     runs: int
@@ -76,7 +76,8 @@ def per_kind(table: pd.DataFrame, comparison: Comparison) -> list[Raised]:
 
 
 def _of_model(alerts: pd.DataFrame, comparison: Comparison) -> OfModel:
-    middle = records(alerts.sort_values("value", kind="stable"))[(len(alerts) - 1) // 2]
+    gravest = alerts[alerts["level"] == min(alerts["level"], key=LEVELS.index)]
+    middle = records(gravest.sort_values("value", kind="stable"))[(len(gravest) - 1) // 2]
     seeds = int((comparison.runs["model"] == middle["model"]).sum())
     return OfModel(str(middle["model"]), int(alerts["run"].nunique()), seeds, str(middle["text"]), int(middle["seed"]))
 

@@ -42,7 +42,7 @@ COPIES = 32
 
 
 class Influence:
-    """Readings ``norm`` over lag, ``mean_lag`` and ``spread`` over positions, and ``error``, of the inputs."""
+    """Readings ``norm`` over lag, ``mean_lag`` and ``spread`` over places, and ``error``, of the inputs."""
 
     def __init__(self, samples: int = 2, positions: int = 4, projections: int = 8) -> None:
         for name, value in (("samples", samples), ("positions", positions), ("projections", projections)):
@@ -64,7 +64,7 @@ class Influence:
         found, of_found = log10_statistics(values, statuses, kept)
         dims = {"statistic": STATISTICS, "lag": lags}
         yield Reading("norm/inputs", found.cpu().numpy(), dims, "log10 output per input", of_found.cpu().numpy())
-        places = {"statistic": STATISTICS, "position": [(at + 1) / self.positions for at in range(self.positions)]}
+        places = {"statistic": STATISTICS, "place": [(at + 1) / self.positions for at in range(self.positions)]}
         mean, spread = field(norm, status, counts, asked.lag(batch))
         for name, each in (("mean_lag", mean), ("spread", spread)):
             by_place = each.unflatten(0, (-1, self.positions))

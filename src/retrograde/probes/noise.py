@@ -56,7 +56,9 @@ class Noise:
     def __call__(self, snapshot: Snapshot) -> Iterable[Reading]:
         count = min(self.samples, len(snapshot.batch))
         if count < 2:
-            raise ValueError("noise compares samples, and the probe batch has only one: probing.samples must be 2")
+            raise ValueError(
+                "noise compares samples, and the probe batch has only one: probing.samples must be at least 2"
+            )
         batch = snapshot.batch.select(torch.arange(count, device=snapshot.batch.lengths.device))
         if snapshot.model.learns:
             yield from self._of_parameters(snapshot, batch)

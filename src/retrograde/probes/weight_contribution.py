@@ -73,7 +73,7 @@ class WeightContribution:
                     f"norm/{where}", values.cpu().numpy(), dims, "log10 loss per weight", statuses.cpu().numpy()
                 )
                 values, statuses = signed_statistics(share[:, kept], of_share[:, kept], counts[:, kept])
-                yield Reading(f"share/{where}", values.cpu().numpy(), dims, "share", statuses.cpu().numpy())
+                yield Reading(f"share/{where}", values.cpu().numpy(), dims, "signed share", statuses.cpu().numpy())
 
 
 class Contribution(NamedTuple):

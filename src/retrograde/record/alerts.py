@@ -135,10 +135,9 @@ class Evidence:
         node = self.config(parent) if parent else self.metadata.get("config", {})
         return isinstance(node, Mapping) and key in node
 
-    @cached_property
-    def over_lag(self) -> pd.DataFrame:
-        """The gradient of recurrences over lag, relative to lag 0: the means in log10."""
-        table = self.table("lag_gradient/relative")
+    def over_lag(self, quantity: str) -> pd.DataFrame:
+        """A gradient of recurrences over lag: the means in log10."""
+        table = self.table(f"lag_gradient/{quantity}")
         return table[table["layer"].map(lambda layer: str(layer).partition(".")[0] in self.recurrent).astype(bool)]
 
     @cached_property
@@ -151,8 +150,9 @@ class Evidence:
 
     @cached_property
     def ungated(self) -> bool:
-        """Whether gates were looked for, in a model with recurrences, and none was there."""
-        return bool(self.recurrent) and self.asks("probe.gates") and "gates/gate" not in self.store.tables([self.run])
+        """Whether gates were looked for, in a model that is a stack of recurrences, and none was there."""
+        stacked = LOWEST.rstrip(".") in self.recurrent
+        return stacked and self.asks("probe.gates") and "gates/gate" not in self.store.tables([self.run])
 
 
 def alerts(
@@ -213,9 +213,10 @@ def exploding(evidence: Evidence) -> Iterator[Found]:
     """By the slope over all lags: what is only higher somewhere in between does not explode."""
     assert evidence.settings.exploding is not None
     slopes = evidence.numbers("lag_gradient/slope")
-    if evidence.over_lag.empty:
+    measured = evidence.over_lag("relative")
+    if measured.empty:
         return
-    reach = evidence.over_lag.groupby(["step", "layer", "component"])[["lag"]].max().reset_index()
+    reach = measured.groupby(["step", "layer", "component"])[["lag"]].max().reset_index()
     worst: dict[int, dict[str, Any]] = {}
     for row in rows(reach):
         decades = slopes.get((row["step"], row["layer"], row["component"]), math.nan) * row["lag"]
@@ -233,16 +234,23 @@ def exploding(evidence: Evidence) -> Iterator[Found]:
 def vanishing(evidence: Evidence) -> Iterator[Found]:
     """By what is left at the lag that the task asks for, or where the card knows none, at the largest measured."""
     assert evidence.settings.vanishing is not None
-    table = evidence.over_lag
-    table = table[table["layer"].map(lambda layer: str(layer).startswith(LOWEST)).astype(bool)]
+    table, absolute = (
+        table[table["layer"].map(lambda layer: str(layer).startswith(LOWEST)).astype(bool)]
+        for table in (evidence.over_lag("relative"), evidence.over_lag("norm"))
+    )
     if table.empty:
         return
+    nothing = [STATUSES[CENSORED], STATUSES[ZERO]]
+    arriving = absolute[~absolute["status"].isin(nothing)].groupby(["step", "lag"])[["layer", "component"]]
+    reached = {at: set(map(tuple, parts.to_numpy())) for at, parts in arriving}
     asked = lag_quantiles(evidence.store.card(evidence.run)).get("90 %")
     halves = evidence.numbers("lag_gradient/half_life")
     judged = table.groupby("step")["lag"].transform("max") if asked is None else asked
     for step, components in by_step(rows(table[table["lag"] == judged])).items():
         best = max(components, key=lambda row: row["value"])
-        known = all(row["status"] in LEFT for row in components)
+        # what the loss does not see at lag 0 has no relative gradient, and may be what remembers
+        measured = {(row["layer"], row["component"]) for row in components}
+        known = reached.get((step, best["lag"]), set()) <= measured and all(row["status"] in LEFT for row in components)
         if not known or best["value"] >= math.log10(evidence.settings.vanishing):
             continue
         layer, component, lag = best["layer"], best["component"], best["lag"]
@@ -252,7 +260,7 @@ def vanishing(evidence: Evidence) -> Iterator[Found]:
         if asked is not None:
             asks = f"the task asks for {lag}" if falls else f"the task asks for a gradient over {lag} lags"
             text = f"{name}: {falls + '; ' if falls else ''}{asks}, where {left}"
-            yield Found("gradient", step, layer, component, best["value"], text, against_vanishing(evidence))
+            yield Found("gradient", step, layer, component, best["value"], text, against_vanishing(evidence, lag))
         elif falls:
             text = f"{name}: {falls}, and at lag {lag} {left}; how far back the task asks to reach is not known"
             yield Found("gradient", step, layer, component, best["value"], text, level="info")
@@ -269,10 +277,11 @@ LEFT = {
 def dead(evidence: Evidence) -> Iterator[Found]:
     """Units that answer nothing, by component."""
     assert evidence.settings.dead is not None
-    for (step, layer, component), share in evidence.numbers("health/dead").items():
+    shares = evidence.numbers("health/dead")
+    for (step, layer, component), share in shares.items():
         if share >= evidence.settings.dead:
             text = f"{where(layer, component)}: {share:.0%} of its units are 0 for every sample at every time"
-            advice = [smaller_rate(evidence), "an activation without a flat side"]
+            advice = made_by_training(shares.get((0, layer, component)), evidence.settings.dead, evidence)
             yield Found(f"{layer}.{component}", step, layer, component, share, text, advice)
 
 
@@ -280,11 +289,12 @@ def saturated(evidence: Evidence) -> Iterator[Found]:
     """Entries at the ends of their range, by component."""
     assert evidence.settings.saturated is not None
     beyond = evidence.config("probe.health.saturated")
-    for (step, layer, component), share in evidence.numbers("health/saturated").items():
+    shares = evidence.numbers("health/saturated")
+    for (step, layer, component), share in shares.items():
         if share >= evidence.settings.saturated:
             ends = "at the ends of their range" if beyond is None else f"beyond ±{beyond:g}"
-            text = f"{where(layer, component)}: {share:.0%} of its entries lie {ends} and hardly answer to a change"
-            advice = ["smaller initial weights", smaller_rate(evidence)]
+            text = f"{where(layer, component)}: {share:.0%} of its entries lie {ends}, where tanh is flat"
+            advice = made_by_training(shares.get((0, layer, component)), evidence.settings.saturated, evidence)
             yield Found(f"{layer}.{component}", step, layer, component, share, text, advice)
 
 
@@ -309,7 +319,8 @@ def collapsed(evidence: Evidence) -> Iterator[Found]:
 
 
 def clipping(evidence: Evidence) -> Iterator[Found]:
-    """Steps as long as the clip and not as the gradient, of all so far; nothing where only the first were clipped."""
+    """Steps as long as the clip and not as the gradient, of all so far; nothing where only the first were clipped, nor
+    of a run too short to tell."""
     assert evidence.settings.clipping is not None
     gradients = rows(evidence.table("parameters/gradient"))
     norms = {row["step"]: row["value"] for row in gradients if row["parameter"] == "all"}
@@ -318,7 +329,7 @@ def clipping(evidence: Evidence) -> Iterator[Found]:
     for (step, _, _), share in sorted(evidence.numbers("parameters/clipped").items()):
         clipped, before = clipped + share * (step - before), step
         shares[step] = clipped / step
-    if clip is None or not shares or shares[before] < evidence.settings.clipping:
+    if clip is None or before < SETTLED or shares[before] < evidence.settings.clipping:
         return
     for step, share in shares.items():
         if share >= evidence.settings.clipping:
@@ -361,6 +372,9 @@ def evaluated(evidence: Evidence) -> Iterator[Alert]:
         yield from spans("nonfinite", found, sorted(losses), solved=False)
 
 
+SETTLED = 100
+"""Steps before which nothing is said of clipping, since nearly every run begins with gradients that are clipped."""
+
 WORDS = {"nan": "NaN", "inf": "infinite"}
 
 FINDERS: Mapping[Kind, tuple[Callable[[Evidence], Iterator[Found]], str]] = {
@@ -382,7 +396,7 @@ def diverged(evidence: Evidence) -> Iterator[Alert]:
         return
     text = f"{in_words(said)}; the run ends before that step."
     layer, component = said.get("layer", ""), said.get("component", "")
-    advice = against_explosion(evidence)
+    advice = against_explosion(evidence, trained=said["step"] > 1)
     if advice:
         text += f" Try {either(advice)}."
     yield Alert("nonfinite", "error", text, layer, component, float(said["step"]), said["step"], said["step"], True)
@@ -420,9 +434,12 @@ THINGS = {
 """What was not finite at a time, as the beginning of a clause."""
 
 
-def against_vanishing(evidence: Evidence) -> list[str]:
-    """Settings that the run's own model and trainer have, or another model."""
+def against_vanishing(evidence: Evidence, lag: int) -> list[str]:
+    """Settings that the run's own model and trainer have, or another model, for what has to reach over ``lag``."""
     advice = []
+    truncate = evidence.config("trainer.truncate")
+    if truncate is not None and truncate < lag:
+        advice.append(f"a larger trainer.truncate (it is {truncate})")
     bias = evidence.config("model.forget_bias")
     if bias is not None:
         advice += [f"a larger model.forget_bias (it is {bias:g})", "model=lstm_chrono"]
@@ -430,28 +447,35 @@ def against_vanishing(evidence: Evidence) -> list[str]:
     if radius is not None and radius < 1:
         advice.append(f"model.radius=1 (it is {radius:g})")
     if evidence.ungated:
-        advice += ["a gated cell (model=lstm)", "model=orthogonal_rnn"]
+        advice.append("a gated cell (model=lstm)")
+        if evidence.metadata.get("model") != "orthogonal_rnn":
+            advice.append("model=orthogonal_rnn")
     if evidence.asks("regularizer") and evidence.config("regularizer") is None:
         advice.append("regularizer=omega")
     return advice
 
 
-def against_explosion(evidence: Evidence) -> list[str]:
-    """The same of a gradient that grows, or of numbers that are none."""
+def against_explosion(evidence: Evidence, trained: bool = True) -> list[str]:
+    """The same of a gradient that grows, or of numbers that are none; the model alone, where no step was taken yet."""
     advice = []
-    if evidence.config("trainer.clip") is None:
+    if trained and evidence.config("trainer.clip") is None:
         advice.append("trainer.clip=1")
     radius = evidence.config("model.radius")
     if radius is not None and radius > 1:
         advice.append(f"model.radius=1 (it is {radius:g})")
     elif evidence.ungated:
         advice.append("a gated cell (model=lstm)")
-    return [*advice, smaller_rate(evidence)]
+    return [*advice, smaller_rate(evidence)] if trained else advice
 
 
 def beside_divergence(evidence: Evidence) -> list[str]:
     """The same, unless the step that ended the run says it already."""
     return [] if evidence.metadata.get("nonfinite") else against_explosion(evidence)
+
+
+def made_by_training(at_start: float | None, limit: float, evidence: Evidence) -> list[str]:
+    """What to turn down where a share has reached its limit since the start; where it began so, no step has done it."""
+    return [] if at_start is not None and at_start >= limit else [smaller_rate(evidence)]
 
 
 def smaller_rate(evidence: Evidence) -> str:
@@ -475,13 +499,15 @@ def by_step(found: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
 
 def where(layer: str, component: str) -> str:
     """
-    >>> where("0.forward", "cell"), where("decoder1.backward", "hidden"), where("2", ""), where("outputs", "")
-    ('layer 0, cell state', 'decoder1, reading backward, hidden state', 'layer 2', 'outputs')
+    >>> where("0.forward", "cell"), where("decoder1.backward", "hidden"), where("2", "state"), where("outputs", "")
+    ('layer 0, cell state', 'decoder1, reading backward, hidden state', 'layer 2, state', 'outputs')
     """
     number, _, direction = layer.partition(".")
     name = f"layer {number}" if number.isdigit() else number
     name += ", reading backward" if direction == "backward" else ""
-    return f"{name}, {component} state" if component else name
+    if not component:
+        return name
+    return f"{name}, {component}" if component.endswith("state") else f"{name}, {component} state"
 
 
 def either(names: Sequence[str]) -> str:

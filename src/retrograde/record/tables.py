@@ -147,17 +147,17 @@ class TableWriter:
 
 
 def replace_readings(root: Path, run: str, step: int, probe: str, readings: "Sequence[Reading]") -> None:
-    """A probe's readings of one step in the tables below ``root``, in the place of those that stand there."""
-    folder = f"readings/{probe}"
+    """A probe's readings of one step in the tables below ``root``, in the place of what these say of the same quantity.
+
+    Other quantities stay: what only a step of training shows cannot be asked again.
+    """
     made: dict[str, list[pa.Table]] = {}
     for reading in readings:
         quantity, table = reading_table(run, step, reading)
-        made.setdefault(f"{folder}/{quantity}", []).append(table)
-    known = {str(file.relative_to(root).with_suffix("")) for file in root.glob(f"{folder}/*.parquet")}
-    known |= {str(part.parent.relative_to(root)) for part in root.glob(f"{folder}/*/part-*.parquet")}
-    for name in sorted({*made, *known}):
+        made.setdefault(f"readings/{probe}/{quantity}", []).append(table)
+    for name, tables in made.items():
         others = [pc.filter(table, pc.not_equal(table["step"], step)) for table in _stored(root, name)]
-        table = _together([*others, *made.get(name, [])])
+        table = _together([*others, *tables])
         until = max([part_number(part) + 1 for part in (root / name).glob("part-*.parquet")], default=0)
         merged = root / f"{name}.parquet"
         until = max(until, merged_parts(merged) if merged.exists() else 0)

@@ -43,8 +43,8 @@ STEP = "trainer/global_step"
 PICTURE_EVERY = 4
 """Maps are drawn on every fourth snapshot and the last: a picture costs as much as a hundred scalars."""
 
-AS_LONG_AS_WIDE = ("unit", "eigenvalue")
-"""Dims with an entry for every unit of a layer: hundreds of scalars a snapshot, which stay in the tables."""
+AS_LONG_AS_WIDE = ("unit", "eigenvalue", "index")
+"""Dims with an entry for each unit of a layer, or number of its state: hundreds of scalars, which stay in tables."""
 
 SMALLEST_SIDE = 160
 """Pixels; smaller maps are magnified by a whole number so that a browser does not blur them."""

@@ -123,7 +123,8 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
     prefix = f"[{where[0]}/{where[1]}] " if where else ""
     if folder.is_finished():
         require_same_source(folder, _made(settings["task"], "task"))
-        return f"{prefix}{closing_line(folder, folder.read())} (finished already)"
+        result = folder.read()
+        return "\n".join([f"{prefix}{closing_line(folder, result)} (finished already)", *alert_lines(result)])
     if not fits(settings["width"], int) or settings["width"] < 1:
         raise ValueError(f"width must be a whole number of at least 1, not {settings['width']!r}")
     check_types(settings)

@@ -4,7 +4,7 @@
     retrograde-probe RUN/checkpoints/last.ckpt jacobian influence jacobian.times=8
 
 The probe reads a snapshot of the saved weights on the run's own probe batch. Its readings are written beside the run's
-other tables, with the step that the weights are from; what the same probe wrote for that step before is replaced.
+other tables, with the step that the weights are from, in the place of the same quantities of that step.
 Numbers without axes are printed, and of all others where they stand. W&B's view of the run is not written to: it ended
 with the run.
 """
@@ -41,33 +41,36 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="sequences of the probe batch, where not as many as in the run")
     parser.add_argument("--config-dir", type=Path, help="a folder of configurations of your own")
     given = parser.parse_args()
-    overrides: list[str] = []
+    names = [word for word in given.what if "=" not in word]
+    overrides = [f"probe.{word}" for word in given.what if "=" in word]
     try:
-        names, overrides = [word for word in given.what if "=" not in word], []
-        overrides = [f"probe.{word}" for word in given.what if "=" in word]
         if given.config_dir:
             overrides.append(f"hydra.searchpath=['{given.config_dir.resolve()}']")
         for line in ask(given.run, settings_of(names, overrides), given.samples):
             print(line, flush=True)
     except (ValueError, OSError, Unavailable, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"retrograde-probe: {in_one_line(error, overrides)}")
+        sys.exit(f"retrograde-probe: {in_one_line(error, [choice(names), *overrides])}")
 
 
 def settings_of(names: Sequence[str], overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The settings of each probe by name; ``overrides`` as on the command line of a run."""
-    made: dict[str, dict[str, Any]] = {}
+    """The settings of each probe by name, also of those in a preset; ``overrides`` as on the command line of a run."""
+    if not names:
+        raise ValueError("name a probe to ask, or a preset such as default")
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        for name in names:
-            own = [word for word in overrides if word.startswith((f"probe.{name}.", "hydra."))]
-            config = compose("train", overrides=[f"probe={name}", *own], return_hydra_config=bool(own))
-            probes = OmegaConf.to_container(config.get("probe") or OmegaConf.create(), resolve=True)
-            assert isinstance(probes, dict)  # a group
-            made |= {str(stem): settings for stem, settings in probes.items()}
-    for word in overrides:
-        if word.startswith("probe.") and word.split(".")[1] not in made:
-            raise ValueError(f"'{word.removeprefix('probe.')}' is a setting of a probe that is not asked")
+        config = compose("train", overrides=[choice(names), *overrides], return_hydra_config=True)
+    probes = OmegaConf.to_container(config.get("probe") or OmegaConf.create(), resolve=True)
+    assert isinstance(probes, dict)  # a group
+    made = {str(stem): settings for stem, settings in probes.items()}
+    for name, settings in made.items():
+        if not isinstance(settings, dict):
+            raise ValueError(f"'{name}={settings}' is no setting of a probe: {name}.KEY=VALUE sets one")
     check_types(made, "probe.")
     return made
+
+
+def choice(names: Sequence[str]) -> str:
+    """The override that chooses these probes together."""
+    return f"probe=[{','.join(names)}]"
 
 
 def ask(run: Path | str, probes: Mapping[str, Mapping[str, Any]], samples: int | None = None) -> "list[str]":
@@ -80,7 +83,7 @@ def ask(run: Path | str, probes: Mapping[str, Mapping[str, Any]], samples: int |
     from retrograde.core.snapshot import snapshot
     from retrograde.record.tables import replace_readings
     from retrograde.train.load import restored
-    from retrograde.train.probing import probe_batch
+    from retrograde.train.probing import noting, probe_batch
     from retrograde.train.provenance import provenance
 
     folder, model, task, step = restored(Path(run))
@@ -93,13 +96,15 @@ def ask(run: Path | str, probes: Mapping[str, Mapping[str, Any]], samples: int |
         lines = []
         for name, settings in probes.items():
             begun = time.perf_counter()
-            readings = list(instantiate(settings)(taken))
+            notes: dict[str, None] = {}
+            with noting(notes):
+                readings = list(instantiate(settings)(taken))
             replace_readings(folder.tables, folder.run, step, name, readings)
             asked = {"probe": name, "step": step, "samples": count, "settings": settings, **provenance()}
             asked |= {"seconds": time.perf_counter() - begun, "at": datetime.now(UTC).isoformat(timespec="seconds")}
             metadata = {**metadata, "asked": [*metadata.get("asked", []), asked]}
             folder.write(metadata)
-            lines += said(name, step, readings, folder.tables)
+            lines += [*notes, *said(name, step, readings, folder.tables)]
     return lines
 
 

@@ -76,13 +76,13 @@ def _claimed(
     recorder = RunRecorder(folder, metadata, view)
     try:
         summary = _train(job, model, recorder, folder, f"{identity.model} on {identity.task}", progress, number)
+        recorder.flush()
+        found = alerts(FolderStore(folder.path), folder.run, job.alerts, {**metadata, **summary})
     except BaseException as error:
         status = INTERRUPTED if isinstance(error, (KeyboardInterrupt, SystemExit)) else FAILED
         (folder.path / "traceback.txt").write_text(traceback.format_exc())
         recorder.close(status, {"reason": f"{type(error).__name__}: {error}", "duration": time.monotonic() - begun})
         raise
-    recorder.flush()
-    found = alerts(FolderStore(folder.path), folder.run, job.alerts, {**metadata, **summary})
     summary["alerts"] = [asdict(alert) for alert in found]
     summary["duration"] = time.monotonic() - begun
     recorder.close(FINISHED, summary)
@@ -246,8 +246,12 @@ def closing_line(folder: RunFolder, result: Mapping[str, Any]) -> str:
 
 
 def alert_lines(result: Mapping[str, Any]) -> list[str]:
-    """What the readings warn of at the end of a run, the gravest first; what held only before stands in run.json."""
-    return [f"  {alert['level']}: {alert['text']}" for alert in result["alerts"] if alert["at_end"]]
+    """What the readings warn of at the end of a run, the gravest first, and what probes left out.
+
+    What held only before stands in run.json. A run that was recorded before there were alerts has none.
+    """
+    warned = [f"  {alert['level']}: {alert['text']}" for alert in result.get("alerts", ()) if alert["at_end"]]
+    return warned + [f"  note: {note}" for note in result.get("probing", {}).get("notes", ())]
 
 
 @contextmanager

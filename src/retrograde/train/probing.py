@@ -1,12 +1,15 @@
 """When probes fire, what that may cost, and the callback that fires them."""
 
 import time
+import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 
+from retrograde.core.choices import LeftOut
 from retrograde.core.contracts import Probe, Recorder, SequenceModel, Task
 from retrograde.core.records import Batch, Update
 from retrograde.core.snapshot import snapshot
@@ -74,6 +77,19 @@ class Allowance:
         return False
 
 
+@contextmanager
+def noting(notes: dict[str, None]) -> Iterator[None]:
+    """Keep what probes say that they leave out, each sentence once, in place of a warning with its line of code."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LeftOut)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, LeftOut):
+            notes[str(warning.message)] = None
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
 class Probing(pl.Callback):
     """Fires all probes on the scheduled steps and at the end of training, outside the training step."""
 
@@ -88,6 +104,7 @@ class Probing(pl.Callback):
         self.last = -1
         self.horizons: list[float] = []
         self.seconds: dict[str, float] = defaultdict(float)
+        self.notes: dict[str, None] = {}
         self.begun = time.perf_counter()
         self.ended = self.begun
 
@@ -118,7 +135,8 @@ class Probing(pl.Callback):
         self._count(SNAPSHOT, begun)
         for name, probe in self.probes.items():
             before = time.perf_counter()
-            readings = list(probe(taken))
+            with noting(self.notes):
+                readings = list(probe(taken))
             self.recorder.readings(step, name, readings)
             self._count(name, before)
             horizons = [reading for reading in readings if reading.name.startswith("horizon/")]
@@ -130,7 +148,7 @@ class Probing(pl.Callback):
 
     @property
     def account(self) -> dict[str, Any]:
-        """What probing cost: seconds in all and by probe, the share of training without it, the steps left out."""
+        """What probing cost: seconds in all and by probe, the share of training without it, and what was left out."""
         trained = self.ended - self.begun - self.allowance.spent
         return {
             "spent": self.allowance.spent,
@@ -138,6 +156,7 @@ class Probing(pl.Callback):
             "firings": len(self.allowance.firings),
             "left_out": self.allowance.left_out,
             "seconds": dict(self.seconds),
+            "notes": list(self.notes),
         }
 
     def _fire(self, training: pl.LightningModule, step: int) -> None:
