@@ -33,7 +33,8 @@ tests: $(STAMP)
 slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow -n logical
 
-bench: $(STAMP) ## what measuring costs, as ratios within one run
+bench: $(STAMP) ## how exact measuring is, and what it costs as ratios within one run
+	$(BIN)/python benchmarks/exactness.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/drawing.py
 	$(BIN)/python benchmarks/growth.py

@@ -1,4 +1,4 @@
-"""What benchmarks of architectures share: a step's time and memory, a model as its file says, where it was measured."""
+"""What benchmarks share: a step's time and memory, ratios with intervals, a model as its file says, the machine."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,7 +34,10 @@ VISIT = 0.1, 5
 BRIEF = 0.05
 """Seconds: steps shorter than that are preceded by one that is not measured, which warms caches."""
 
-Step = Callable[[], None]
+RESAMPLES = 4000
+"""Of the pairs, for an interval."""
+
+Step = Callable[[], Any]
 Factory = Callable[[Task], SequenceModel]
 
 
@@ -72,6 +76,46 @@ def visit(step: Step, device: str) -> float:
     while not taken or (sum(taken) < VISIT[0] and len(taken) < VISIT[1]):
         taken.append(seconds(step, device))
     return float(np.median(taken))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A cost as a multiple of another: the median over pairs, and the interval that it lies in."""
+
+    name: str
+    against: str
+    median: float
+    lower: float
+    upper: float
+    goal: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the goal is met; ``open`` where the interval holds it."""
+        if self.goal is None:
+            return ""
+        return "met" if self.upper <= self.goal else "missed" if self.lower > self.goal else "open"
+
+
+def median_and_interval(parts: Sequence[np.ndarray], weights: Sequence[float]) -> tuple[float, float, float]:
+    """The weighted sum of the parts' medians over pairs, and its 95 % interval by resampling pairs."""
+    pairs = len(parts[0])
+    chosen = np.random.default_rng(SEED).integers(pairs, size=(RESAMPLES, pairs))
+    combined = sum(weight * np.median(part[chosen], 1) for part, weight in zip(parts, weights, strict=True))
+    value = sum(weight * float(np.median(part)) for part, weight in zip(parts, weights, strict=True))
+    lower, upper = np.quantile(combined, [0.025, 0.975]).tolist()
+    return value, min(lower, value), max(upper, value)  # with very few pairs quantiles round past the value
+
+
+def ratio_table(rows: Sequence[Ratio]) -> str:
+    """As a person reads it."""
+    width, beside = max(len(row.name) for row in rows), max(len(row.against) for row in rows)
+    lines = [f"{'':{width}}  {'ratio':>6}  {'95 % interval':>17}  {'against':{beside}}  goal"]
+    for row in rows:
+        interval = f"{row.lower:.3f} to {row.upper:.3f}"
+        goal = "" if row.goal is None else f"≤ {row.goal:.2f} {row.verdict}"
+        lines.append(f"{row.name:{width}}  {row.median:6.3f}  {interval:>17}  {row.against:{beside}}  {goal}".rstrip())
+    return "\n".join(lines)
 
 
 def peak_memory(step: Step, device: str) -> int:

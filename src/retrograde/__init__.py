@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retrograde.record.alerts import AlertSettings as AlertSettings
     from retrograde.record.store import FolderStore as FolderStore
     from retrograde.train.fit import fit as fit
     from retrograde.train.load import Run as Run
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from retrograde.train.options import ProbingSettings as ProbingSettings
     from retrograde.train.options import RecorderSettings as RecorderSettings
     from retrograde.train.options import TrainerSettings as TrainerSettings
+    from retrograde.watching.callback import Watch as Watch
+    from retrograde.watching.steps import step as step
+    from retrograde.watching.watch import log_spaced as log_spaced
+    from retrograde.watching.watch import watch as watch
 
 _PLACES = {
     "fit": "retrograde.train.fit",
@@ -22,7 +27,12 @@ _PLACES = {
     "RecorderSettings": "retrograde.train.options",
     "Run": "retrograde.train.load",
     "load": "retrograde.train.load",
+    "AlertSettings": "retrograde.record.alerts",
     "FolderStore": "retrograde.record.store",
+    "Watch": "retrograde.watching.callback",
+    "log_spaced": "retrograde.watching.watch",
+    "step": "retrograde.watching.steps",
+    "watch": "retrograde.watching.watch",
 }
 
 __all__ = list(_PLACES)

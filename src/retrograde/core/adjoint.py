@@ -21,7 +21,7 @@ from retrograde.core.block import Block
 from retrograde.core.records import Course, Ledger, State, StateGradient
 from retrograde.core.recurrence import Recurrence
 from retrograde.core.scaled import Scaled
-from retrograde.core.sweep import Unrolled, vector_jacobian
+from retrograde.core.sweep import Sweepable, Unrolled, unrolling, vector_jacobian
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,12 @@ def trace_stack(
         if unknown:
             raise ValueError(f"there is no state '{min(unknown)}' to {name}; the states are {', '.join(keys)}")
     ledger.claim(keys)
-    run = _Run(stack, lengths, ledger, dict(perturb or {}), list(initial or {}))
+    derived = {
+        placed.name
+        for placed in _each(stack)
+        if any(weight.grad_fn is not None for weight in placed.recurrence.weights().values())
+    }
+    run = _Run(stack, lengths, ledger, dict(perturb or {}), list(initial or {}), derived)
     weights = [weight for placed in _each(stack) for weight in placed.recurrence.weights().values()]
     around = [parameter for layer in stack for parameter in layer.parameters()]
     outputs, *states = _StackFunction.apply(run, ledger.anchor, inputs, *(initial or {}).values(), *weights, *around)
@@ -132,6 +137,8 @@ class _Run:
     ledger: Ledger
     perturb: dict[str, Tensor]
     initial: list[str]
+    derived: set[str]
+    """The recurrences whose weights are made of something that a gradient may be asked of, as an encoder's states."""
 
 
 def _own_order(placed: Placed, states: Tensor, order: Tensor) -> Tensor:
@@ -164,7 +171,7 @@ class _StackFunction(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         order = reading_order(inputs.shape[1], run.lengths)
         given = dict(zip(run.initial, others, strict=False))
-        unrolled: dict[str, Unrolled] = {}
+        unrolled: dict[str, Sweepable] = {}
         read: list[Tensor] = []
         states: dict[str, Tensor] = {}
         x = inputs
@@ -175,7 +182,13 @@ class _StackFunction(torch.autograd.Function):
             for placed in layer.placed:
                 own = _read_order(placed, entered, order)
                 added = _perturbation(placed, run.perturb, order, own)
-                unroll = unrolled[placed.name] = Unrolled(placed.recurrence, own, added, _initial(placed, given, own))
+                initial = _initial(placed, given, own)
+                unroll: Sweepable
+                if added is None:
+                    unroll = unrolling(placed.recurrence, own, initial)
+                else:
+                    unroll = Unrolled(placed.recurrence, own, added, initial)
+                unrolled[placed.name] = unroll
                 for name, value in unroll.states.items():
                     states[f"{placed.name}.{name}"] = _time_order(placed, value, order)
                 made.append(_read_order(placed, unroll.outputs, order))
@@ -203,7 +216,7 @@ class _StackFunction(torch.autograd.Function):
                 start += width
                 own = {name: _in(_own_order, placed, by_key[key], ctx.order) for key, name in placed.keys.items()}
                 unrolled = ctx.unrolled[placed.name]
-                swept = unrolled.sweep(own, above)
+                swept = unrolled.sweep(own, above, ledger.weights or placed.name in ctx.run.derived)
                 ledger.courses[placed.name] = Course(
                     placed.recurrence,
                     unrolled.weights,
@@ -255,7 +268,7 @@ class _Entered:
     around: list[Tensor]
 
 
-def _left(layer: Layer, x: Tensor, unrolled: Sequence[Unrolled], order: Tensor, gradient: Scaled) -> _Left:
+def _left(layer: Layer, x: Tensor, unrolled: Sequence[Sweepable], order: Tensor, gradient: Scaled) -> _Left:
     if layer.around is None:
         return _Left(None, gradient, [])
     read = [_read_order(placed, run.outputs, order) for placed, run in zip(layer.placed, unrolled, strict=True)]

@@ -142,11 +142,13 @@ class Ledger:
     """Where recurrences leave the gradients of their states while the loss's gradient passes through them.
 
     ``anchor`` is a scalar that every recurrence of a trace hangs on: to differentiate by it runs all their sweeps,
-    and nothing else has to require a gradient for that.
+    and nothing else has to require a gradient for that. Where ``weights`` is False, no gradient of parameters is going
+    to be asked for, and recurrences leave it out, which saves up to a third of their sweeps.
     """
 
     def __init__(self) -> None:
         self.anchor = torch.zeros((), requires_grad=True)
+        self.weights = True
         self.gradients: dict[str, StateGradient] = {}
         self.courses: dict[str, Course] = {}
         self.claimed: set[str] = set()

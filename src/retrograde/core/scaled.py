@@ -46,14 +46,12 @@ class Scaled:
     def __add__(self, other: "Scaled") -> "Scaled":
         if not (self.exponent != other.exponent).any():
             return Scaled(self.mantissa + other.mantissa, self.exponent, self.reached | other.reached)
-        exponent = torch.where(
-            _is_zero(self.mantissa, 2),
-            other.exponent,
-            torch.where(_is_zero(other.mantissa, 2), self.exponent, torch.maximum(self.exponent, other.exponent)),
-        )
-        mantissa = power_of_two(self.mantissa, self.exponent - exponent) + power_of_two(
-            other.mantissa, other.exponent - exponent
-        )
+        zero, other_zero = _largest(self.mantissa.flatten(2)) == 0, _largest(other.mantissa.flatten(2)) == 0
+        larger = torch.maximum(self.exponent, other.exponent)
+        exponent = torch.where(zero, other.exponent, torch.where(other_zero, self.exponent, larger))
+        # at most 0, but where there is nothing to be shifted
+        shifts = (part.exponent.sub(exponent).clamp(max=0) for part in (self, other))
+        mantissa = _shrunk(self.mantissa, next(shifts)) + _shrunk(other.mantissa, next(shifts))
         return Scaled(mantissa, exponent, self.reached | other.reached)
 
 
@@ -69,8 +67,16 @@ def power_of_two(value: Tensor, exponent: Int[Tensor, "..."]) -> Tensor:
     return torch.where(value == 0, 0.0, value * factor * other)
 
 
-def _is_zero(value: Tensor, leading: int) -> Tensor:
-    return (value == 0).flatten(leading).all(-1)
+def _shrunk(value: Tensor, exponent: Int[Tensor, "batch time"]) -> Tensor:
+    """``value · 2^exponent`` for exponents that are not above 0."""
+    if not exponent.any():
+        return value
+    exponent = exponent.reshape(exponent.shape + (1,) * (value.ndim - 2))
+    # the factor itself must be a number of the format
+    parts = [exponent] if bool((exponent > -100).all()) else [exponent // 2, exponent - exponent // 2]
+    for part in parts:
+        value = value * torch.exp2(part.to(value.dtype))
+    return value
 
 
 def _largest(values: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ def gradient_flow(model: SequenceModel, task: Task, batch: Batch) -> Flow:
     detached = [key for key, state in trace.states.items() if not state.requires_grad]
     if detached:
         raise ValueError(f"state '{detached[0]}' carries no gradient: is every weight below it frozen?")
+    trace.ledger.weights = False
     read = [] if trace.inputs is None else [trace.inputs]
     _, *direct = torch.autograd.grad(
         loss, [trace.ledger.anchor, *trace.states.values(), *read], allow_unused=True, materialize_grads=True

@@ -10,8 +10,10 @@ would be: dL/dc_t includes the path through h_t. The sweep itself carries the co
 Range: the sweep carries a mantissa and an exponent per sample; see ``scaled``.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import singledispatch
 
 import torch
 from torch import Tensor
@@ -24,7 +26,30 @@ CHUNK = 4
 """Steps between two renormalisations: within them a gradient may shrink or grow by 1e9 a step in float32."""
 
 
-class Unrolled:
+class Sweepable(ABC):
+    """One recurrence along one batch, in the order in which it reads."""
+
+    weights: dict[str, Tensor]
+    inputs: Tensor
+    states: dict[str, Tensor]
+    outputs: Tensor
+
+    @abstractmethod
+    def sweep(self, direct: dict[str, Scaled], above: Scaled, weights: bool = True) -> "Swept":
+        """The recursion for g_t, and what follows from all g_t at once: totals, gradients of inputs and weights.
+
+        ``direct`` is what the loss says of the states themselves, ``above`` what it says of the outputs read of them.
+        Gradients of ``weights`` that are not asked for read zero.
+        """
+
+
+@singledispatch
+def unrolling(recurrence: Recurrence, inputs: Tensor, initial: State | None = None) -> Sweepable:
+    """A recurrence along a batch (batch, time, width), in the fastest form known for its type; ``Unrolled`` if none."""
+    return Unrolled(recurrence, inputs, initial=initial)
+
+
+class Unrolled(Sweepable):
     """One recurrence along one batch: a small graph for every few steps, each cut off from its neighbours."""
 
     def __init__(
@@ -60,12 +85,8 @@ class Unrolled:
         with torch.no_grad():
             self.outputs = recurrence.read(self.weights, _time_first(inputs), after).transpose(0, 1)
 
-    def sweep(self, direct: dict[str, Scaled], above: Scaled) -> "Swept":
-        """The recursion for g_t, and what follows from all g_t at once: totals, gradients of inputs and weights.
-
-        ``direct`` is what the loss says of the states themselves, ``above`` what it says of the outputs read of them.
-        """
-        read = self._read(above)
+    def sweep(self, direct: dict[str, Scaled], above: Scaled, weights: bool = True) -> "Swept":
+        read = self._read(above, weights)
         direct = common_scale(
             {name: part + read.states[name] if name in read.states else part for name, part in direct.items()}
         )
@@ -95,25 +116,25 @@ class Unrolled:
             at = stop
         reached = scale.reached.flip(1).cummax(1).values.flip(1)
         later = torch.cat([reached[:, 1:], torch.zeros_like(reached[:, :1])], 1)
-        return self._finish(_over_time(totals, reached), _over_time(carries, later), direct, read)
+        return self._finish(_over_time(totals, reached), _over_time(carries, later), direct, read, weights)
 
-    def _read(self, above: Scaled) -> "_Read":
+    def _read(self, above: Scaled, learned: bool) -> "_Read":
         """The gradient at the outputs carried to the states, the inputs and the weights that they are read of."""
         with torch.enable_grad():
             x = _time_first(self.inputs).detach().requires_grad_()
-            weights = {name: _leaf(weight) for name, weight in self.weights.items()}
+            weights = {name: _leaf(weight, learned) for name, weight in self.weights.items()}
             states = {name: _time_first(value[:, 1:]).requires_grad_() for name, value in self.states.items()}
             read = self.recurrence.read(weights, x, states)
         for name, state in states.items():
             if read is state:  # a component as it stands: inputs and weights have no part in it
-                return _Read({name: _after_an_initial_zero(above)}, None, None)
+                return _Read({name: after_an_initial_zero(above)}, None, None)
         outputs, mantissa = {"": read}, {"": _time_first(above.mantissa)}
         of_states = vector_jacobian(outputs, states, mantissa)
         of_inputs = vector_jacobian(outputs, {"x": x}, mantissa)["x"][..., : self.columns]
         of_weights = vector_jacobian(outputs, weights, {"": _time_first(above.value())})
         return _Read(
             {
-                name: _after_an_initial_zero(Scaled(value.transpose(0, 1), above.exponent, above.reached))
+                name: after_an_initial_zero(Scaled(value.transpose(0, 1), above.exponent, above.reached))
                 for name, value in of_states.items()
             },
             Scaled(of_inputs.transpose(0, 1), above.exponent, above.reached),
@@ -121,12 +142,17 @@ class Unrolled:
         )
 
     def _finish(
-        self, total: dict[str, Scaled], carried: dict[str, Scaled], direct: dict[str, Scaled], read: "_Read"
+        self,
+        total: dict[str, Scaled],
+        carried: dict[str, Scaled],
+        direct: dict[str, Scaled],
+        read: "_Read",
+        learned: bool,
     ) -> "Swept":
         """One step taken at all times at once, differentiated with every g_t in place."""
         with torch.enable_grad():
             x = _time_first(self.inputs).detach().requires_grad_()
-            weights = {name: _leaf(weight) for name, weight in self.weights.items()}
+            weights = {name: _leaf(weight, learned) for name, weight in self.weights.items()}
             before = {name: _time_first(states[:, :-1]).requires_grad_() for name, states in self.states.items()}
             after = self.recurrence.step(weights, x, before)
             # what the step hands on as it came is a state all the same, with a gradient apart from its other uses
@@ -195,12 +221,12 @@ def _over_time(gradients: list[tuple[State, Tensor]], reached: Tensor) -> dict[s
     }
 
 
-def _leaf(weight: Tensor) -> Tensor:
-    """The same numbers as the beginning of a graph, where they can be: a mask cannot."""
-    return weight.detach().requires_grad_(weight.is_floating_point())
+def _leaf(weight: Tensor, learned: bool) -> Tensor:
+    """The same numbers as the beginning of a graph, where they are to be and can be: a mask cannot."""
+    return weight.detach().requires_grad_(learned and weight.is_floating_point())
 
 
-def _after_an_initial_zero(gradient: Scaled) -> Scaled:
+def after_an_initial_zero(gradient: Scaled) -> Scaled:
     """The gradient with that of the initial state, which no output is read of, before it."""
     return Scaled(*(torch.cat([torch.zeros_like(part[:, :1]), part], 1) for part in vars(gradient).values()))
 
@@ -243,6 +269,9 @@ def vector_jacobian(outputs: State, inputs: Mapping[str, Tensor], gradient: Stat
 def common_scale(gradient: Mapping[str, Scaled]) -> dict[str, Scaled]:
     """The components of one state with one exponent, the largest of theirs, and reached where any of them is."""
     parts = list(gradient.values())
+    if not any(bool((part.exponent != parts[0].exponent).any()) for part in parts[1:]):
+        reached = torch.stack([part.reached for part in parts]).any(0)
+        return {name: Scaled(part.mantissa, part.exponent, reached) for name, part in gradient.items()}
     some = torch.stack([(part.mantissa != 0).flatten(2).any(-1) for part in parts])
     exponents = torch.stack([part.exponent for part in parts])
     least = torch.iinfo(exponents.dtype).min

@@ -14,7 +14,19 @@ from retrograde.core.choices import require_at_least
 from retrograde.core.jacobians import step_jacobians, unit_by_unit
 from retrograde.core.records import State
 from retrograde.core.recurrence import Recurrence, affine, sequence
+from retrograde.core.scaled import Scaled
+from retrograde.core.sweep import (
+    Sweepable,
+    Swept,
+    Unrolled,
+    after_an_initial_zero,
+    common_scale,
+    normalised,
+    summed,
+    unrolling,
+)
 from retrograde.core.truncated import in_pieces
+from retrograde.layers.closed_form import Arriving, Weights, all_cells, form, run, sweep
 
 
 def _weights(fused: nn.RNNBase) -> dict[str, Tensor]:
@@ -204,6 +216,65 @@ def _(
         state = hidden.detach(), cell.detach()
         made.append(outputs)
     return torch.cat(made, 1)
+
+
+class InClosedForm(Sweepable):
+    """A cell along a batch by the kernel, swept in closed form; what ``core.sweep.Unrolled`` is for any recurrence."""
+
+    def __init__(self, cell: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, initial: State | None) -> None:
+        self.inputs = inputs
+        self.weights = {name: weight.detach() for name, weight in cell.weights().items()}
+        begin = cell.initial_state(inputs) if initial is None else initial
+        with torch.no_grad():
+            equations = form(cell.fused.mode, Weights(**self.weights))
+            self.run, _ = run(equations, inputs.transpose(0, 1), tuple(begin[name] for name in equations.components))
+            self.outputs = self.run.outputs.transpose(0, 1)
+            self.states = {"hidden": torch.cat([begin["hidden"].unsqueeze(1), self.outputs], 1)}
+            if "cell" in begin:
+                self.states["cell"] = all_cells(self.run).transpose(0, 1)
+
+    def sweep(self, direct: dict[str, Scaled], above: Scaled, weights: bool = True) -> Swept:
+        said = common_scale(direct | {"hidden": direct["hidden"] + after_an_initial_zero(above)})
+        some = said["hidden"]  # the components share exponent and reach
+        later = {name: part.mantissa[:, 1:].transpose(0, 1) for name, part in said.items()}
+        exponent = some.exponent[:, 1:].t() if bool(some.exponent.any()) else None
+        arriving = Arriving(**later, exponent=exponent, reached=some.reached[:, 1:].t())
+        swept = sweep(self.run, arriving, learned=weights, carried=True)
+        made = swept.gradients
+        first = {name: part.mantissa[:, 0] for name, part in said.items()}
+        if bool(some.reached[:, 0].any()):
+            carry = {name: value[0] for name, value in swept.coordinate.items()}
+            carry, power = normalised(*summed(carry, made.exponent[0], first, some.exponent[:, 0]))
+            made.exponent[0] = power
+            for name, value in carry.items():
+                swept.coordinate[name][0] = made.total[name][0] = value
+        for name, value in first.items():
+            made.direct[name][0] = value
+        reached = some.reached.flip(1).cummax(1).values.flip(1)
+        later_reached = torch.cat([reached[:, 1:], torch.zeros_like(reached[:, :1])], 1)
+
+        def scaled(gradient: State, exponent: Tensor, reached: Tensor) -> dict[str, Scaled]:
+            return {name: Scaled(value.transpose(0, 1), exponent, reached) for name, value in gradient.items()}
+
+        assert swept.inputs is not None  # they were asked for
+        exponents = made.exponent.t()
+        return Swept(
+            scaled(made.total, exponents, reached),
+            scaled(made.direct, some.exponent, some.reached),
+            scaled(swept.coordinate, exponents, reached),
+            scaled(swept.carried, swept.carried_exponent.t(), later_reached),
+            Scaled(swept.inputs.transpose(0, 1), exponents[:, 1:], reached[:, 1:]),
+            list(swept.weights.values()) if weights else [torch.zeros_like(one) for one in self.weights.values()],
+        )
+
+
+@unrolling.register(ElmanCell)
+@unrolling.register(LSTMCell)
+@unrolling.register(GRUCell)
+def _(recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, initial: State | None = None) -> Sweepable:
+    if inputs.dtype in (torch.float32, torch.float64):
+        return InClosedForm(recurrence, inputs, initial)
+    return Unrolled(recurrence, inputs, initial=initial)  # half precisions round where the step does
 
 
 for _cell in (ElmanCell, LSTMCell, GRUCell):

@@ -1,0 +1,1 @@
+"""What exactness.py holds probes against: oracles of their own."""

@@ -1,0 +1,314 @@
+"""What ``torch.nn.RNN``, ``LSTM`` and ``GRU`` give, with the total gradient of every state as the loss's passes by.
+
+    output, hx = with_totals(module, input, hx, report)      # in place of module(input, hx)
+    loss(output, hx).backward()                              # calls report(place, gradient, lengths), top layer first
+
+``report`` is called once for each component of each layer and direction: ``place`` is ``0.forward.hidden``,
+``0.forward.cell``, ``1.backward.hidden`` …; ``gradient`` a ``StateGradient``, its tensors (batch, states, width) in the
+order of time: the states of a forward direction stand at t = -1 … T-1, those of a backward one at 0 … T, and the one
+that it begins with, ``hx`` or zeros, is among them; ``lengths`` (batch,) in the order of the batch as it was given,
+also for a packed sequence. Beyond a sample's length all is zero. A sequence without a batch axis is a batch of one.
+
+The loss is whatever ``backward`` was called on, with its 1/batch, if it has one. A frozen module reports as well: what
+it gives always requires a gradient. The direct gradient of ``hx`` is zero: the layer knows only what it does with it.
+
+On a CPU the gradients are those of ``closed_form``, which takes less time than the module itself, or little more; they
+replace autograd's, and have its values. Elsewhere they are those of ``taps``. Half precisions are brought to float32
+for them. Dropout between layers acts as in the module, in training, but draws other numbers than the module would.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from retrograde.core.scaled import Scaled, power_of_two
+from retrograde.core.sweep import common_scale
+from retrograde.layers.closed_form import Arriving, Run, Swept, Weights, cell_at, form, precise, run, sweep
+from retrograde.layers.taps import tapped
+from retrograde.layers.totals import Report, Stack
+
+NAMES = {
+    "input": "weight_ih",
+    "recurrent": "weight_hh",
+    "input_bias": "bias_ih",
+    "recurrent_bias": "bias_hh",
+    "projection": "weight_hr",
+}
+"""Our words for the parameters of ``torch.nn``, in its order."""
+
+
+def with_totals(
+    module: nn.RNNBase, input: Tensor | PackedSequence, hx: Tensor | tuple[Tensor, Tensor] | None, report: Report
+) -> tuple[Any, Any]:
+    """The module's outputs and last states; see above.
+
+    Raises ValueError for a module of another kind, and in a backward pass that is to be differentiated itself.
+    """
+    if not isinstance(module, nn.RNN | nn.LSTM | nn.GRU):
+        raise ValueError(f"totals are known of nn.RNN, nn.LSTM and nn.GRU, not of {type(module).__name__}")
+    batched = isinstance(input, PackedSequence) or input.dim() != 2
+    x, lengths = _padded(module, input)
+    begin = _begin(module, x, hx, batched)
+    _check(module, input, begin, batched)
+    absent = set() if module.bias else {"input_bias", "recurrent_bias"}
+    names = tuple(name for name in NAMES if name not in absent and (name != "projection" or module.proj_size))
+    stack = Stack(
+        mode=module.mode,
+        layers=module.num_layers,
+        directions=2 if module.bidirectional else 1,
+        weights=names,
+        dropout=module.dropout if module.training else 0.0,
+        time=len(x),
+        lengths=lengths,
+        ragged=bool((lengths != len(x)).any()),
+        report=report,
+    )
+    suffixes = [f"_l{layer}{end}" for layer in range(module.num_layers) for end in ("", "_reverse")[: stack.directions]]
+    weights = [[getattr(module, NAMES[name] + suffix) for name in names] for suffix in suffixes]
+    apply = closed if x.device.type == "cpu" else tapped
+    outputs, last = apply(stack, x, begin, weights)
+    if not batched:
+        last = [part.squeeze(1) for part in last]
+    return _as_given(module, input, outputs, lengths), last[0] if len(last) == 1 else tuple(last)
+
+
+def closed(
+    stack: Stack, x: Tensor, begin: Sequence[Tensor], weights: Sequence[Sequence[Tensor]]
+) -> tuple[Tensor, list[Tensor]]:
+    """Outputs, and the last states of each direction, by component; their gradients in closed form."""
+    anchor = torch.zeros((), device=x.device, requires_grad=True)  # so that there is a way back where nothing learns
+    outputs, *last = _Closed.apply(stack, anchor, x, *begin, *(part for each in weights for part in each))
+    return outputs, last
+
+
+def _padded(module: nn.RNNBase, input: Tensor | PackedSequence) -> tuple[Tensor, Tensor]:
+    """Inputs (time, batch, width), and how many of them each sample has."""
+    if isinstance(input, PackedSequence):
+        x, lengths = pad_packed_sequence(input)
+        return x, lengths.to(x.device)
+    x = input.unsqueeze(1) if input.dim() == 2 else input.transpose(0, 1) if module.batch_first else input
+    return x, torch.full(x.shape[1:2], len(x), device=x.device)
+
+
+def _begin(module: nn.RNNBase, x: Tensor, hx: Any, batched: bool) -> list[Tensor]:
+    """By component, the states that the directions begin with: (layer · directions, batch, width)."""
+    if hx is not None:
+        given = [hx] if isinstance(hx, Tensor) else list(hx)
+        return given if batched else [part.unsqueeze(1) for part in given]
+    widths = [module.proj_size or module.hidden_size, module.hidden_size][: 2 if module.mode == "LSTM" else 1]
+    number = module.num_layers * (2 if module.bidirectional else 1)
+    return [x.new_zeros(number, x.shape[1], width) for width in widths]
+
+
+def _check(module: nn.RNNBase, input: Tensor | PackedSequence, begin: list[Tensor], batched: bool) -> None:
+    """Raises what the module would."""
+    hidden: Any = begin[0] if len(begin) == 1 else tuple(begin)
+    if isinstance(input, PackedSequence):
+        module.check_forward_args(input.data, hidden, input.batch_sizes)
+    else:
+        given = input if batched else input.unsqueeze(0 if module.batch_first else 1)
+        module.check_forward_args(given, hidden, None)
+
+
+def _as_given(module: nn.RNNBase, input: Tensor | PackedSequence, outputs: Tensor, lengths: Tensor) -> Any:
+    """Outputs in the layout of the inputs."""
+    if isinstance(input, PackedSequence):
+        if input.sorted_indices is not None:
+            outputs, lengths = outputs.index_select(1, input.sorted_indices), lengths[input.sorted_indices]
+        return pack_padded_sequence(outputs, lengths.cpu())._replace(
+            batch_sizes=input.batch_sizes,
+            sorted_indices=input.sorted_indices,
+            unsorted_indices=input.unsorted_indices,
+        )
+    if input.dim() == 2:
+        return outputs.squeeze(1)
+    return outputs.transpose(0, 1) if module.batch_first else outputs
+
+
+@dataclass(frozen=True)
+class _Above:
+    """What is said from above of the outputs of a layer: ``value · 2^exponent``, as in ``Arriving``."""
+
+    value: Tensor
+    exponent: Tensor | None = None
+    reached: Tensor | None = None
+
+    def scaled(self) -> Scaled:
+        plain = Scaled.of(self.value)
+        return Scaled(
+            self.value,
+            plain.exponent if self.exponent is None else self.exponent,
+            plain.reached if self.reached is None else self.reached,
+        )
+
+    def __add__(self, other: "_Above") -> "_Above":
+        if self.exponent is None and other.exponent is None and self.reached is not None and other.reached is not None:
+            return _Above(self.value + other.value, None, self.reached | other.reached)
+        return _Above(*vars(self.scaled() + other.scaled()).values())
+
+    def columns(self, start: int, end: int) -> "_Above":
+        return _Above(self.value[..., start:end], self.exponent, self.reached)
+
+    def read(self, stack: Stack, direction: int) -> "_Above":
+        """In the order in which a direction reads, or back."""
+        exponent, reached = (
+            None if part is None else stack.read(part, direction) for part in (self.exponent, self.reached)
+        )
+        return _Above(stack.read(self.value, direction), exponent, reached)
+
+
+class _Closed(torch.autograd.Function):
+    """All layers as one node of the graph, so that exponents pass from one to the next."""
+
+    @staticmethod
+    def forward(ctx: Any, stack: Stack, anchor: Tensor, x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        parts = 2 if stack.mode == "LSTM" else 1
+        begin, weights = tensors[:parts], _each(tensors[parts:], len(stack.weights))
+        value = x
+        runs: list[Run] = []
+        masks: list[Tensor] = []
+        last: list[tuple[Tensor, ...]] = []
+        for layer in range(stack.layers):
+            if layer and stack.dropout:
+                value, mask = torch.native_dropout(value, stack.dropout, True)
+                masks.append(mask)
+            made = []
+            for direction in range(stack.directions):
+                at = len(runs)
+                form_here = form(stack.mode, Weights(**dict(zip(stack.weights, next(weights), strict=True))))
+                one, end = run(form_here, stack.read(value, direction), tuple(part[at] for part in begin))
+                if stack.ragged:
+                    one.outputs.masked_fill_(stack.padding.unsqueeze(2), 0.0)
+                    end = (one.outputs[stack.ends], *(cell_at(one, stack.lengths - 1) for _ in end[1:]))
+                runs.append(one)
+                last.append(end)
+                made.append(stack.read(one.outputs, direction))
+            value = torch.cat(made, -1) if stack.directions > 1 else made[0]
+        ctx.stack, ctx.cells = stack, [len(one.cells) for one in runs]
+        kept = [part for one in runs for part in (one.x, one.outputs, *one.cells)]
+        ctx.save_for_backward(*tensors, *masks, *kept)
+        ctx.set_materialize_grads(False)
+        return value, *(torch.stack(component) for component in zip(*last, strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise ValueError(
+                "the backward pass of a layer whose totals are taken cannot be differentiated again: call it without "
+                "create_graph, or take no totals of this layer"
+            )
+        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+            return _Back(ctx).gradients(*given)
+
+
+class _Back:
+    """The way back through all layers."""
+
+    def __init__(self, ctx: Any) -> None:
+        self.stack: Stack = ctx.stack
+        saved = iter(ctx.saved_tensors)
+        self.begin = [next(saved) for _ in range(2 if self.stack.mode == "LSTM" else 1)]
+        number = self.stack.layers * self.stack.directions
+        self.weights = [[next(saved) for _ in self.stack.weights] for _ in range(number)]
+        self.masks = [next(saved) for _ in range(self.stack.layers - 1 if self.stack.dropout else 0)]
+        self.runs = []
+        for at, cells in enumerate(ctx.cells):
+            form_here = form(self.stack.mode, Weights(**dict(zip(self.stack.weights, self.weights[at], strict=True))))
+            x, outputs, *boundaries = (next(saved) for _ in range(2 + cells))
+            self.runs.append(Run(form_here, x, tuple(part[at] for part in self.begin), outputs, boundaries))
+        _, _, self.of_inputs, *others = ctx.needs_input_grad
+        self.learned = any(others[len(self.begin) :])
+
+    def gradients(self, of_outputs: Tensor | None, *of_last: Tensor | None) -> tuple[Tensor | None, ...]:
+        stack = self.stack
+        swept: list[Swept] = []  # from the last
+        like = self.runs[-1].outputs
+        above = _Above(
+            like.new_zeros(*like.shape[:2], stack.directions * like.shape[2]) if of_outputs is None else of_outputs
+        )
+        for layer in range(stack.layers - 1, -1, -1):
+            below: _Above | None = None
+            for direction in range(stack.directions - 1, -1, -1):
+                at = layer * stack.directions + direction
+                width = self.runs[at].form.read
+                said = above.columns(direction * width, (direction + 1) * width).read(stack, direction)
+                ends = [None if part is None else part[at] for part in of_last]
+                one = sweep(self.runs[at], self._arriving(said, *ends), self.learned, bool(layer) or self.of_inputs)
+                swept.append(one)
+                if one.inputs is not None:
+                    exponent = one.gradients.exponent[1:]
+                    made = _Above(one.inputs, exponent if bool(exponent.any()) else None, one.gradients.reached[1:])
+                    made = made.read(stack, direction)
+                    below = made if below is None else below + made
+            for direction in range(stack.directions):
+                stack.tell(layer, direction, swept[-1 - direction].gradients)
+            if below is None:
+                break
+            above = self._before_dropout(below, layer)
+        swept.reverse()
+        of_x = power_of_two(above.value, above.exponent) if above.exponent is not None else above.value
+        return (
+            None,
+            None,
+            of_x.to(self.runs[0].x.dtype) if self.of_inputs else None,
+            *self._of_begin(swept),
+            *self._of_weights(swept),
+        )
+
+    def _arriving(self, said: _Above, hidden: Tensor | None = None, cell: Tensor | None = None) -> Arriving:
+        """With what is said of the last states: a direction has made them where a sample ends."""
+        ends = self.stack.ends
+        if hidden is None and cell is None:
+            return Arriving(said.value, None, said.exponent, said.reached)
+        if said.exponent is not None:
+            of_hidden = said.scaled()
+            parts = {
+                "hidden": of_hidden if hidden is None else of_hidden + Scaled.of(self.stack.at_ends(precise(hidden)))
+            }
+            if cell is not None:
+                parts["cell"] = Scaled.of(self.stack.at_ends(precise(cell)))
+            parts = common_scale(parts)
+            some = parts["hidden"]
+            of_cell = parts["cell"].mantissa if "cell" in parts else None
+            return Arriving(some.mantissa, of_cell, some.exponent, some.reached)
+        value, reached = said.value, said.reached
+        if hidden is not None:
+            value = precise(value).clone()
+            value[ends] += precise(hidden)
+        if reached is not None:
+            some = [(part != 0).any(-1) for part in (hidden, cell) if part is not None]
+            reached = reached.clone()
+            reached[ends] |= torch.stack(some).any(0)
+        return Arriving(value, None if cell is None else self.stack.at_ends(precise(cell)), None, reached)
+
+    def _before_dropout(self, above: _Above, layer: int) -> _Above:
+        if layer == 0 or not self.stack.dropout:
+            return above
+        left = 1 - self.stack.dropout
+        kept = self.masks[layer - 1] * (1 / left if left else 0.0)
+        return _Above(above.value * kept, above.exponent, above.reached)
+
+    def _of_begin(self, swept: list[Swept]) -> list[Tensor]:
+        def first(one: Swept, component: str) -> Tensor:
+            return power_of_two(one.gradients.total[component][0], one.gradients.exponent[0])
+
+        components = swept[0].gradients.total
+        return [
+            torch.stack([first(one, component) for one in swept]).to(begin.dtype)
+            for component, begin in zip(components, self.begin, strict=True)
+        ]
+
+    def _of_weights(self, swept: list[Swept]) -> list[Tensor | None]:
+        return [
+            one.weights[name].to(weight.dtype) if self.learned else None
+            for one, weights in zip(swept, self.weights, strict=True)
+            for name, weight in zip(self.stack.weights, weights, strict=True)
+        ]
+
+
+def _each(tensors: Sequence[Tensor], number: int) -> Iterator[Sequence[Tensor]]:
+    return (tensors[at : at + number] for at in range(0, len(tensors), number))
