@@ -59,7 +59,9 @@ def check_states_are_those_computed_with(model: SequenceModel, task: Task, batch
         changed = model.trace(batch, {key: added}).states[key] - states[key]
         torch.testing.assert_close(changed[:, at], added[:, at], rtol=0, atol=FORMS)
         before = slice(at + 1, None) if ".backward." in key else slice(at)
-        assert not changed[:, before][counts[:, before]].any(), f"'{key}' changes before time {times[at]}"
+        # two forms: the one that is not perturbed may be a faster one
+        earlier = changed[:, before][counts[:, before]]
+        assert (earlier.abs() <= FORMS).all(), f"'{key}' changes before time {times[at]}"
 
 
 def check_totals_are_finite_differences(model: SequenceModel, task: Task, batch: Batch) -> None:

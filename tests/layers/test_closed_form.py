@@ -1,6 +1,5 @@
 """The closed form of the three fused cells against ``core.sweep.Unrolled``, which knows nothing but their step."""
 
-import gc
 from collections.abc import Callable
 
 import pytest
@@ -8,12 +7,9 @@ import torch
 
 from retrograde.core.recurrence import Recurrence
 from retrograde.core.scaled import Scaled
-from retrograde.core.snapshot import snapshot
 from retrograde.core.sweep import Swept, Unrolled, unrolling
 from retrograde.layers import closed_form
 from retrograde.layers.cells import ElmanCell, GRUCell, InClosedForm, LSTMCell
-from retrograde.models.lstm import lstm
-from retrograde.tasks.adding import Adding
 
 CELLS: dict[str, Callable[[], Recurrence]] = {
     "elman": lambda: ElmanCell(3, 5),
@@ -102,11 +98,3 @@ def test_gates_that_are_shut_or_open_are_no_zero_by_zero() -> None:
         swept = unrolling(cell, x).sweep(direct, gradient(2, TIME, 5, every=1))
         assert all(part.value().isfinite().all() for part in swept.total.values())
         assert all(part.isfinite().all() for part in swept.weights)
-
-
-def test_a_snapshot_keeps_no_way_back_alive() -> None:
-    task = Adding(length=6)
-    model = lstm(task, hidden=5)
-    taken = snapshot(model.to(torch.get_default_dtype()), task, task.sample(3, torch.Generator().manual_seed(0)), 0)
-    assert taken.courses
-    assert not any(type(thing) is InClosedForm for thing in gc.get_objects())

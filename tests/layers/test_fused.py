@@ -464,6 +464,58 @@ def test_a_direct_gradient_of_another_size_joins_what_has_vanished(kind: Any) ->
         assert torch.equal(status == ZERO, double[place][1] == ZERO)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # which oneDNN does not have
+@pytest.mark.parametrize("kind", ["tanh", "GRU", "LSTM", "LSTM, projected"])
+def test_weights_take_the_plain_value_of_what_has_vanished(kind: str) -> None:
+    """Read at the end from both layers, the lower one's last state beside what has vanished on its way from above."""
+    torch.manual_seed(0)
+    sizes = {"num_layers": 2} | ({"proj_size": 4} if kind == "LSTM, projected" else {})
+    module = {"tanh": nn.RNN, "GRU": nn.GRU}.get(kind, nn.LSTM)(2, 16, **sizes)
+    for name, part in module.named_parameters():
+        if "weight_hh" in name:
+            part.data.div_(4)  # fast enough for several powers of two
+    x = torch.randn(200, 3, 2, requires_grad=True)
+    found = []
+    for each in (module, copy.deepcopy(module).double()):
+        outputs, last, gradients, _ = told(each, x.to(each.weight_ih_l0.dtype))
+        value = outputs[-1].sum() + sum(part.square().sum() for part in parts(last))
+        found.append((torch.autograd.grad(value, [x, *each.parameters()]), gradients))
+    (single, in_single), (double, in_double) = found
+    for one, other in zip(single, double, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+    for place, gradient in in_single.items():
+        norm, status = log10_norm(gradient.total)
+        assert (status == FINITE).all()
+        assert (norm - log10_norm(in_double[place].total)[0]).abs().max() <= 1e-4
+        assert norm.min() < -40
+
+
+def test_a_last_state_alone_reaches_what_led_to_it(float64: None, way: str) -> None:
+    """Of the lower layer: nothing comes from above, and yet there is a path."""
+    module = nn.LSTM(3, 4, 2)
+    _, (hidden, cell), gradients, _ = told(module, torch.randn(5, 2, 3))
+    (hidden[0].sum() + cell[0].sum()).backward()
+    for place, gradient in gradients.items():
+        assert bool(gradient.total.reached.all()) == place.startswith("0"), place
+        assert bool(gradient.total.reached.any()) == place.startswith("0"), place
+        assert gradient.direct.reached[:, -1].all() == place.startswith("0"), place
+
+
+def test_what_padding_grows_to_is_nobody_s(way: str) -> None:
+    """h_t = 3 h_{t-1} leaves float32 behind the end of the shorter sample, long before that of the longer."""
+    module = nn.RNN(1, 1, nonlinearity="relu", bias=False)
+    module.weight_ih_l0.data.fill_(1.0)
+    x = torch.zeros(150, 2, 1)
+    x[0, 1] = 1.0
+    given = pack_padded_sequence(x, torch.tensor([150, 3]), enforce_sorted=False)
+    module.weight_hh_l0.data.fill_(3.0)
+    outputs, _, gradients, _ = told(module, given)
+    pad_packed_sequence(outputs)[0][2].sum().backward()
+    assert module.weight_hh_l0.grad is not None
+    assert module.weight_hh_l0.grad.item() == 6.0  # h_2 = w² x_0, of the shorter sample
+    assert gradients["0.forward.hidden"].total.value()[1, :5, 0].tolist() == [27.0, 9.0, 3.0, 1.0, 0.0]
+
+
 def test_where_no_path_leads_to_the_loss_there_is_a_true_zero_and_no_other(float64: None, way: str) -> None:
     module = nn.RNN(1, 2, nonlinearity="relu")
     module.bias_ih_l0.data.fill_(-100.0)  # nothing passes through the units

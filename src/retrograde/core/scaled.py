@@ -16,6 +16,9 @@ from retrograde.core.statuses import CENSORED, FINITE, INF, NAN, ZERO
 
 LOG10_2 = math.log10(2.0)
 
+IN_CACHE = 2**17
+"""Numbers that are read several times in turn without being fetched anew."""
+
 
 @dataclass(frozen=True)
 class Scaled:
@@ -98,11 +101,13 @@ def log10_norm(
         return value.t(), status.t()
     mantissa = gradient.mantissa.flatten(2)
     mantissa = mantissa.to(torch.promote_types(mantissa.dtype, torch.float32))
-    largest = _largest(mantissa)
+    at_once = max(1, IN_CACHE // max(1, mantissa[:1].numel()))
+    pairs = [(_largest(part), torch.linalg.vector_norm(part, dim=-1)) for part in mantissa.split(at_once)]
+    largest, norm = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     numbers = torch.finfo(mantissa.dtype)
     # where squares are sure to be numbers of the format the plain norm will do, which is an order of magnitude faster
     plain = (largest >= numbers.tiny**0.25) & (largest <= numbers.max**0.25)
-    norm = torch.linalg.vector_norm(mantissa, dim=-1).to(torch.float64)
+    norm = norm.to(torch.float64)
     rest = torch.isfinite(largest) & (largest > 0) & ~plain
     if rest.any():
         scale = largest[rest].to(torch.float64)

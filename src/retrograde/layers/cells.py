@@ -272,9 +272,11 @@ class InClosedForm(Sweepable):
 @unrolling.register(LSTMCell)
 @unrolling.register(GRUCell)
 def _(recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, initial: State | None = None) -> Sweepable:
-    if inputs.dtype in (torch.float32, torch.float64):
+    # a class derived from these may step otherwise, and half precisions round where the step does
+    own = type(recurrence) in (ElmanCell, LSTMCell, GRUCell)
+    if own and inputs.dtype in (torch.float32, torch.float64):
         return InClosedForm(recurrence, inputs, initial)
-    return Unrolled(recurrence, inputs, initial=initial)  # half precisions round where the step does
+    return Unrolled(recurrence, inputs, initial=initial)
 
 
 for _cell in (ElmanCell, LSTMCell, GRUCell):

@@ -1,7 +1,8 @@
 r"""Elman, LSTM and GRU along a batch, with the gradient of every state by hand: one small matrix product a step.
 
-The fused kernel of ``torch`` makes the outputs and keeps nothing. On the way back the gates are computed anew from
-inputs and outputs, a chunk of times at once so that all stays in the cache, and the sweep runs through the chunk:
+Outputs are made by the fused kernel of ``torch``, or by a loop where that is faster, and nothing else is kept but an
+LSTM's cell every few steps. On the way back the gates are computed anew from inputs and outputs, a chunk of times at
+once so that all stays in the cache, and the sweep runs through the chunk:
 
     Elman   δ_t = g_t ⊙ f'                                        g_{t-1} = d_{t-1} + Uᵀ δ_t
     GRU     δ_t = [g_t ⊙ ∂h/∂r, g_t ⊙ ∂h/∂z, g_t ⊙ ∂h/∂(U_n h)]   g_{t-1} = d_{t-1} + z_t ⊙ g_t + Uᵀ δ_t
@@ -38,7 +39,7 @@ CACHED = 2**19
 """Numbers that the gates of a chunk hold: with all that is made of them a few megabytes, which a cache holds."""
 
 LONGEST = 64
-"""Steps of a chunk at most: between two settings of the power of two a gradient may shrink by 1e30 in float32."""
+"""Steps of a chunk at most: between two settings of the power of two a gradient in float32 may shrink by 1e19."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,10 @@ class Form(ABC):
     def kernel(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Outputs and last state, as the kernel of ``torch`` computes them."""
 
+    def stepped(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The same by a loop, in float32 or float64, where that takes less time than the kernel for a CPU."""
+        return self.kernel(x, state)
+
     @abstractmethod
     def chunk(self, steps: int, batch: int, scratch: tuple[Tensor, ...]) -> "Chunk":
         """Room for so many steps; ``scratch`` is needed while they are opened, and by one chunk after another."""
@@ -151,12 +156,13 @@ class Form(ABC):
 class Chunk(ABC):
     """A few steps opened up for the gradient to pass through; their room is used for one chunk after another.
 
-    ``delta`` holds what a gradient is multiplied by on its way and, where it has been, δ.
+    ``delta`` holds what a gradient is multiplied by on its way and, where it has been, δ. ``cells``, if the form has
+    one, are those before the first step and after each.
     """
 
     def __init__(self, weights: Weights, delta: Float[Tensor, "time batch gates"]) -> None:
         self.weights, self.recurrent, self.delta = weights, weights.recurrent, delta
-        self.x = self.before = delta[:0]
+        self.x = self.before = self.cells = delta[:0]
 
     @abstractmethod
     def open(self, x: Tensor, before: Tensor, after: Tensor, cell: Tensor) -> None:
@@ -203,6 +209,17 @@ class Elman(Form):
         outputs, last = kernel(x, state[0][None], self.listed(), self.given.biased, 1, 0.0, False, False, False)
         return outputs, (last[0],)
 
+    def stepped(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        outputs = x.new_empty(*x.shape[:2], self.hidden)
+        apply = torch.tanh_ if self.nonlinearity == "tanh" else torch.relu_
+        bias, recurrent, hidden = _both(self.weights), self.weights.recurrent.t(), state[0]
+        for first, end in _bounds(self, x):
+            made = outputs[first:end]
+            _product(bias, x[first:end].flatten(0, 1), self.weights.input.t(), made.flatten(0, 1))
+            for step in made.unbind():
+                hidden = apply(step.addmm_(hidden, recurrent))
+        return outputs, (hidden,)
+
     def scratch(self, steps: int, batch: int) -> tuple[Tensor, ...]:
         return ()
 
@@ -234,6 +251,14 @@ class _ElmanChunk(Chunk):
 class GRU(Form):
     """Reset and update gate, the reset gate after U_n; equations in ``models/gru.py``."""
 
+    def __init__(self, weights: Weights) -> None:
+        super().__init__(weights)
+        self.both = 2 * self.hidden  # rows of the reset and the update gate
+        self.bias, self.hidden_bias = self.weights.input_bias, self.weights.recurrent_bias
+        if self.bias is not None and self.hidden_bias is not None:
+            self.bias = torch.cat([self.bias[: self.both] + self.hidden_bias[: self.both], self.bias[self.both :]])
+            self.hidden_bias = self.hidden_bias[self.both :]
+
     @property
     def hidden(self) -> int:
         return self.gates // 3
@@ -241,6 +266,22 @@ class GRU(Form):
     def kernel(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         outputs, last = torch.gru(x, state[0][None], self.listed(), self.given.biased, 1, 0.0, False, False, False)
         return outputs, (last[0],)
+
+    def stepped(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        outputs = x.new_empty(*x.shape[:2], self.hidden)
+        of_gates, of_candidate = self.weights.recurrent[: self.both].t(), self.weights.recurrent[self.both :].t()
+        hidden = state[0]
+        from_hidden, candidate = torch.empty_like(outputs[0]), torch.empty_like(outputs[0])
+        for first, end in _bounds(self, x):
+            gates = x.new_empty(end - first, x.shape[1], self.gates)
+            _product(self.bias, x[first:end].flatten(0, 1), self.weights.input.t(), gates.flatten(0, 1))
+            parts = gates[:, :, : self.both], *gates.chunk(3, -1), outputs[first:end]
+            for both, reset, update, entered, made in _by_step(*parts):
+                both.addmm_(hidden, of_gates).sigmoid_()
+                _product(self.hidden_bias, hidden, of_candidate, from_hidden)
+                torch.addcmul(entered, reset, from_hidden, out=candidate).tanh_()
+                hidden = torch.lerp(candidate, hidden, update, out=made)
+        return outputs, (hidden,)
 
     def scratch(self, steps: int, batch: int) -> tuple[Tensor, ...]:
         return tuple(self.weights.recurrent.new_empty(steps, batch, self.hidden) for _ in range(3))
@@ -253,15 +294,11 @@ class _GRUChunk(Chunk):
     def __init__(self, form: GRU, steps: int, batch: int, of_hidden: Tensor, candidate: Tensor, rest: Tensor) -> None:
         gates = form.weights.recurrent.new_empty(steps, batch, 3, form.hidden)
         super().__init__(form.weights, gates.flatten(2))
-        self.gates, self.both = gates, 2 * form.hidden  # rows of the reset and the update gate
+        self.gates, self.both, self.bias, self.hidden_bias = gates, form.both, form.bias, form.hidden_bias
         self.of_hidden, self.candidate, self.rest = of_hidden, candidate, rest
         self.update, self.slope = (gates.new_empty(steps, batch, form.hidden) for _ in range(2))
         self.base, self.one = torch.empty_like(self.rest[0]), gates.new_ones(())
         self.steps = _by_step(gates, self.delta, self.update)
-        self.bias, self.hidden_bias = form.weights.input_bias, form.weights.recurrent_bias
-        if self.bias is not None and self.hidden_bias is not None:
-            self.bias = torch.cat([self.bias[: self.both] + self.hidden_bias[: self.both], self.bias[self.both :]])
-            self.hidden_bias = self.hidden_bias[self.both :]
 
     def open(self, x: Tensor, before: Tensor, after: Tensor, cell: Tensor) -> None:
         self.x, self.before = x, before
@@ -341,9 +378,7 @@ class _LSTMChunk(Chunk):
         self.forget, self.slope = (gates.new_empty(steps, batch, form.hidden) for _ in range(2))
         self.shown = entered if self.projection is None else torch.empty_like(self.slope)
         self.cells = gates.new_empty(steps + 1, batch, form.hidden)
-        self.bias = form.weights.input_bias
-        if self.bias is not None and form.weights.recurrent_bias is not None:
-            self.bias = self.bias + form.weights.recurrent_bias
+        self.bias = _both(form.weights)
         self.scan = _by_step(self.entered, self.forget, self.cells[:-1], self.cells[1:])
         self.steps = _by_step(self.slope, self.forget, gates[:, :, :3], gates[:, :, 3], self.delta)
 
@@ -501,7 +536,10 @@ class Run:
 def run(form: Form, x: Float[Tensor, "time batch width"], begin: tuple[Tensor, ...]) -> tuple[Run, tuple[Tensor, ...]]:
     """The layer along a batch, and its last state."""
     if form.components == ("hidden",):
-        outputs, last = form.kernel(x, begin)
+        whole = len(x) > 0 and x.device.type == "cpu" and x.dtype == form.given.input.dtype == form.weights.input.dtype
+        # whatever is rounded on the way, in half precision or under autocast, is the kernel's to round
+        make = form.stepped if whole and not torch.is_autocast_enabled("cpu") else form.kernel
+        outputs, last = make(x, begin)
         return Run(form, x, begin, outputs, []), last
     made, cells, state = [], [], begin
     for first, end in _bounds(form, x):
@@ -517,7 +555,6 @@ def all_cells(run: Run) -> Float[Tensor, "states batch hidden"]:
     scratch = run.scratch()
     for at, (first, end) in enumerate(run.bounds):
         run.open[at] = chunk = run.opened(at, run.room(scratch))
-        assert isinstance(chunk, _LSTMChunk)
         made.append(chunk.cells[1 : end - first + 1])
     return torch.cat(made)
 
@@ -526,7 +563,6 @@ def cell_at(run: Run, times: Int[Tensor, " batch"]) -> Float[Tensor, "batch hidd
     """The cell after each sample's input of that time."""
     steps = run.bounds[0][1]
     chunk = run.room(run.scratch())
-    assert isinstance(chunk, _LSTMChunk)
     samples = torch.arange(len(times), device=times.device)
     chunks, within = times // steps, times % steps
     begin = chunks * steps  # each sample's own chunk, side by side; beyond the end anything may stand
@@ -738,6 +774,12 @@ class _Sweep:
             shift = torch.frexp(largest).exponent.where(away, 0)
             self.carry = {name: power_of_two(value, -shift) for name, value in self.carry.items()}
             self.power = shift if self.power is None else self.power + shift
+
+
+def _both(weights: Weights) -> Tensor | None:
+    """The biases, where they are added to the same."""
+    one, other = weights.input_bias, weights.recurrent_bias
+    return one if one is None or other is None else one + other
 
 
 def _by_step(*parts: Tensor) -> list[tuple[Tensor, ...]]:

@@ -280,9 +280,9 @@ class _Back:
             value = precise(value).clone()
             value[ends] += precise(hidden)
         if reached is not None:
-            some = [(part != 0).any(-1) for part in (hidden, cell) if part is not None]
+            said_of = [(part != 0).any(-1) for part in (hidden, cell) if part is not None]
             reached = reached.clone()
-            reached[ends] |= torch.stack(some).any(0)
+            reached[ends] |= torch.stack(said_of).any(0)
         return Arriving(value, None if cell is None else self.stack.at_ends(precise(cell)), None, reached)
 
     def _before_dropout(self, above: _Above, layer: int) -> _Above:
