@@ -134,6 +134,10 @@ def test_the_direct_gradient_of_a_state_is_what_its_own_readout_says() -> None:
     assert not direct[:, 0].any()
 
 
+class Stepped(LSTMCell):
+    """The same by its step: what is registered for the cell is not for a class of its own."""
+
+
 class Copying(LSTMCell):
     """Its read-out is the hidden state and yet not that very tensor, so that the sweep differentiates it."""
 
@@ -143,7 +147,7 @@ class Copying(LSTMCell):
 
 def test_a_component_given_as_it_stands_has_the_gradients_of_a_copy() -> None:
     x, cotangent = torch.randn(SAMPLES, TIME, WIDTH, requires_grad=True), torch.randn(SAMPLES, TIME, 5)
-    cell, copying = LSTMCell(WIDTH, 5), Copying(WIDTH, 5)
+    cell, copying = Stepped(WIDTH, 5), Copying(WIDTH, 5)
     copying.load_state_dict(cell.state_dict())
     found = []
     for recurrence in (cell, copying):

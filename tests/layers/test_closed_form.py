@@ -1,10 +1,12 @@
 """The closed form of the three fused cells against ``core.sweep.Unrolled``, which knows nothing but their step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
+from torch import Tensor
 
+from retrograde.core.records import State
 from retrograde.core.recurrence import Recurrence
 from retrograde.core.scaled import Scaled
 from retrograde.core.sweep import Swept, Unrolled, unrolling
@@ -85,6 +87,20 @@ def test_a_second_sweep_gives_the_same(cell: Recurrence) -> None:
 def test_half_precisions_take_the_steps(cell: Recurrence) -> None:
     cell = cell.to(torch.bfloat16)
     assert type(unrolling(cell, torch.randn(2, TIME, 3, dtype=torch.bfloat16))) is Unrolled
+
+
+class Squared(LSTMCell):
+    """An LSTM of which something else is read."""
+
+    def read(self, weights: Mapping[str, Tensor], x: Tensor, state: State) -> Tensor:
+        return state["hidden"].square()
+
+
+def test_a_cell_that_reads_out_something_else_takes_the_steps() -> None:
+    cell = Squared(3, 5)
+    made = unrolling(cell, torch.randn(2, TIME, 3))
+    assert type(made) is Unrolled
+    torch.testing.assert_close(made.outputs, made.states["hidden"][:, 1:].square())
 
 
 def test_gates_that_are_shut_or_open_are_no_zero_by_zero() -> None:

@@ -564,8 +564,9 @@ def test_probes_find_nothing_in_a_rule(task: Task) -> None:
     taken = snapshot(rule(task, samples=100), task, other(task, 3), 0)
     assert not taken.gradients and not taken.trace.states
     assert taken.losses[taken.batch.scored].all()
-    for probe in (Attention(), Health(), LagGradient(), Parameters(), SourceGradient(), StateGradient()):
+    for probe in (Attention(), LagGradient(), Parameters(), SourceGradient(), StateGradient()):
         assert list(probe(taken)) == []
+    assert {reading.name.partition("/")[2] for reading in Health()(taken)} <= {"outputs", "loss"}
 
 
 def test_there_is_no_state_to_perturb() -> None:
