@@ -38,7 +38,7 @@ from retrograde.layers.totals import Gradients
 CACHED = 2**19
 """Numbers that the gates of a chunk hold: with all that is made of them a few megabytes, which a cache holds."""
 
-LONGEST = 64
+LONGEST = 32
 """Steps of a chunk at most: between two settings of the power of two a gradient in float32 may shrink by 1e19."""
 
 
