@@ -18,6 +18,7 @@ from retrograde.models.lstm import lstm
 from retrograde.models.transformer import transformer
 from retrograde.probes.jacobian import Jacobian, spaced
 from retrograde.tasks.adding import Adding
+from step_jacobians import jacobians
 
 KEY = "0.forward"
 FINITE, CENSORED, NAN = 0, 2, 4
@@ -32,24 +33,6 @@ def taken(model: object, task: Task, count: int = 3) -> Snapshot:
 
 def read(model: object, task: Task, **settings: int) -> dict[str, Reading]:
     return {reading.name: reading for reading in Jacobian(**settings)(taken(model, task))}
-
-
-def jacobians(on: Snapshot, key: str = KEY, sample: int = 0) -> list[Tensor]:
-    """∂z_t/∂z_{t-1} along a sample in the order of reading, by autograd of each step alone."""
-    course = on.courses[key]
-    sizes = [value[0, 0].numel() for value in course.states.values()]
-
-    def made(time: int) -> Tensor:
-        def step(flat: Tensor) -> Tensor:
-            parts = zip(course.states.items(), flat.split(sizes), strict=True)
-            state = {name: part.view(1, *value.shape[2:]) for (name, value), part in parts}
-            after = course.recurrence.step(course.weights, course.inputs[sample, time : time + 1], state)
-            return torch.cat([after[name].flatten() for name in course.states])
-
-        before = torch.cat([value[sample, time].flatten() for value in course.states.values()])
-        return torch.autograd.functional.jacobian(step, before)  # type: ignore[no-any-return]  # one input, one output
-
-    return [made(time) for time in range(int(course.lengths[sample]))]
 
 
 def products(steps: list[Tensor]) -> list[Tensor]:

@@ -20,6 +20,7 @@ from retrograde.models.lstm import lstm
 from retrograde.models.transformer import transformer
 from retrograde.probes.lyapunov import Lyapunov, kaplan_yorke
 from retrograde.tasks.adding import Adding
+from step_jacobians import jacobians
 
 KEY = "0.forward"
 TASK = Adding(length=12)
@@ -47,24 +48,6 @@ def with_matrix(matrix: Tensor) -> object:
     with torch.no_grad():
         cell(model).weights()["recurrent"].copy_(matrix)
     return model
-
-
-def jacobians(on: Snapshot, sample: int = 0) -> list[Tensor]:
-    """∂z_t/∂z_{t-1} along a sample, by autograd of each step alone."""
-    course = on.courses[KEY]
-    sizes = [value[0, 0].numel() for value in course.states.values()]
-
-    def made(time: int) -> Tensor:
-        def step(flat: Tensor) -> Tensor:
-            parts = zip(course.states.items(), flat.split(sizes), strict=True)
-            state = {name: part.view(1, *value.shape[2:]) for (name, value), part in parts}
-            after = course.recurrence.step(course.weights, course.inputs[sample, time : time + 1], state)
-            return torch.cat([after[name].flatten() for name in course.states])
-
-        before = torch.cat([value[sample, time].flatten() for value in course.states.values()])
-        return torch.autograd.functional.jacobian(step, before)  # type: ignore[no-any-return]  # one input, one output
-
-    return [made(time) for time in range(int(course.lengths[sample]))]
 
 
 def test_a_rotation_neither_grows_nor_fades() -> None:

@@ -26,6 +26,7 @@ from retrograde.core.contracts import Snapshot
 from retrograde.core.records import Course, State
 from retrograde.core.recurrence import Recurrence, affine
 from retrograde.core.snapshot import gradient_flow
+from retrograde.core.sweep import vector_jacobian
 
 AT_ONCE = 1 << 25
 """Numbers of the matrices that exist together: 128 MiB in float32."""
@@ -170,18 +171,10 @@ class Linearised:
         """``vector`` times J."""
         sizes = [value.shape[2:].numel() for value in self.before.values()]
         of_components = dict(zip(self.before, vector.split(sizes, -1), strict=True))
-        live = [name for name, value in self.after.items() if value.requires_grad and of_components[name].any()]
-        if not live:
-            return torch.zeros_like(vector)
-        made = torch.autograd.grad(
-            [self.after[name] for name in live],
-            list(self.before.values()),
-            [of_components[name].reshape(self.after[name].shape).to(self.after[name].dtype) for name in live],
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        return torch.cat([value.flatten(2) for value in made], -1)
+        asked = {name: value for name, value in self.after.items() if of_components[name].any()}
+        gradient = {name: of_components[name].reshape(value.shape).to(value.dtype) for name, value in asked.items()}
+        made = vector_jacobian(asked, self.before, gradient)
+        return torch.cat([value.flatten(2) for value in made.values()], -1)
 
 
 @singledispatch

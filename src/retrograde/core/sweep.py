@@ -248,8 +248,13 @@ def _carried_back(after: State, before: list[State], gradient: State) -> list[St
     return [{name: made[f"{place}.{name}"] for name in state} for place, state in enumerate(before)]
 
 
-def vector_jacobian(outputs: State, inputs: Mapping[str, Tensor], gradient: State) -> dict[str, Tensor]:
-    """``gradient`` times the Jacobian of ``outputs`` by ``inputs``; zero where an input is not used."""
+def vector_jacobian(
+    outputs: State, inputs: Mapping[str, Tensor], gradient: Mapping[str, Tensor], create_graph: bool = False
+) -> dict[str, Tensor]:
+    """``gradient`` times the Jacobian of ``outputs`` by ``inputs``; zero where an input is not used.
+
+    With ``create_graph`` the products can be differentiated themselves.
+    """
     live = [name for name, value in outputs.items() if value.requires_grad]
     wanted = [name for name, value in inputs.items() if value.requires_grad]
     if not live or not wanted:
@@ -259,6 +264,7 @@ def vector_jacobian(outputs: State, inputs: Mapping[str, Tensor], gradient: Stat
         [inputs[name] for name in wanted],
         [gradient[name] for name in live],
         retain_graph=True,
+        create_graph=create_graph,
         allow_unused=True,
         materialize_grads=True,
     )

@@ -23,6 +23,7 @@ from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, Course, State
 from retrograde.core.recurrence import Recurrence
 from retrograde.core.snapshot import gradient_flow
+from retrograde.core.sweep import vector_jacobian
 
 
 class Flossing:
@@ -102,15 +103,8 @@ def _advanced(
     before = {name: value if value.requires_grad else value.requires_grad_() for name, value in before.items()}
     after = recurrence.step(weights, x.expand(count, -1), before)
     dummies = {name: torch.zeros_like(value, requires_grad=True) for name, value in after.items()}
-    live = [name for name, value in after.items() if value.requires_grad]
-    carried = torch.autograd.grad(
-        [after[name] for name in live],
-        list(before.values()),
-        [dummies[name] for name in live],
-        create_graph=True,
-        materialize_grads=True,
-    )
+    carried = vector_jacobian(after, before, dummies, create_graph=True)
     directions = frame.T.split([value[0].numel() for value in before.values()], 1)
-    along = sum((back.flatten(1) * v).sum() for back, v in zip(carried, directions, strict=True))
+    along = sum((carried[name].flatten(1) * v).sum() for name, v in zip(before, directions, strict=True))
     made = torch.autograd.grad(along, list(dummies.values()), create_graph=True, materialize_grads=True)
     return {name: value[:1] for name, value in after.items()}, torch.cat([part.flatten(1) for part in made], 1).T

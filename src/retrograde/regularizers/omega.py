@@ -25,6 +25,7 @@ from retrograde.core.scaled import LOG10_2, Scaled, log10_norm, power_of_two
 from retrograde.core.snapshot import gradient_flow
 from retrograde.core.statistics import log10_joint
 from retrograde.core.statuses import FINITE
+from retrograde.core.sweep import vector_jacobian
 
 
 class Omega:
@@ -57,15 +58,9 @@ def omega(course: Course) -> Float[Tensor, " batch"]:
     with torch.enable_grad():
         before = {name: value.transpose(0, 1).clone().requires_grad_() for name, value in course.before.items()}
         after = course.recurrence.step(_weights(course), course.inputs.transpose(0, 1), before)
-        live = [name for name, value in after.items() if value.requires_grad]
-        carried = torch.autograd.grad(
-            [after[name] for name in live],
-            list(before.values()),
-            [error[name].transpose(0, 1) for name in live],
-            create_graph=True,
-            materialize_grads=True,
-        )
-        ratio = torch.linalg.vector_norm(torch.cat([value.flatten(2) for value in carried], -1), dim=-1).T
+        gradient = {name: value.transpose(0, 1) for name, value in error.items()}
+        carried = vector_jacobian(after, before, gradient, create_graph=True)
+        ratio = torch.linalg.vector_norm(torch.cat([value.flatten(2) for value in carried.values()], -1), dim=-1).T
         return (ratio - 1).square().where(counts, 0.0).sum(1) / counts.sum(1).clamp(min=1)
 
 
