@@ -12,11 +12,13 @@ where its oracle cannot tell. Layers of ``torch.nn`` follow, under ``retrograde.
 
 What each column is held against is printed below the table; ``exact/`` has the oracles. None of them runs the sweep,
 or anything else of what it judges. Most rest on loops of live autograd nodes, some on differences, whose own error is
-printed. Against live nodes an error is relative to the value itself, entry by entry; differences, which cannot see what
-is much smaller than the rest, are held to the largest gradient over time.
+printed. Errors are relative. Of a gradient at a state: the norm of the difference over the norm of the vector, or over
+1e-6 of that of the whole state at that time where this is more; of norms, shares and statistics, each number by itself,
+one that is a difference of others over 1e-6 of these at least. Differences, which cannot see what is much smaller than
+the rest, are held to the largest gradient over time.
 
-Then what is known on paper, and the range: a tanh net whose gradient falls below 1e-200 on its way to the first state,
-in float32 beside float64.
+Then what is known on paper, and the range: a tanh net, swept in closed form, and a linear one, swept step by step,
+whose gradients fall below 1e-200 on their way to the first state, in float32 beside float64.
 
 The goals: 1e-10 for totals against live nodes, 1e-6 everywhere else, 1e-5 decades of range. Exits with 1 where one is
 missed, and names it.
@@ -37,7 +39,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from exact.case import Case, statistics
+from exact.case import Case, statistics, worst
 from exact.columns import COLUMNS, Column
 from exact.known import Answer, answers
 from exact.watched import LAYERS, of_cell, of_layer
@@ -45,6 +47,7 @@ from measuring import SEED, factory, keep, listed, machine, one_line, prepare, s
 from retrograde.core.choices import Unavailable, require_at_least, require_one_of
 from retrograde.core.contracts import Probe, SequenceModel, Task
 from retrograde.core.records import Batch
+from retrograde.core.recurrence import Recurrence
 from retrograde.core.snapshot import snapshot
 from retrograde.core.statuses import FINITE, STATUSES
 from retrograde.probes.state_gradient import StateGradient
@@ -130,8 +133,8 @@ def judged(name: str, probes: Mapping[str, Probe], columns: Sequence[Column]) ->
                 continue
             row.spent[column.title] = row.spent.get(column.title, 0.0) + time.process_time() - begun
             if found is not None:
-                row.errors[column.title] = max(found, row.errors.get(column.title, 0.0))
-        row.claimed = max([row.claimed, *case.claimed])
+                row.errors[column.title] = worst([found, row.errors.get(column.title, 0.0)])
+        row.claimed = worst([row.claimed, *case.claimed])
     return row
 
 
@@ -167,7 +170,7 @@ class Range:
 
 
 def ranges(length: int = STEPS) -> list[Range]:
-    """A tanh net whose loss is at the end: its first states' gradients, by the probe and by a watch."""
+    """Nets whose loss is at the end, and their first states' gradients: by the probe, of a tanh net by a watch too."""
     torch.manual_seed(SEED)
     task = Adding(length=length)
     model = factory("elman", 64)(task).float()
@@ -175,32 +178,57 @@ def ranges(length: int = STEPS) -> list[Range]:
     (layer,) = (part for part in model.modules() if isinstance(part, nn.RNN))
     readout = next(part for part in model.modules() if isinstance(part, nn.Linear))
     expected = by_hand(layer, readout, batch)
-    readings = {reading.name: reading for reading in StateGradient()(snapshot(model, task, batch, 0))}
-    of_probe = readings["total/0.forward.hidden"]
-    natural = statistics(10 ** (expected - expected.amax(0)), torch.ones_like(expected, dtype=torch.bool))
-    known = natural.log10() + expected.amax(0)
-    found = [judged_range("state_gradient", torch.as_tensor(of_probe.values), of_probe.status, known)]
+    found = [range_of_totals("state_gradient of a tanh net", model, task, batch, expected)]
     with watch(layer, per_sample=True) as flow:
         outputs, _ = layer(batch.inputs)
         (readout(outputs[:, -1]) - batch.targets[:, -1]).square().sum().backward()
     table = flow.frame(per_sample=True).sort_values(["sample", "time"])
     totals = torch.tensor(table.total.to_numpy()).view(len(batch), -1)
     statuses = (table.status != STATUSES[FINITE]).to_numpy().reshape(len(batch), -1)
-    return [*found, judged_range("retrograde.watch", totals, statuses, expected)]
+    found.append(judged_range("retrograde.watch of the tanh net", totals, statuses, expected))
+    linear = factory("linear_rnn", 64, ["model.radius=0.5"])(task).float()
+    expected = by_hand_of_a_linear_net(linear, batch)
+    return [*found, range_of_totals("state_gradient of a linear net", linear, task, batch, expected)]
+
+
+def range_of_totals(what: str, model: SequenceModel, task: Task, batch: Batch, expected: Tensor) -> Range:
+    """What the probe reads of the hidden state, against log10 norms (sample, state)."""
+    readings = {reading.name: reading for reading in StateGradient()(snapshot(model, task, batch, 0))}
+    found = readings["total/0.forward.hidden"]
+    natural = statistics(10 ** (expected - expected.amax(0)), torch.ones_like(expected, dtype=torch.bool))
+    return judged_range(what, torch.as_tensor(found.values), found.status, natural.log10() + expected.amax(0))
 
 
 def by_hand(layer: nn.RNN, readout: nn.Linear, batch: Batch) -> Tensor:
-    """log10 ‖dL/dh_t‖ in float64, (sample, state) from t = -1, each gradient brought back to size 1 at every step."""
+    """log10 ‖dL/dh_t‖ of a tanh net in float64, (sample, state) from t = -1."""
     w, u, b, c = (weight.detach().double() for weight in layer.parameters())
     states = [torch.zeros(len(batch), len(u))]
     for x in batch.inputs.double().unbind(1):
         states.append(torch.tanh(x @ w.T + states[-1] @ u.T + b + c))
     v, d = (weight.detach().double() for weight in readout.parameters())
     gradient = 2 * (states[-1] @ v.T + d - batch.targets[:, -1].double()) @ v
+    return fallen(gradient, [1 - state.square() for state in states[1:]], u)
+
+
+def by_hand_of_a_linear_net(model: SequenceModel, batch: Batch) -> Tensor:
+    """The same of a linear one."""
+    (cell,) = (part for part in model.modules() if isinstance(part, Recurrence))
+    readout = next(part for part in model.modules() if isinstance(part, nn.Linear))
+    w, u = (cell.weights()[name].detach().double() for name in ("input", "recurrent"))
+    state = torch.zeros(len(batch), len(u))
+    for x in batch.inputs.double().unbind(1):
+        state = x @ w.T + state @ u.T
+    v, d = (weight.detach().double() for weight in readout.parameters())
+    gradient = 2 * (state @ v.T + d - batch.targets[:, -1].double()) @ v
+    return fallen(gradient, [torch.ones_like(state)] * batch.inputs.shape[1], u)
+
+
+def fallen(gradient: Tensor, slopes: Sequence[Tensor], recurrent: Tensor) -> Tensor:
+    """log10 norms (sample, state) of a gradient handed back by every step, brought back to size 1 at each."""
     size = gradient.norm(dim=1)
     decades = [size.log10()]
-    for state in reversed(states[1:]):
-        gradient = ((1 - state.square()) * gradient / size.unsqueeze(1)) @ u
+    for slope in reversed(slopes):
+        gradient = (slope * gradient / size.unsqueeze(1)) @ recurrent
         size = gradient.norm(dim=1)
         decades.append(decades[-1] + size.log10())
     return torch.stack(decades[::-1], 1)
@@ -311,11 +339,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_default_dtype(torch.float64)
     started = time.perf_counter()
     probes = all_probes()
-    columns = [column for column in COLUMNS if not column.probe or column.probe in probes]
     rows, left_out = [], {}
     for name in given.models:
         try:
-            rows.append(judged(name, probes, columns))
+            rows.append(judged(name, probes, COLUMNS))
             say(f"{name}: {sum(rows[-1].spent.values()):.1f} s")
         except Unavailable as problem:
             left_out[name] = str(problem)
@@ -325,9 +352,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows += watched_rows()
         known = answers()
         found = ranges()
-    result = report(rows, columns, known, found, left_out, given.threads)
-    unjudged = sorted(probes.keys() - {column.probe for column in columns})
-    parts = [table(rows, columns), legend(columns, unjudged)]
+    result = report(rows, COLUMNS, known, found, left_out, given.threads)
+    unjudged = sorted(probes.keys() - {column.probe for column in COLUMNS})
+    parts = [table(rows, COLUMNS), legend(COLUMNS, unjudged)]
     parts.append(
         f"differences themselves claim an error of at most {result['differences']:.0e} of the largest, goal {SURE:.0e}"
     )
@@ -335,9 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts.append("\n".join(["known on paper", *(f"  {answer}" for answer in known)]))
     if found:
         parts.append(
-            "\n".join(
-                [f"a tanh net over {STEPS} steps in float32, the loss at the end", *(f"  {each}" for each in found)]
-            )
+            "\n".join([f"nets over {STEPS} steps in float32, the loss at the end", *(f"  {each}" for each in found)])
         )
     if left_out:
         parts.append(listed("not measured", left_out))

@@ -107,21 +107,21 @@ def norms(*gradients: Tensor) -> Tensor:
 def error(found: Numbers, expected: Numbers, floor: Numbers = 0.0) -> float:
     """The largest error, each entry relative to what is expected, or to ``floor`` where that is more.
 
-    Infinite where one of the two is no number.
+    Infinite where one of the two is no number. Raises ValueError where there is nothing to compare.
     """
     one, other = (torch.as_tensor(value, dtype=torch.float64) for value in (found, expected))
     if one.shape != other.shape:
         raise ValueError(f"{tuple(one.shape)} numbers were found, {tuple(other.shape)} expected")
     if not other.numel():
-        return 0.0
+        raise ValueError("no numbers were found, and none expected: that is no error of 0")
     scale = torch.maximum(other.abs(), torch.as_tensor(floor, dtype=torch.float64))
     share = torch.where((one == other) | (one.isnan() & other.isnan()), 0.0, (one - other).abs() / scale)
     return float(torch.where(share.isnan(), math.inf, share).max())
 
 
 def worst(errors: Iterable[float]) -> float | None:
-    """The largest; None where there are none."""
-    return max(errors, default=None)
+    """The largest, infinite where one is no number; None where there are none."""
+    return max((math.inf if math.isnan(each) else each for each in errors), default=None)
 
 
 def vectors(found: Tensor, expected: Tensor, counts: Tensor, floor: Tensor) -> float:

@@ -75,11 +75,16 @@ COLUMNS: Sequence[Column] = (
     Column(
         "lyapunov",
         "lyapunov",
-        "one decomposition of the whole product in 100 digits; the sum as mean ln |det J|",
+        "decompositions of the whole product in 100 digits; the sum as mean ln |det J|; dimension by hand",
         dynamics.lyapunov,
     ),
     Column("gates", "gates", "forget path: what a step hands on of a state whose other paths are cut", dynamics.gates),
-    Column("spectrum", "recurrent_spectrum", "traces of the weights' powers; the root of WᵀW", dynamics.spectrum),
+    Column(
+        "spectrum",
+        "recurrent_spectrum",
+        "sizes in 30 digits; traces of the weights' powers; the root of WᵀW",
+        dynamics.spectrum,
+    ),
     Column(
         "hidden",
         "hidden_attention",

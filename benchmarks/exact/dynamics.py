@@ -1,32 +1,38 @@
 """Checks of probes that read what a recurrence does to its state, whatever the loss."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from mpmath import mp  # type: ignore[import-untyped]  # ships no types
 from torch import Tensor
 
 from exact.case import FLOOR, Case, error, magnitudes, of_statistics, worst
 from exact.loops import Course
-from exact.steps import exponents, jacobians, own_path
+from exact.steps import exponents, jacobians, logarithms, own_path, parts
 from retrograde.core.records import Reading
 from retrograde.core.recurrence import clocked
-from retrograde.core.statuses import CENSORED
+from retrograde.core.statuses import CENSORED, FINITE
+from retrograde.probes.jacobian import Jacobian
 from retrograde.probes.lyapunov import Lyapunov
 
 LENGTH, WARM_UP = 8, 3
 """Times of the asymptotic exponents, and times before them."""
 
-SMALL = 32
-"""Numbers of a state whose exponents are computed in a hundred digits."""
+SMALL = 40
+"""Numbers of a state that bear on one another whose exponents are computed in a hundred digits."""
 
 
 def jacobian(case: Case) -> float | None:
     """torch.autograd.functional.jacobian of the step at the states of the loop; products one after the other."""
-    readings = case.readings("jacobian")
+    probe, readings = case.probes["jacobian"], case.readings("jacobian")
+    assert isinstance(probe, Jacobian)
     errors = []
     for name, found in case.jacobians.items():
+        if max(len(part) for part in parts(found)) > probe.largest:
+            continue
+        last = len(found)
         root = len(found[0]) ** 0.5
         product = torch.eye(len(found[0]))
         products = [product]
@@ -34,44 +40,86 @@ def jacobian(case: Case) -> float | None:
             product = product @ step
             products.append(product)
         in_time = found[::-1] if ".backward" in name else found
-        for quantity, dim, matrices, order, scale in (
-            ("spectral", "time", in_time, 2, 1.0),
-            ("frobenius", "time", in_time, "fro", root),
-            ("product_spectral", "lag", products, 2, 1.0),
-            ("product_frobenius", "lag", products, "fro", root),
+        times = np.linspace(0, last - 1, probe.times).round()
+        if ".backward" in name:
+            times = last - 1 - times
+        lags = [*(10 ** (np.arange(99) / probe.per_decade)).round(), last]
+        for quantity, dim, places, matrices, order, scale in (
+            ("spectral", "time", times, in_time, 2, 1.0),
+            ("frobenius", "time", range(last), in_time, "fro", root),
+            ("product_spectral", "lag", [lag for lag in lags if lag <= last], products, 2, 1.0),
+            ("product_frobenius", "lag", range(last + 1), products, "fro", root),
         ):
-            reading = readings.get(f"{quantity}/{name}")
-            if reading is not None:
-                sizes = [torch.linalg.matrix_norm(matrices[place], order) / scale for place in reading.dims[dim]]
-                errors.append(error(magnitudes(reading), torch.stack(sizes).detach().expand(4, -1)))
+            reading = readings[f"{quantity}/{name}"]
+            chosen = sorted({int(place) for place in places})
+            errors.append(0.0 if list(reading.dims[dim]) == chosen else math.inf)
+            sizes = [torch.linalg.matrix_norm(matrices[place], order) / scale for place in chosen]
+            errors.append(error(magnitudes(reading), torch.stack(sizes).detach().expand(4, -1)))
     return worst(errors)
 
 
 def lyapunov(case: Case) -> float | None:
-    """Of a small state one decomposition of the whole product in a hundred digits; of any, the sum, mean ln |det|."""
+    """Where few numbers bear on one another, one decomposition of the whole product in a hundred digits.
+
+    Of any state the sum of the exponents, mean ln |det|.
+    """
     probe = Lyapunov(length=LENGTH, warmup=WARM_UP)
     readings = {reading.name: reading for reading in probe(case.snapshot)}
+    of_target = {key.rpartition(".")[0] for key in case.snapshot.trace.target_side}
     errors = []
     for name, steps in case.jacobians.items():
-        finite, asymptotic = readings[f"finite/{name}"], readings.get(f"asymptotic/{name}")
-        if len(steps[0]) <= SMALL and not censored(finite):
-            errors.append(error(finite.values[0], np.array(exponents(steps)), floor=FLOOR))
-        if sound(finite):
-            errors.append(error(float(finite.values.sum()), volume(steps), floor=FLOOR))
-        if asymptotic is not None and len(steps[0]) <= SMALL and sound(asymptotic):
-            on = jacobians(on_and_on(case.live.courses[name], WARM_UP + LENGTH))
-            errors.append(error(float(asymptotic.values.sum()), volume(on[WARM_UP:]), floor=FLOOR))
+        largest = max(len(part) for part in parts(steps))
+        if largest > probe.largest:
+            continue
+        finite = readings[f"finite/{name}"]
+        assert finite.status is not None
+        if largest <= SMALL:
+            errors += apart(finite.values[0], finite.status[0], exponents(steps))
+        if (finite.status == FINITE).all():
+            errors.append(error(float(finite.values[0].sum()), volume(steps), floor=FLOOR))
+        if name not in of_target and largest <= SMALL:
+            errors += on_the_long_run(readings, name, case.live.courses[name])
     return worst(errors)
 
 
-def censored(reading: Reading) -> bool:
-    """Whether it says of some entry that it is a bound."""
-    return bool((np.asarray(reading.status) == CENSORED).any())
+def apart(found: np.ndarray, status: np.ndarray, expected: Sequence[float]) -> list[float]:
+    """Errors of a spectrum: numbers against the largest that there are, bounds and zeros against what is left then.
+
+    A bound has to be one. None where there are no numbers, and all bounds hold.
+    """
+    finite = status == FINITE
+    there = np.array(sorted(expected, reverse=True))
+    errors = [error(found[finite], there[: finite.sum()], floor=FLOOR)] if finite.any() else []
+    below = np.sort(found[~finite])[::-1]
+    return errors if (below >= there[finite.sum() :]).all() else [*errors, math.inf]
 
 
-def sound(reading: Reading) -> bool:
-    """Whether all of it is numbers."""
-    return bool(np.isfinite(reading.values).all()) and not censored(reading)
+def on_the_long_run(readings: Mapping[str, Reading], name: str, course: Course) -> list[float]:
+    """Errors of asymptotic exponents, of the largest of them, and of the dimension.
+
+    Each direction's are those of the whole way less those of the way before the count begins. Where one is lost on
+    that, another of the decomposition's own choice begins in its place: then nothing is known of them on paper.
+    """
+    on = jacobians(on_and_on(course, WARM_UP + LENGTH))
+    before = logarithms(on[:WARM_UP])
+    if -math.inf in before:
+        return []
+    expected = [(end - begun) / LENGTH for end, begun in zip(logarithms(on), before, strict=True)]
+    spectrum, dimension = readings[f"asymptotic/{name}"], readings[f"kaplan_yorke/{name}"]
+    assert spectrum.status is not None
+    errors = apart(spectrum.values, spectrum.status, expected)
+    if spectrum.status[0] == FINITE:
+        errors.append(error(float(readings[f"maximum/{name}"].values), max(expected), floor=FLOOR))
+    if dimension.status != CENSORED:
+        errors.append(error(float(dimension.values), kaplan_yorke(sorted(expected, reverse=True)), floor=FLOOR))
+    return errors
+
+
+def kaplan_yorke(spectrum: Sequence[float]) -> float:
+    """By hand: directions are taken in, the largest first, as long as what they span does not shrink."""
+    sums = np.cumsum([0.0, *spectrum])
+    whole = max(count for count, total in enumerate(sums) if total >= -FLOOR * FLOOR)
+    return whole + (sums[whole] / -spectrum[whole] if whole < len(spectrum) else 0.0)
 
 
 def volume(steps: Sequence[Tensor]) -> float:
@@ -99,12 +147,8 @@ def gates(case: Case) -> float | None:
     readings = case.readings("gates")
     errors = []
     for name, course in case.live.courses.items():
-        components = [
-            reading.split("/")[1].rpartition(".")[2]
-            for reading in readings
-            if reading.startswith(f"forget_path/{name}.")
-        ]
-        for component in components:
+        first = {component: state.detach() for component, state in course.point[0].items()}
+        for component in course.recurrence.kept(course.weights, course.inputs[:, 0].detach(), first):
             where = f"{name}.{component}"
             found = [own_path(course, component, time) for time in range(course.inputs.shape[1])]
             factors = [factor for factor in found if factor is not None]
@@ -127,7 +171,10 @@ def gates(case: Case) -> float | None:
 
 
 def spectrum(case: Case) -> float | None:
-    """Sums of the eigenvalues' powers against traces of the matrix's; σ_max² against the root of WᵀW; by hand."""
+    """Eigenvalues: their sizes in many digits, and sums of all their powers against traces of the matrix's.
+
+    σ_max² against the root of WᵀW; the rest by hand.
+    """
     readings = case.readings("recurrent_spectrum")
     errors = []
     for name, course in case.live.courses.items():
@@ -138,20 +185,28 @@ def spectrum(case: Case) -> float | None:
             sizes, angles = (torch.as_tensor(readings[f"{what}/{where}"].values) for what in ("magnitude", "phase"))
             values = torch.polar(sizes, angles)
             power = torch.eye(len(matrix), dtype=matrix.dtype)
-            for order in range(1, min(len(matrix), 4) + 1):
+            for order in range(1, len(matrix) + 1):
                 power = power @ matrix
                 floor = FLOOR * float((sizes**order).sum())
                 differ = (values**order).sum() - torch.trace(power)
                 errors.append(float(differ.abs()) / max(float(torch.trace(power).abs()), floor, 1e-300))
-            errors.append(error(readings[f"radius/{where}"].values, sizes.max()))
+            known = matrix.diagonal().abs() if weight.ndim == 1 else eigenvalue_sizes(matrix)
+            known = known.sort(descending=True).values
+            errors.append(error(sizes, known, floor=FLOOR * float(known.max())))
+            errors.append(error(readings[f"radius/{where}"].values, known.max()))
             if weight.ndim == 1:
-                errors.append(error(sizes, matrix.diagonal().abs().sort(descending=True).values))
                 scale = torch.where(sizes >= 1, math.inf, -1 / sizes.log())
                 errors.append(error(1 / readings[f"time_scale/{where}"].values, 1 / scale, floor=FLOOR))
             else:
                 square = torch.linalg.eigvalsh(matrix.mH @ matrix).max()
                 errors.append(error(readings[f"norm/{where}"].values, square.sqrt()))
                 whole = matrix.abs().square().sum()
-                rest = (whole - sizes.square().sum()).clamp(min=0)  # the root of rounding is no rounding
+                rest = (whole - known.square().sum()).clamp(min=0)  # the root of rounding is no rounding
                 errors.append(error(readings[f"departure/{where}"].values ** 2, rest, floor=FLOOR * float(whole)))
     return worst(errors)
+
+
+def eigenvalue_sizes(matrix: Tensor) -> Tensor:
+    """|λ| in thirty digits."""
+    with mp.workdps(30):
+        return torch.tensor([float(abs(each)) for each in mp.eig(mp.matrix(matrix.tolist()), False, False)])

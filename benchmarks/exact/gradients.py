@@ -14,7 +14,10 @@ from retrograde.core.records import Batch
 
 
 def forms(case: Case) -> float | None:
-    """Fused and stepped form: outputs, and the gradient of every parameter, each relative to the largest of its own."""
+    """Fused and stepped form: outputs, relative to themselves or to 1, and every parameter's gradient.
+
+    That is relative to its own largest entry, or to ``FLOOR`` of the largest of all where this is more.
+    """
     outputs, traced = case.model(case.batch), case.live.trace.outputs
     counts = case.batch.scored
     errors = [error(outputs[counts].detach(), traced[counts].detach(), floor=1.0)]
@@ -31,7 +34,10 @@ def forms(case: Case) -> float | None:
             for given in (outputs, traced)
         )
         largest = max(float(gradient.abs().max()) for gradient in expected)
-        errors += [float((a - b).abs().max()) / largest for a, b in zip(made, expected, strict=True)]
+        errors += [
+            float((a - b).abs().max()) / max(float(b.abs().max()), FLOOR * largest)
+            for a, b in zip(made, expected, strict=True)
+        ]
     return worst(errors) if case.live.courses else None
 
 
@@ -103,7 +109,8 @@ def carried(case: Case) -> float | None:
         sound = ((whole > FLOOR * case.whole(key)) | ~counts).all(0)[counts.any(0)]
         expected = statistics(share[:, counts.any(0)], counts[:, counts.any(0)])
         found = torch.as_tensor(readings[f"carried/{key}"].values)
-        errors.append(error(found[:, sound], expected[:, sound], floor=FLOOR))
+        if sound.any():
+            errors.append(error(found[:, sound], expected[:, sound], floor=FLOOR))
     return worst(errors)
 
 
@@ -202,16 +209,15 @@ def by_lag(case: Case) -> float | None:
         if (values[:, 0] <= floor[:, 0]).any():
             continue  # relative to what cancels, or is nothing, there is nothing
         relative = values / values[:, :1]
-        if f"relative/{key}" in readings:
-            errors.append(of_statistics(readings[f"relative/{key}"], relative, counts))
-            mean = statistics(relative, counts)[0]
-            errors.append(error(float(readings[f"horizon/{key}"].values), max((mean >= 0.01).nonzero()).item()))
-            some = (mean > 0).nonzero().flatten()
-            if len(some) >= 2:
-                fall = float(np.polyfit(some.numpy(), mean[some].log10().numpy(), 1)[0])
-                half = math.inf if fall >= 0 else -math.log10(2) / fall
-                errors.append(error(float(readings[f"slope/{key}"].values), fall, floor=FLOOR))
-                errors.append(error(1 / float(readings[f"half_life/{key}"].values), 1 / half, floor=FLOOR))
+        errors.append(of_statistics(readings[f"relative/{key}"], relative, counts))
+        mean = statistics(relative, counts)[0]
+        errors.append(error(float(readings[f"horizon/{key}"].values), max((mean >= 0.01).nonzero()).item()))
+        some = (mean > 0).nonzero().flatten()
+        if len(some) >= 2:
+            fall = float(np.polyfit(some.numpy(), mean[some].log10().numpy(), 1)[0])
+            half = math.inf if fall >= 0 else -math.log10(2) / fall
+            errors.append(error(float(readings[f"slope/{key}"].values), fall, floor=FLOOR))
+            errors.append(error(1 / float(readings[f"half_life/{key}"].values), 1 / half, floor=FLOOR))
     return worst(errors)
 
 
@@ -260,13 +266,16 @@ def weights(case: Case) -> float | None:
         for layer, course in one.courses.items():
             for name, weight in course.weights.items():
                 where = f"{layer}.{name.replace('.', '_')}"
-                if f"norm/{where}" not in readings:
-                    continue
+                if not weight.is_floating_point() or name in course.recurrence.of_samples:
+                    continue  # a mask, or what is kept of the batch: neither is a weight
                 added = torch.stack(one.of([used[name] for used in course.used])).flatten(1)
+                if not added.any() and f"norm/{where}" not in readings:
+                    continue  # the step does not read it
                 gradient = added.sum(0)
                 if id(weight) in fused and not read_of(course, weight):
                     whole = fused[id(weight)].flatten()
-                    errors.append(float((gradient - whole).norm() / added.norm(dim=1).sum()))
+                    size = float(added.norm(dim=1).sum())
+                    errors.append(error(size + float((gradient - whole).norm()), size))
                 sizes.setdefault(where, []).append(added.norm(dim=1))
                 shares.setdefault(where, []).append(added @ gradient / gradient.square().sum())
     for where, found in sizes.items():
@@ -413,14 +422,14 @@ def noise(case: Case) -> float | None:
         errors.append(error(readings["noise/parameters"].values[kept], scatter[kept], floor=FLOOR * size[kept]))
         known = kept & (scatter > FLOOR * size)
         ratio = signal / scatter
-        errors.append(
-            error(readings["ratio/parameters"].values[known], ratio[known], floor=FLOOR * (1 + ratio[known].abs()))
-        )
+        if known.any():
+            floor = FLOOR * (1 + ratio[known].abs())
+            errors.append(error(readings["ratio/parameters"].values[known], ratio[known], floor=floor))
     last = torch.tensor([int(scored.nonzero().max()) for scored in case.batch.scored])
     totals = live(case.model, case.task, case.batch, last).totals()
     for key, gradient in totals.items():
-        if f"ratio_by_lag/{key}" not in readings:
-            continue
+        if case.task.kind == "transduce" and key not in case.snapshot.trace.target_side:
+            continue  # between a target position and a source position there is no lag
         reading = readings[f"ratio_by_lag/{key}"]
         times = case.times(key)
         for place, lag in enumerate(reading.dims["lag"]):

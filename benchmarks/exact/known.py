@@ -72,13 +72,18 @@ def answers() -> list[Answer]:
     (eigenvalues,) = course.recurrence.transitions(course.weights).values()
     expected = eigenvalues.abs().log().repeat_interleave(2).sort(descending=True).values  # real and imaginary part
     found.append(Answer("diagonal recurrence: exponents are ln |λ|, each twice", error(values, expected)))
-    found.append(Answer("LSTM, W_hh = 0: n exponents are the means of ln f, n are -∞", lstm_alone(spectrum)))
+    found.append(
+        Answer("LSTM, W_hh = 0: n exponents by f along the way and o at its end, n are -∞", lstm_alone(spectrum))
+    )
     found.append(Answer("two steps of a net by hand, total ≠ direct", two_steps()))
     return found
 
 
 def lstm_alone(spectrum: Probe) -> float:
-    """Without recurrent weights the cell is carried by its forget gate and the hidden state by nothing."""
+    """Without recurrent weights the cell is carried by its forget gate and the hidden state by nothing.
+
+    A change of the cell at the start is Π f of it in the cell at the end, and o (1 - tanh² c) times that beside it.
+    """
     model = taken("lstm").model
     (layer,) = (part for part in model.modules() if isinstance(part, nn.LSTM))
     weights, recurrent, *biases = layer.parameters()
@@ -87,9 +92,15 @@ def lstm_alone(spectrum: Probe) -> float:
     task = Adding(length=LENGTH)
     on = snapshot(model, task, task.sample(1, torch.Generator().manual_seed(SEED)).beside(model.like), 0)
     values, nothing = exponents(on, spectrum)
-    forget = slice(WIDTH, 2 * WIDTH)
-    driven = on.batch.inputs[0] @ weights[forget].T + biases[0][forget] + biases[1][forget]
-    expected = driven.sigmoid().log().mean(0).detach().sort(descending=True).values
+    driven = (on.batch.inputs[0] @ weights.T + biases[0] + biases[1]).detach()
+    enter, forget, _, leave = (part.sigmoid() for part in driven.chunk(4, 1))
+    candidate = driven.chunk(4, 1)[2].tanh()
+    cell = torch.zeros(WIDTH)
+    for time in range(LENGTH):
+        cell = forget[time] * cell + enter[time] * candidate[time]
+    beside = leave[-1] * (1 - cell.tanh().square())
+    expected = forget.log().mean(0) + (1 + beside.square()).log() / (2 * LENGTH)
+    expected = expected.sort(descending=True).values
     if nothing.tolist() != [False] * WIDTH + [True] * WIDTH:
         return math.inf
     return error(values[:WIDTH], expected)

@@ -49,10 +49,37 @@ def jacobians(course: Course) -> list[Tensor]:
 
 
 def exponents(steps: Sequence[Tensor]) -> list[float]:
-    """ln |R_ii| of one orthogonal decomposition of the whole product, over the number of steps, the largest first.
+    """ln |R_ii| of one orthogonal decomposition of the whole product, over the number of steps, the largest first."""
+    return sorted((logarithm / len(steps) for logarithm in logarithms(steps)), reverse=True)
+
+
+def logarithms(steps: Sequence[Tensor]) -> list[float]:
+    """ln |R_ii| of one orthogonal decomposition of the whole product, direction by direction.
 
     In a hundred digits, so that nothing has to be orthogonalised on the way; -∞ where the product has lost a direction.
+    Parts of the state that do not bear on one another are taken one after the other: their columns are orthogonal.
     """
+    found = [0.0] * len(steps[0])
+    for part in parts(steps):
+        own = _logarithms([step[part][:, part] for step in steps])
+        for number, logarithm in zip(part, own, strict=True):
+            found[number] = logarithm
+    return found
+
+
+def parts(steps: Sequence[Tensor]) -> list[list[int]]:
+    """The numbers of a state by parts that do not bear on one another in any of the steps."""
+    bears = torch.stack([(step != 0) | (step.T != 0) for step in steps]).any(0) | torch.eye(len(steps[0])).bool()
+    label = torch.arange(len(bears))
+    while True:
+        smallest = label.expand_as(bears).where(bears, len(bears)).amin(1)
+        if torch.equal(smallest, label):
+            return [(label == one).nonzero().flatten().tolist() for one in label.unique()]
+        label = smallest
+
+
+def _logarithms(steps: Sequence[Tensor]) -> list[float]:
+    """The same of steps that are taken as they are."""
     with mp.workdps(DIGITS):
         product = mp.eye(len(steps[0]))
         for step in steps:
@@ -67,10 +94,10 @@ def exponents(steps: Sequence[Tensor]) -> list[float]:
                 column = column - other * (other.T * column)[0]
             size = mp.norm(column)
             lost = size <= before * mp.mpf(10) ** (ROUNDED - DIGITS)
-            found.append(-math.inf if lost else float(mp.log(size)) / len(steps))
+            found.append(-math.inf if lost else float(mp.log(size)))
             if not lost:
                 frame.append(column / size)
-    return sorted(found, reverse=True)
+    return found
 
 
 def own_path(course: Course, component: str, time: int) -> Tensor | None:

@@ -17,13 +17,21 @@ from retrograde.core.records import Reading
 from retrograde.models.gru import gru
 from retrograde.models.linear_rnn import linear_rnn
 from retrograde.models.lstm import lstm
+from retrograde.probes.gates import Gates
+from retrograde.probes.jacobian import Jacobian
+from retrograde.probes.lag_gradient import LagGradient
+from retrograde.probes.lyapunov import Lyapunov
+from retrograde.probes.noise import Noise
+from retrograde.probes.recurrent_spectrum import RecurrentSpectrum
 from retrograde.probes.state_gradient import StateGradient
+from retrograde.probes.weight_contribution import WeightContribution
 from retrograde.tasks.adding import Adding
 from scripts import FOLDER, loaded
 
 bench = loaded("exactness")
-case, columns, differences, gradients, loops, steps, watched = (
-    loaded(f"exact.{name}") for name in ("case", "columns", "differences", "gradients", "loops", "steps", "watched")
+case, columns, differences, dynamics, gradients, known, loops, steps, watched = (
+    loaded(f"exact.{name}")
+    for name in ("case", "columns", "differences", "dynamics", "gradients", "known", "loops", "steps", "watched")
 )
 
 
@@ -66,6 +74,23 @@ def test_a_missed_goal_is_named_and_is_the_exit_code(
     printed = capsys.readouterr().out
     assert "2e-06!" in printed and "elman, guess: 2.0e-06" in printed
     assert "broken!" in printed and "elman, crash: ZeroDivisionError" in printed
+
+
+def test_an_error_that_is_no_number_misses_every_goal(float64: None) -> None:
+    assert case.worst([1e-15, math.nan]) == case.worst([math.nan, 1e-15]) == math.inf
+    assert case.worst([]) is None
+    errors = iter([math.nan] + [1e-15] * 99)
+    row = bench.judged("elman", {}, [columns.Column("first", "", "nothing", lambda case: next(errors))])
+    assert row.errors["first"] == math.inf
+
+
+def test_a_column_without_its_probe_is_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], float64: None
+) -> None:
+    monkeypatch.setattr(bench, "COLUMNS", [column for column in columns.COLUMNS if column.title == "loss"])
+    monkeypatch.setattr(bench, "all_probes", dict)
+    assert bench.main(["--models", "elman"]) == 1
+    assert "elman, loss: KeyError: 'loss_over_time'" in capsys.readouterr().out
 
 
 def test_an_unknown_model_is_answered_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +171,11 @@ def test_an_error_is_relative_to_each_entry(found: list[float], expected: list[f
     assert case.error(np.array(found), np.array(expected)) == pytest.approx(error)
 
 
+def test_nothing_compared_is_no_error_of_nothing() -> None:
+    with pytest.raises(ValueError, match="no numbers were found"):
+        case.error(np.zeros((4, 0)), np.zeros((4, 0)))
+
+
 def test_readings_of_another_shape_are_no_readings() -> None:
     with pytest.raises(ValueError, match="numbers were found"):
         case.error(np.zeros(3), np.zeros((1, 3)))
@@ -167,6 +197,135 @@ def test_a_halving_net_falls_by_its_decades(float64: None) -> None:
         layer.weight_hh_l0.copy_(torch.eye(3) / 2)
     decades = bench.by_hand(layer, readout, task.sample(2, torch.Generator().manual_seed(0)))
     torch.testing.assert_close(decades[:, -1:] - decades, math.log10(2) * torch.arange(30, -1, -1.0).expand(2, -1))
+
+
+def test_a_halving_rotation_falls_by_its_decades(float64: None) -> None:
+    task = Adding(length=30)
+    model = linear_rnn(task, hidden=3, radius=0.5)
+    decades = bench.by_hand_of_a_linear_net(model, task.sample(2, torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(decades[:, -1:] - decades, math.log10(2) * torch.arange(30, -1, -1.0).expand(2, -1))
+
+
+class Without:
+    """A probe that keeps some of its readings to itself."""
+
+    def __init__(self, probe: Probe, left_out: str) -> None:
+        self.probe = probe
+        self.left_out = left_out
+
+    def __call__(self, snapshot: Snapshot) -> Iterable[Reading]:
+        return [reading for reading in self.probe(snapshot) if not reading.name.startswith(self.left_out)]
+
+
+class JacobianWithoutProducts(Jacobian):
+    def __call__(self, snapshot: Snapshot) -> Iterable[Reading]:
+        yield from Without(super().__call__, "product")(snapshot)
+
+
+@pytest.mark.parametrize(
+    ("check", "probe", "left_out"),
+    [
+        (dynamics.gates, Gates(), ""),
+        (gradients.by_lag, LagGradient(), "relative"),
+        (gradients.noise, Noise(), "ratio_by_lag"),
+        (gradients.weights, WeightContribution(), "norm"),
+    ],
+)
+def test_readings_that_are_missing_are_no_readings_that_agree(
+    check: Any, probe: Probe, left_out: str, float64: None
+) -> None:
+    stem = type(probe).__module__.rpartition(".")[2]
+    of = taken(StateGradient(), gru)
+    assert check(replace(of, probes={stem: probe})) <= columns.ELSEWHERE
+    with pytest.raises(KeyError):
+        check(replace(of, probes={stem: Without(probe, left_out)}))
+
+
+def test_norms_of_jacobians_that_are_missing_are_seen(float64: None) -> None:
+    of = taken(StateGradient(), gru)
+    assert dynamics.jacobian(replace(of, probes={"jacobian": Jacobian()})) <= columns.ELSEWHERE
+    with pytest.raises(KeyError):
+        dynamics.jacobian(replace(of, probes={"jacobian": JacobianWithoutProducts()}))
+
+
+class AllAlike(Lyapunov):
+    """Asymptotic exponents by their mean: the sum is right."""
+
+    def __call__(self, snapshot: Snapshot) -> Iterable[Reading]:
+        for reading in super().__call__(snapshot):
+            alike = reading.name.startswith("asymptotic")
+            yield replace(reading, values=np.full_like(reading.values, reading.values.mean())) if alike else reading
+
+
+class AnyDimension(Lyapunov):
+    def __call__(self, snapshot: Snapshot) -> Iterable[Reading]:
+        for reading in super().__call__(snapshot):
+            yield replace(reading, values=np.array(3.5)) if reading.name.startswith("kaplan_yorke") else reading
+
+
+@pytest.mark.parametrize(("probe", "right"), [(Lyapunov, True), (AllAlike, False), (AnyDimension, False)])
+def test_asymptotic_exponents_are_judged_one_by_one(
+    probe: Any, right: bool, monkeypatch: pytest.MonkeyPatch, float64: None
+) -> None:
+    monkeypatch.setattr(dynamics, "Lyapunov", probe)
+    assert (dynamics.lyapunov(taken(StateGradient(), gru)) <= columns.ELSEWHERE) == right
+
+
+def test_a_spectrum_is_judged_beside_its_bounds() -> None:
+    """What is no number has to be below its bound, and -∞ where it says so."""
+    spectrum, status = np.array([-0.5, -30.0, -math.inf]), np.array([0, 2, 1])
+    assert dynamics.apart(spectrum, status, [-math.inf, -0.5, -40.0]) == [0.0]
+    assert dynamics.apart(spectrum, status, [-math.inf, -0.5, -20.0]) == [0.0, math.inf]
+    assert dynamics.apart(spectrum, status, [-50.0, -0.5, -40.0]) == [0.0, math.inf]
+
+
+def test_parts_that_do_not_bear_on_one_another_are_decomposed_by_themselves(float64: None) -> None:
+    one, other = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([[0.5, 0.1], [0.2, -0.4]])
+    both = torch.zeros(4, 4)
+    both[0::2, 0::2], both[1::2, 1::2] = one, other
+    assert steps.parts([both]) == [[0, 2], [1, 3]]
+    whole = steps._logarithms([both] * 3)
+    assert steps.logarithms([both] * 3) == pytest.approx(whole)
+
+
+class OtherEigenvalues(RecurrentSpectrum):
+    """Eight values on a circle that is too small; their powers below the eighth sum to 0."""
+
+    def __call__(self, snapshot: Snapshot) -> Iterable[Reading]:
+        for reading in super().__call__(snapshot):
+            values = {
+                "magnitude": np.full(8, 0.9),
+                "phase": 2 * np.pi * np.arange(8) / 8,
+                "radius": np.array(0.9),
+                "departure": np.array((8 * (1 - 0.81)) ** 0.5),
+            }
+            yield replace(reading, values=values.get(reading.name.partition("/")[0], reading.values))
+
+
+def test_eigenvalues_are_judged_by_more_than_their_first_powers(float64: None) -> None:
+    """Of a shift by one place: powers below the eighth have no trace either, and all values have size 1."""
+    task = Adding(length=6)
+    model = linear_rnn(task, hidden=8).eval()
+    with torch.no_grad():
+        model.stack.placed[0][0].recurrence.weights()["recurrent"].copy_(torch.eye(8).roll(1, 0))
+    batch = task.sample(3, torch.Generator().manual_seed(0))
+    for probe, right in ((RecurrentSpectrum(), True), (OtherEigenvalues(), False)):
+        found = dynamics.spectrum(case.Case(model, task, batch, {"recurrent_spectrum": probe}))
+        assert (found <= columns.ELSEWHERE) == right
+
+
+def test_forms_are_compared_parameter_by_parameter(float64: None) -> None:
+    """Recurrent gradients cut at every input are far below those of a small read-out, and wrong all the same."""
+    of = taken(StateGradient(), gru)
+    with torch.no_grad():
+        of.model.readout.weight.mul_(1e-3)
+    assert gradients.forms(of) <= columns.ELSEWHERE
+    of.model.truncate(1)
+    assert gradients.forms(of) > 0.1
+
+
+def test_an_lstm_without_recurrent_weights_has_the_exponents_of_its_gates(float64: None) -> None:
+    assert known.lstm_alone(Lyapunov(length=1, warmup=0)) < 1e-12
 
 
 @pytest.mark.parametrize(("status", "value"), [(1, -math.inf), (2, -45.0), (0, -250.1)])

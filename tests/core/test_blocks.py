@@ -1,6 +1,6 @@
 """Blocks, read-outs, initial states and weights of one sample each, against a loop that keeps every state live."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from retrograde.core.records import Ledger, State
 from retrograde.core.recurrence import Recurrence, clocked, sequence
 from retrograde.core.scaled import log10_norm
 from retrograde.core.statuses import CENSORED, FINITE
-from retrograde.layers.cells import LSTMCell
+from retrograde.layers.cells import ElmanCell, LSTMCell
 from retrograde.models.clockwork_rnn import ClockworkCell
 from retrograde.models.linear_rnn import LinearCell
 
@@ -255,3 +255,14 @@ def test_clocks_count_in_half_precision_too() -> None:
     times = torch.arange(600)
     for module in range(4):
         assert torch.equal(ticks[:, module].bool(), times % 2**module == 0)
+
+
+@pytest.mark.parametrize("make", [lambda: ElmanCell(WIDTH, WIDTH), Associative])  # in closed form, and step by step
+@pytest.mark.parametrize("of_inputs", [True, False])
+def test_a_gradient_of_the_gradient_is_refused(make: Callable[[], Recurrence], of_inputs: bool) -> None:
+    """It would lack all that the sweep was made of."""
+    cell = make()
+    x = torch.randn(SAMPLES, TIME, WIDTH, requires_grad=of_inputs)
+    traced = trace_stack([Layer([Placed("0.forward", cell)])], x, torch.full((SAMPLES,), TIME), Ledger())
+    with pytest.raises(ValueError, match="create_graph"):
+        torch.autograd.grad(traced.outputs.sum(), list(cell.parameters()), create_graph=True)

@@ -109,6 +109,16 @@ def test_powers_of_two_reach_across_the_whole_format() -> None:
     assert power_of_two(torch.tensor([2.0**-1000], dtype=torch.float64), torch.tensor([2000])).item() == 2.0**1000
 
 
+def test_an_infinity_stays_one_whatever_it_is_scaled_by_or_added_to() -> None:
+    infinities = torch.tensor([math.inf, -math.inf])
+    assert power_of_two(infinities, torch.tensor([-300, -300])).tolist() == [math.inf, -math.inf]
+    assert power_of_two(torch.tensor([math.nan]), torch.tensor([-300])).isnan().all()
+    reached = torch.ones(1, 1, dtype=torch.bool)
+    infinite = Scaled(infinities[:1].view(1, 1, 1), torch.zeros(1, 1, dtype=torch.int32), reached)
+    large = Scaled(torch.ones(1, 1, 1), torch.full((1, 1), 300, dtype=torch.int32), reached)
+    assert (infinite + large).value().item() == math.inf
+
+
 def test_of_numbers_of_either_sign_only_those_that_count_are_in_mean_and_quantiles() -> None:
     values = torch.tensor([[3.0, 1.0], [-1.0, 2.0], [100.0, math.nan]], dtype=torch.float64)
     counts = torch.tensor([[True, True], [True, True], [False, True]])

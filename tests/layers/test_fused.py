@@ -6,6 +6,7 @@ layer above, the loss and ``h_n`` than by the next step, so that what reaches it
 
 import copy
 import math
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +16,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from retrograde.core.records import StateGradient
 from retrograde.core.scaled import Scaled, log10_norm
 from retrograde.core.statuses import CENSORED, FINITE, ZERO
-from retrograde.layers import closed_form, fused
+from retrograde.layers import closed_form, fused, taps
 from retrograde.layers.fused import with_totals
 from retrograde.layers.taps import tapped
 
@@ -333,18 +336,92 @@ def test_a_gradient_of_the_gradient_is_refused(module: nn.RNNBase, way: str) -> 
         torch.autograd.grad(outputs.sum(), list(module.parameters()), create_graph=True)
 
 
+def test_what_a_checkpoint_computes_again_is_told_of_once(module: nn.RNNBase, way: str) -> None:
+    x = torch.randn(TIME, 2, 3, requires_grad=True)
+    calls: list[Totals] = []
+
+    def outputs(x: Tensor) -> Tensor:
+        made, _, gradients, _ = told(module, x)
+        calls.append(gradients)
+        return made
+
+    found = []
+    for made in (outputs(x), checkpoint(outputs, x, use_reentrant=False)):
+        found.append(torch.autograd.grad(made.square().sum(), [x, *module.parameters()]))
+    for one, other in zip(*found, strict=True):
+        assert_same(other, one)
+    kept, computed_again, *_ = calls  # what is computed for the second time has no way back of its own
+    for place, gradient in kept.items():
+        assert torch.equal(gradient.total.value(), computed_again[place].total.value())
+
+
+def test_totals_are_let_go_of_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a layer is swept nothing is left of the layers above but what their weights and first states are told."""
+    alive: list[weakref.ref[Tensor]] = []
+
+    def sweep(*given: Any) -> closed_form.Swept:
+        assert not any(total() is not None for total in alive)
+        swept = closed_form.sweep(*given)
+        alive.extend(weakref.ref(total) for total in swept.gradients.total.values())
+        return swept
+
+    monkeypatch.setattr(fused, "sweep", sweep)
+    with_totals(nn.LSTM(3, 4, 3), torch.randn(TIME, 2, 3), None, lambda *_: None)[0].sum().backward()
+    assert len(alive) == 6
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a number is asked of a tensor, for which a device would have to be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_way_forward_waits_for_no_device(module: nn.RNNBase, way: str) -> None:
+    with Waits() as waits:
+        told(module, torch.randn(TIME, 2, 3))
+    assert waits.count == 0
+
+
+def test_taps_ask_the_kernel_for_no_gradient_of_frozen_weights(
+    module: nn.RNNBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    kernel = taps._kernel
+
+    def noting(stack: Any, x: Tensor, begin: Any, weights: list[Tensor]) -> list[Tensor]:
+        asked.extend(weight.requires_grad for weight in weights)
+        return kernel(stack, x, begin, weights)
+
+    monkeypatch.setattr(taps, "_kernel", noting)
+    monkeypatch.setattr(fused, "closed", tapped)
+    for frozen in (True, False):
+        asked.clear()
+        told(module.requires_grad_(not frozen), torch.randn(TIME, 2, 3))
+        assert set(asked) == {not frozen}
+
+
 def test_a_module_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="not of RNNBase"):
         with_totals(nn.RNNBase("GRU", 2, 2), torch.zeros(1, 1, 2), None, lambda *_: None)
 
 
-@pytest.mark.parametrize("wrong", [torch.zeros(2, 2, 5), torch.zeros(0, 2, 3), torch.zeros(2, 2, 2, 3)])
+@pytest.mark.parametrize("wrong", [torch.zeros(3), torch.zeros(2, 2, 5), torch.zeros(0, 2, 3), torch.zeros(2, 2, 2, 3)])
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
 def test_what_the_module_refuses_is_refused_as_it_does(kind: Any, wrong: Tensor) -> None:
     module = kind(3, 4)
     for call in (module, partial(told, module)):
         with pytest.raises((RuntimeError, ValueError), match=r"RNN|LSTM|GRU|input"):
             call(wrong)
+
+
+@pytest.mark.parametrize("states", [1, 3])
+def test_an_lstm_begins_with_two_states(states: int) -> None:
+    with pytest.raises(ValueError, match=f"two states.*; {states} were given"):
+        fused._check(nn.LSTM(3, 4), torch.zeros(2, 2, 3), [torch.zeros(1, 2, 4)] * states, batched=True)
 
 
 @pytest.mark.usefixtures("float64")
@@ -377,16 +454,30 @@ def test_dropout_acts_between_layers_and_its_gradient_is_that_of_what_it_left(ki
     assert_same(told(module, x)[0], module(x)[0])
 
 
-def test_dropout_leaves_the_share_that_it_should_at_the_size_that_it_should(float64: None, way: str) -> None:
-    """The upper layer adds up what it gets: ones, of which a half is left, doubled."""
-    module = nn.RNN(1, 400, 2, nonlinearity="relu", bias=False, dropout=0.5)
+def dropped(dropout: float) -> nn.RNNBase:
+    """The upper layer gives what it gets: what dropout makes of its input, 400 times side by side."""
+    module = nn.RNN(1, 400, 2, nonlinearity="relu", bias=False, dropout=dropout, dtype=torch.float64)
     for name, part in module.named_parameters():
         part.data.zero_()
         if name == "weight_ih_l0":
             part.data.fill_(1.0)
         if name == "weight_ih_l1":
             part.data.copy_(torch.eye(400))
-    given = told(module, torch.ones(5, 4, 1))[0]
+    return module
+
+
+def test_the_gradient_of_dropout_is_as_precise_as_the_module(way: str) -> None:
+    """The outputs are linear in the inputs, ones; the default type is float32, in which 1 / 0.7 is another number."""
+    x = torch.ones(5, 4, 1, dtype=torch.float64, requires_grad=True)
+    outputs = told(dropped(0.3), x)[0]
+    outputs.sum().backward()
+    assert x.grad is not None
+    assert_same(x.grad, outputs.sum(-1, keepdim=True))
+
+
+def test_dropout_leaves_the_share_that_it_should_at_the_size_that_it_should(float64: None, way: str) -> None:
+    """Ones, of which a half is left, doubled."""
+    given = told(dropped(0.5), torch.ones(5, 4, 1))[0]
     assert set(given.unique().tolist()) == {0.0, 2.0}
     assert abs(given.mean() - 1) < 0.1  # eight thousand draws: nine standard deviations
 
@@ -464,6 +555,88 @@ def test_a_direct_gradient_of_another_size_joins_what_has_vanished(kind: Any) ->
         assert torch.equal(status == ZERO, double[place][1] == ZERO)
 
 
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_what_vanishes_between_two_chunks_is_not_lost(kind: Any) -> None:
+    """The loss is at the first time of the upper chunk: the first step down, by 1e17, is its last."""
+    at = closed_form.LONGEST
+    module = kind(1, 4)
+    for part in module.weight_hh_l0.data.split(4):
+        part.copy_(1e-17 * torch.eye(4))
+    if kind is not nn.RNN:
+        module.bias_ih_l0.data[4:8] = -60.0  # the gate that would keep the state is shut
+    cotangent = torch.zeros(2 * at, 2, 4)
+    cotangent[at] = 1e-28
+    x = torch.randn(2 * at, 2, 1)
+    single, double = readings(module, x, cotangent), readings(copy.deepcopy(module).double(), x, cotangent)
+    for place, (norm, status) in single.items():
+        reached = double[place][1] == FINITE
+        assert reached[:, : at + 2].all() and (status[reached] == FINITE).all()
+        assert (norm - double[place][0])[reached].abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize(("shrinking", "most"), [(1.0, 1.0), (16.0, 1.25), (math.inf, 1.0)])
+def test_a_sweep_goes_twice_through_little_of_what_vanishes_fast(
+    shrinking: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    back = closed_form._ElmanChunk.back
+
+    def counted(chunk: Any, at: int, *given: Any) -> None:
+        steps.append(at)
+        back(chunk, at, *given)
+
+    monkeypatch.setattr(closed_form._ElmanChunk, "back", counted)
+    torch.manual_seed(0)
+    module = nn.RNN(2, 16)
+    module.weight_hh_l0.data.div_(shrinking)
+    told(module, torch.randn(640, 3, 2))[0][-1].sum().backward()
+    assert 640 <= len(steps) <= 640 * most
+
+
+def test_a_sweep_goes_far_again_when_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient keeps its size but where a loss of another size joins it, in one of 20 chunks."""
+    pieces: list[slice] = []
+    passed = closed_form._Sweep._passed
+
+    def counted(sweep: Any, chunk: Any, first: int, piece: slice, *given: Any) -> bool:
+        pieces.append(piece)
+        return passed(sweep, chunk, first, piece, *given)
+
+    monkeypatch.setattr(closed_form._Sweep, "_passed", counted)
+    module = nn.RNN(1, 4, nonlinearity="relu")
+    module.weight_hh_l0.data.copy_(torch.eye(4))
+    module.bias_ih_l0.data.fill_(1.0)  # no unit is ever off
+    cotangent = torch.zeros(640, 2, 4)
+    cotangent[-1], cotangent[310] = 1e-35, 1.0
+    readings(module, torch.zeros(640, 2, 1), cotangent)
+    assert 20 < len(pieces) < 2 * 20
+
+
+def test_where_chunks_begin_is_found_once_for_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the time is quadratic in the length."""
+    found: list[int] = []
+    bounds = closed_form._bounds
+
+    def counted(*given: Any) -> list[tuple[int, int]]:
+        found.append(1)
+        return bounds(*given)
+
+    monkeypatch.setattr(closed_form, "LONGEST", 1)
+    monkeypatch.setattr(closed_form, "_bounds", counted)
+    told(nn.GRU(3, 4), torch.randn(50, 2, 3))[0].sum().backward()
+    assert len(found) == 2  # on either way
+
+
+def test_the_projection_of_a_frozen_module_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    unscaled: list[Tensor] = []
+    monkeypatch.setattr(closed_form.Scale, "unscaled", lambda _, value: unscaled.append(value) or value)
+    module = nn.LSTM(3, 5, proj_size=2, dtype=torch.float64)
+    for frozen in (False, True):
+        unscaled.clear()
+        told(module.requires_grad_(not frozen), torch.randn(TIME, 2, 3, dtype=torch.float64))[0].sum().backward()
+        assert bool(unscaled) != frozen
+
+
 @pytest.mark.filterwarnings("ignore:LSTM with projections")  # which oneDNN does not have
 @pytest.mark.parametrize("kind", ["tanh", "GRU", "LSTM", "LSTM, projected"])
 def test_weights_take_the_plain_value_of_what_has_vanished(kind: str) -> None:
@@ -499,6 +672,20 @@ def test_a_last_state_alone_reaches_what_led_to_it(float64: None, way: str) -> N
         assert bool(gradient.total.reached.all()) == place.startswith("0"), place
         assert bool(gradient.total.reached.any()) == place.startswith("0"), place
         assert gradient.direct.reached[:, -1].all() == place.startswith("0"), place
+
+
+def test_below_a_layer_whose_gradient_underflows_there_is_no_true_zero(way: str) -> None:
+    """Taps lose it, and say so: the upper backward layer alone is not reached, but where the loss is."""
+    torch.manual_seed(0)
+    module = nn.RNN(2, 4, 2, bidirectional=True)
+    for name, part in module.named_parameters():
+        if "weight_hh" in name:
+            part.data.div_(16)
+    outputs, _, gradients, _ = told(module, torch.randn(60, 1, 2))
+    outputs[-1].sum().backward()
+    for place, gradient in gradients.items():
+        zero = log10_norm(gradient.total)[1] == ZERO
+        assert zero.sum() == (59 if place == "1.backward.hidden" else 0), place
 
 
 def test_what_padding_grows_to_is_nobody_s(way: str) -> None:

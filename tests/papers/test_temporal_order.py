@@ -97,7 +97,7 @@ def test_whoever_reads_the_letters_scores_one(classes: int) -> None:
 def test_counting_without_order_is_the_best_rule_on_the_card(
     length: int, classes: int, share: float, loss: float
 ) -> None:
-    count = 4096
+    count = 1024
     task = TemporalOrder(length, classes)
     batch = task.sample(count, torch.Generator().manual_seed(1), "test")
     outputs = torch.full((count, batch.length, classes), -40.0)

@@ -8,17 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from retrograde.core.choices import LeftOut
 from retrograde.core.contracts import Snapshot, Task
 from retrograde.core.records import Reading
 from retrograde.core.recurrence import Recurrence
 from retrograde.core.snapshot import snapshot
 from retrograde.models.elman import elman
+from retrograde.models.elman_relu import elman_relu
 from retrograde.models.gru import gru
 from retrograde.models.linear_attention import linear_attention
 from retrograde.models.linear_rnn import linear_rnn
 from retrograde.models.lstm import lstm
 from retrograde.models.transformer import transformer
-from retrograde.probes.lyapunov import Lyapunov, kaplan_yorke
+from retrograde.probes.lyapunov import Lyapunov, kaplan_yorke, resolution
 from retrograde.tasks.adding import Adding
 from step_jacobians import jacobians
 
@@ -80,28 +82,40 @@ def test_a_complex_pair_has_the_logarithm_of_its_absolute_value_twice() -> None:
 
 
 def test_an_lstm_without_recurrent_weights_has_half_of_its_exponents_from_its_forget_gates() -> None:
-    """n of -∞, for what the hidden state carries, and n mean ln f_t: over h alone none of these would be found."""
+    """n of -∞, for what the hidden state carries, and n of the cell's: over h alone none of these would be found.
+
+    A change of a cell is Π f of it some times later, and o (1 - tanh² c) of that in the hidden state beside it.
+    """
     model = lstm(TASK, hidden=3)
     with torch.no_grad():
         cell(model).weights()["recurrent"].zero_()
     on = taken(model)
     weights, course = cell(model).weights(), on.courses[KEY]
     bias = weights["input_bias"] + weights["recurrent_bias"]
-    log_forget = torch.sigmoid(course.inputs @ weights["input"].T + bias)[..., 3:6].log().detach()
+
+    def expected(inputs: Tensor, warmup: int = 0) -> Tensor:
+        enter, forget, candidate, leave = (inputs @ weights["input"].T + bias).detach().chunk(4, 1)
+        cells, stretched = torch.zeros(3), [torch.zeros(3)]
+        for at in range(len(inputs)):
+            cells = forget[at].sigmoid() * cells + enter[at].sigmoid() * candidate[at].tanh()
+            beside = leave[at].sigmoid() * (1 - cells.tanh().square())
+            stretched.append(0.5 * (1 + beside.square()).log())
+        grown = forget[warmup:].sigmoid().log().sum(0) + stretched[-1] - stretched[warmup]
+        return (grown / (len(inputs) - warmup)).sort(descending=True).values
+
     readings = {reading.name: reading for reading in Lyapunov(samples=2, length=40, warmup=7)(on)}
     finite = readings[f"finite/{KEY}"]
     assert finite.status is not None
     for sample in range(2):
-        expected = log_forget[sample].mean(0).sort(descending=True).values
-        np.testing.assert_allclose(finite.values[sample, :3], expected, rtol=1e-13)
+        np.testing.assert_allclose(finite.values[sample, :3], expected(course.inputs[sample]), rtol=1e-13)
     assert np.isneginf(finite.values[:, 3:]).all() and (finite.status[:, 3:] == ZERO).all()
     assert (finite.status[:, :3] == FINITE).all()
     # the three samples one behind the other, then the first again; the first seven times left out
-    stream = torch.cat([log_forget[sample] for sample in (0, 1, 2, 0)])[7:47]
-    np.testing.assert_allclose(
-        readings[f"asymptotic/{KEY}"].values[:3], stream.mean(0).sort(descending=True).values, rtol=1e-13
-    )
-    assert np.isneginf(readings[f"asymptotic/{KEY}"].values[3:]).all()
+    stream = torch.cat([course.inputs[sample] for sample in (0, 1, 2, 0)])[:47]
+    np.testing.assert_allclose(readings[f"asymptotic/{KEY}"].values[:3], expected(stream, warmup=7), rtol=1e-13)
+    # what was lost before the count began is no zero any more: a direction like another, and lost to rounding
+    assert np.asarray(readings[f"asymptotic/{KEY}"].status).tolist() == [FINITE] * 3 + [CENSORED] * 3
+    assert (readings[f"asymptotic/{KEY}"].values[3:] < -30).all()
     assert readings[f"kaplan_yorke/{KEY}"].values == 0
 
 
@@ -147,6 +161,60 @@ def test_what_rounding_hides_is_censored() -> None:
     assert np.asarray(reading.status).tolist() == [[FINITE, CENSORED]]
     assert reading.values[0, 0] == pytest.approx(0.0, abs=0.05)  # the first step is taken along e_1
     assert math.log(1e-17) < reading.values[0, 1] < math.log(1e-13)
+
+
+@pytest.mark.parametrize("unheard", [0, 1])
+def test_a_direction_that_is_lost_takes_nothing_from_those_behind_it(unheard: int) -> None:
+    """A unit that no other hears, W with a column of zeros: the exponents are those of the other columns."""
+    matrix = torch.tensor([[0.9, 0.4, 0.3], [0.2, 0.5, 0.1], [0.1, 0.3, -0.6]])
+    matrix[:, unheard] = 0
+    reading = read(with_matrix(matrix))[f"finite/{KEY}"]
+    others = [unit for unit in range(3) if unit != unheard]
+    left = torch.linalg.qr(torch.linalg.matrix_power(matrix, 12)[:, others]).R.diagonal().abs().log() / 12
+    np.testing.assert_allclose(reading.values[0, :2], left.sort(descending=True).values, rtol=1e-10)
+    assert np.isneginf(reading.values[0, 2]) and np.asarray(reading.status).tolist() == [[FINITE, FINITE, ZERO]]
+
+
+@pytest.mark.parametrize("seed", [19, 39, 41, 42])
+def test_no_more_directions_are_known_than_open_units_hand_on(seed: int) -> None:
+    """A ReLU layer whose open units are fewer at some time than directions: the rest of these is rounding."""
+    task = Adding(length=4)
+    torch.manual_seed(seed)
+    on = taken(elman_relu(task, hidden=8), task)
+    rank = min(int(step.any(1).sum()) for step in jacobians(on))
+    reading = next(iter(Lyapunov()(on)))
+    assert (np.asarray(reading.status) == FINITE).sum() <= rank
+
+
+def test_rounding_of_the_vectors_before_counts_by_how_much_a_vector_is_made_of_them() -> None:
+    """The third column is about 1e10 times the second, which is 1e-10 long: it is known no better than to 1e-6."""
+    upper = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 1e-10, 1.0], [0.0, 0.0, 1e-8]]])
+    found = resolution(upper, torch.full((1, 3), 1e-16))
+    np.testing.assert_allclose(found[0], [1e-16, 2e-16, 1e-16 * (1 + 1e10 + 1e10)], rtol=1e-12)
+    upper[0, 1, 1] = 0  # lost: nothing is made of it
+    np.testing.assert_allclose(resolution(upper, torch.full((1, 3), 1e-16))[0], [1e-16, 2e-16, 1e-16], rtol=1e-12)
+
+
+def test_a_sample_that_is_left_out_leaves_the_others_their_numbers() -> None:
+    """Two ReLU units that are shut along the first sample are two parts there, and along the second they are one."""
+    on = taken(elman_relu(TASK, hidden=2), count=2)
+    weights, course = cell(on.model).weights(), on.courses[KEY]
+    with torch.no_grad():
+        weights["recurrent"].fill_(0.5)
+        weights["input_bias"].fill_(1.0)
+    course.inputs[0] = 0.0
+    course.states["hidden"][0], course.states["hidden"][1] = 1.0, -3.0
+    with pytest.warns(LeftOut):
+        (reading,) = Lyapunov(samples=2, length=1, warmup=0, largest=1)(on)
+    assert reading.values.shape == (1, 2) and list(reading.dims["sample"]) == [1]
+
+
+def test_a_dimension_is_a_bound_where_it_is_cut_off_at_one() -> None:
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]])
+    for shrunk, status in ((1e-20, CENSORED), (1e-2, FINITE)):
+        matrix = turn @ torch.diag(torch.tensor([1.2, shrunk])) @ turn.T
+        reading = read(with_matrix(matrix))[f"kaplan_yorke/{KEY}"]
+        assert 1 < reading.values < 2 and reading.status == status
 
 
 def test_a_model_in_single_precision_is_measured_in_double() -> None:

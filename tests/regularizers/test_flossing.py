@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from members import built
 
 from retrograde.core.records import Batch
 from retrograde.core.snapshot import gradient_flow
@@ -10,6 +11,7 @@ from retrograde.models.lstm import lstm
 from retrograde.models.transformer import transformer
 from retrograde.regularizers.flossing import Flossing, exponents
 from retrograde.tasks.adding import Adding
+from retrograde.tasks.reverse import Reverse
 
 TASK = Adding(length=12)
 
@@ -80,6 +82,28 @@ def test_directions_that_die_are_named() -> None:
     model = diagonal([0.5, 0.0])
     with pytest.raises(ValueError, match=r"of 2 directions only 1 survive a step; lower regularizer\.exponents"):
         exponents(course_of(model), 0, 2)
+
+
+def test_exponents_that_are_no_numbers_are_no_directions_that_die() -> None:
+    """What diverges is for training to say, and nothing that fewer exponents would mend."""
+    model = diagonal([0.5, 0.2])
+    with torch.no_grad():
+        model.stack.placed[0][0].recurrence.weights()["recurrent"].fill_(math.nan)
+    assert exponents(course_of(model), 0, 2).isnan().all()
+
+
+def test_a_decoder_that_looks_at_a_memory_is_measured_at_its_own_samples() -> None:
+    """Each as alone, with more directions than samples and with as many."""
+    task = Reverse(symbols=3, shortest=2, longest=4)
+    torch.manual_seed(0)
+    model = built("seq2seq_bahdanau", task).double()
+    batch = task.sample(2, torch.Generator().manual_seed(0))
+    together = gradient_flow(model, task, batch).courses["decoder0.forward"]
+    for sample in range(2):
+        chosen = batch.select(torch.tensor([sample])).trimmed()
+        alone = gradient_flow(model, task, chosen).courses["decoder0.forward"]
+        for count in (2, 3):
+            torch.testing.assert_close(exponents(together, sample, count), exponents(alone, 0, count))
 
 
 def test_attention_has_no_exponents() -> None:

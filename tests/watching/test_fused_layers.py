@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
 
 import retrograde
 from watched import check, check_undisturbed, live, norms, watched
@@ -159,6 +160,16 @@ def test_a_frozen_layer_is_served() -> None:
     assert list(frozen.total) == list(learnt.total)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_that_is_computed_again_for_its_way_back_is_served(kind: str) -> None:
+    module, x = KINDS[kind](3, 4), torch.randn(5, 2, 3)
+    model = nn.ModuleDict({"rnn": module})
+    kept, _ = watched(model, lambda: module(x)[0].pow(2).sum())
+    again, _ = watched(model, lambda: checkpoint(lambda given: module(given)[0], x, use_reentrant=False).pow(2).sum())
+    assert list(again.total) == list(kept.total)
+    check_undisturbed(model, lambda: checkpoint(lambda given: module(given)[0], x, use_reentrant=False), 1e-12)
+
+
 @pytest.mark.parametrize("shape", [(1, 5, 3), (4, 1, 3)])
 def test_a_batch_of_one_and_a_single_time_are_served(shape: tuple[int, ...]) -> None:
     module = nn.GRU(3, 4, batch_first=True)
@@ -237,10 +248,10 @@ def test_half_precision_agrees_with_single_to_its_rounding() -> None:
     assert (frame.total - single.total).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN, nn.LSTM])
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_outputs_that_a_model_changes_in_place_are_served(kind: type[nn.RNNBase], batch_first: bool) -> None:
-    """Of an LSTM torch itself refuses it."""
+    """Of an LSTM in float32 torch itself refuses it."""
     model, x = nn.ModuleDict({"rnn": kind(3, 4, batch_first=batch_first)}), torch.randn(5, 5, 3)
     check_undisturbed(model, lambda: torch.relu_(model["rnn"](x)[0]), tolerance=1e-14)
     apart, _ = watched(model, lambda: torch.relu(model["rnn"](x)[0]).sum())

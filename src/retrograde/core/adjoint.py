@@ -123,6 +123,15 @@ def reordered(value: Tensor, order: Int[Tensor, "batch time"]) -> Tensor:
     return value[torch.arange(len(order), device=order.device).unsqueeze(1), order]
 
 
+def refuse_a_second_derivative() -> None:
+    """Raises ValueError within a backward pass that is to be differentiated itself, as ``create_graph`` asks."""
+    if torch.is_grad_enabled():
+        raise ValueError(
+            "the backward pass of a layer whose totals are taken cannot be differentiated again: call it without "
+            "create_graph, or take no totals of this layer"
+        )
+
+
 def _each(stack: Stack) -> Iterator[Placed]:
     for layer in stack:
         yield from layer.placed
@@ -199,6 +208,7 @@ class _StackFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_outputs: Tensor, *direct: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_a_second_derivative()
         ledger = ctx.run.ledger
         by_key = {key: ledger.reached(part) for key, part in zip(ctx.keys, direct, strict=True)}
         initial: dict[str, Tensor] = {}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from retrograde.core.choices import LeftOut
@@ -86,15 +86,23 @@ class Trajectory:
     def _sizes(self) -> list[int]:
         return [state[0].numel() for state in self.states.values()]
 
-    def parts(self) -> Parts:
-        """The state's numbers by parts that do not bear on one another at any time; parts of one size together."""
+    def parts(self, largest: int) -> Parts | None:
+        """The state's numbers by parts that do not bear on one another at any time; parts of one size together.
+
+        None where a part has more than ``largest`` numbers, as soon as that is known.
+        """
         number = torch.arange(self.size, device=self.inputs.device)
-        bears = torch.eye(self.size, dtype=torch.bool, device=number.device)
-        for time in {round(at) for at in torch.linspace(0, self.length - 1, LOOKED_AT).tolist()}:
-            for rows in number.split(max(1, AT_ONCE // (4 * self.size))):
-                bears[rows] |= self._rows(time, rows) != 0
-        label = connected(bears)
+        label = number
+        for time in sorted({round(at) for at in torch.linspace(0, self.length - 1, LOOKED_AT).tolist()}):
+            for rows in number.split(max(1, AT_ONCE // (16 * self.size))):
+                row, column = self._rows(time, rows).nonzero(as_tuple=True)
+                label = joined(label, rows[row], column)
+                if int(label.bincount().max()) > largest:
+                    return None
+        label = label.unique(return_inverse=True)[1]
         if not self._falls_apart(label):
+            if self.size > largest:
+                return None
             label = torch.zeros_like(label)
         members = label.argsort(stable=True).split(label.bincount().tolist())
         sizes = sorted({len(part) for part in members})
@@ -250,39 +258,30 @@ def trajectories(snapshot: Snapshot, sample: int, dtype: torch.dtype) -> dict[st
     }
 
 
-def small_enough(parts: Parts, largest: int, probe: str, layer: str) -> bool:
-    """Whether no part has more than ``largest`` numbers; a layer that is left out for it is named in a warning."""
-    size = max(part.shape[1] for part in parts)
-    if size > largest:
+def parts_within(trajectory: Trajectory, largest: int, probe: str, layer: str) -> Parts | None:
+    """The parts of its state, none of more than ``largest`` numbers.
+
+    None where one has more: the layer is left out, and a warning names it.
+    """
+    parts = trajectory.parts(largest)
+    if parts is None:
         warnings.warn(
-            f"{probe} leaves out layer '{layer}': {size} numbers of its state bear on one another, more than "
-            f"{largest}; probe.{probe}.largest={size} asks for its matrices all the same",
+            f"{probe} leaves out layer '{layer}': {trajectory.size} numbers are its state, and more than {largest} of "
+            f"them bear on one another; probe.{probe}.largest={trajectory.size} asks for its matrices all the same",
             LeftOut,
             stacklevel=2,
         )
-    return size <= largest
+    return parts
 
 
-def connected(bears: Bool[Tensor, "size size"]) -> Int[Tensor, " size"]:
-    """For each number the part it belongs to, from 0: numbers that bear on one another, over however many others."""
-    bears = bears | bears.mT
-    label = torch.arange(len(bears), device=bears.device)
-    while True:
-        smallest = label.expand_as(bears).where(bears, len(bears)).amin(1)
-        smallest = smallest[smallest]
-        if torch.equal(smallest, label):
-            return label.unique(return_inverse=True)[1]
-        label = smallest
-
-
-def orthonormalised(
-    image: Float[Tensor, "part size vectors"],
-) -> tuple[Float[Tensor, "part size vectors"], Float[Tensor, "part vectors"]]:
-    """Q of image = Q R, and |R_ii|: by how much each vector stands out of those before it."""
-    if image.shape[1] == 1:
-        return torch.ones_like(image), image.abs().squeeze(1)
-    frame, upper = torch.linalg.qr(image)
-    return frame, torch.diagonal(upper, dim1=-2, dim2=-1).abs()
+def joined(label: Int[Tensor, " size"], one: Int[Tensor, " pair"], other: Int[Tensor, " pair"]) -> Int[Tensor, " size"]:
+    """For each number the smallest of its part, once the two numbers of every pair are of one part."""
+    while not torch.equal(label[one], label[other]):
+        low, high = torch.minimum(label[one], label[other]), torch.maximum(label[one], label[other])
+        label = label.scatter_reduce(0, high, low, "amin")
+        while not torch.equal(label[label], label):
+            label = label[label]
+    return label
 
 
 def cast(values: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -59,7 +59,7 @@ class Scaled:
 
 
 def power_of_two(value: Tensor, exponent: Int[Tensor, "..."]) -> Tensor:
-    """``value · 2^exponent``, the exponent given for the leading axes; a zero stays zero.
+    """``value · 2^exponent``, the exponent given for the leading axes; zeros and infinities stay what they are.
 
     In two halves, because 2^exponent by itself can leave the format where the product does not. (``torch.ldexp``
     forms it in float32 whatever the value's type.)
@@ -67,19 +67,18 @@ def power_of_two(value: Tensor, exponent: Int[Tensor, "..."]) -> Tensor:
     exponent = exponent.reshape(exponent.shape + (1,) * (value.ndim - exponent.ndim))
     half = torch.div(exponent, 2, rounding_mode="floor")
     factor, other = (torch.exp2(part.to(value.dtype)) for part in (half, exponent - half))
-    return torch.where(value == 0, 0.0, value * factor * other)
+    # zeros and infinities are what is twice itself; times a factor out of the format they would be NaN
+    return torch.where(value + value == value, value, value * factor * other)
 
 
 def _shrunk(value: Tensor, exponent: Int[Tensor, "batch time"]) -> Tensor:
     """``value · 2^exponent`` for exponents that are not above 0."""
     if not exponent.any():
         return value
-    exponent = exponent.reshape(exponent.shape + (1,) * (value.ndim - 2))
-    # the factor itself must be a number of the format
-    parts = [exponent] if bool((exponent > -100).all()) else [exponent // 2, exponent - exponent // 2]
-    for part in parts:
-        value = value * torch.exp2(part.to(value.dtype))
-    return value
+    if not bool((exponent > -100).all()):
+        return power_of_two(value, exponent)
+    # a factor that is itself a number of the format, which one product will do for
+    return value * torch.exp2(exponent.to(value.dtype)).reshape(exponent.shape + (1,) * (value.ndim - 2))
 
 
 def _largest(values: Tensor) -> Tensor:

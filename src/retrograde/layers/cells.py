@@ -279,5 +279,13 @@ def _(recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, initial: State
     return Unrolled(recurrence, inputs, initial=initial)
 
 
-for _cell in (ElmanCell, LSTMCell, GRUCell):
-    step_jacobians.register(_cell, unit_by_unit)
+@step_jacobians.register(ElmanCell)
+@step_jacobians.register(LSTMCell)
+@step_jacobians.register(GRUCell)
+def _(
+    recurrence: ElmanCell | LSTMCell | GRUCell, weights: Mapping[str, Tensor], x: Tensor, before: State
+) -> Float[Tensor, "time size size"]:
+    # a class derived from these may mix units in other ways
+    own = type(recurrence) in (ElmanCell, LSTMCell, GRUCell)
+    form = unit_by_unit if own else step_jacobians.dispatch(Recurrence)
+    return form(recurrence, weights, x, before)

@@ -6,16 +6,18 @@ once so that all stays in the cache, and the sweep runs through the chunk:
 
     Elman   δ_t = g_t ⊙ f'                                        g_{t-1} = d_{t-1} + Uᵀ δ_t
     GRU     δ_t = [g_t ⊙ ∂h/∂r, g_t ⊙ ∂h/∂z, g_t ⊙ ∂h/∂(U_n h)]   g_{t-1} = d_{t-1} + z_t ⊙ g_t + Uᵀ δ_t
-    LSTM    q_t = g_t ⊙ o (1 - tanh² c_t) + f_{t+1} ⊙ q_{t+1}     g_{t-1} = d_{t-1} + Uᵀ δ_t
+    LSTM    q_t = d^c_t + g_t ⊙ o (1 - tanh² c_t) + f_{t+1} ⊙ q_{t+1}
+                                                                  g_{t-1} = d_{t-1} + Uᵀ δ_t
             δ_t = [q_t ⊙ ∂c/∂i, q_t ⊙ ∂c/∂f, q_t ⊙ ∂c/∂g, g_t ⊙ ∂h/∂o]
 
-g_t total and d_t direct gradient of the hidden state, q_t total one of the cell, δ_t that of what U h_{t-1} is added
-to; ∂ by what a gate is made of, before its σ or tanh. With a projection V, h = V (o ⊙ tanh c), the LSTM's gates see
-Vᵀ g_t in place of g_t. Nothing is divided by, so that a saturated gate is no 0/0. The gradients of the weights are one
-product of all δ of a chunk with what its steps read.
+g_t total and d_t direct gradient of the hidden state, q_t and d^c_t those of the cell, δ_t that of what U h_{t-1} is
+added to; ∂ by what a gate is made of, before its σ or tanh. With a projection V, h = V (o ⊙ tanh c), the LSTM's gates
+see Vᵀ g_t in place of g_t. Nothing is divided by, so that a saturated gate is no 0/0. The gradients of the weights are
+one product of all δ of a chunk with what its steps read.
 
-**Range.** Each sample has a power of two beside the mantissa that is carried. It is set anew between two chunks; a
-chunk in which a gradient comes near the end of the format is swept again, and there it is set at every step.
+**Range.** Each sample has a power of two beside the mantissa that is carried. It is set anew between two chunks; where
+a gradient comes near the end of the format the sweep goes again, half as far at a time, down to single steps, and goes
+farther at a time when there is room.
 
 Here time is the first axis of all, as the kernels have it, and states are in the order in which they are made.
 """
@@ -24,6 +26,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -32,11 +35,10 @@ from torch import Tensor
 
 from retrograde.core.records import State
 from retrograde.core.scaled import power_of_two
-from retrograde.core.sweep import normalised, summed
 from retrograde.layers.totals import Gradients
 
-CACHED = 2**19
-"""Numbers that the gates of a chunk hold: with all that is made of them a few megabytes, which a cache holds."""
+CACHED = 2**21
+"""Numbers that the gates of a chunk hold: with all that is made of them 20 megabytes, which the last cache holds."""
 
 LONGEST = 32
 """Steps of a chunk at most: between two settings of the power of two a gradient in float32 may shrink by 1e19."""
@@ -428,7 +430,7 @@ class _LSTMChunk(Chunk):
 
     def gradients(self, scale: "Scale", total: Tensor, sums: "Sums") -> None:
         super().gradients(scale, total, sums)
-        if self.projection is not None:
+        if self.projection is not None and sums.made:
             sums.add("projection", self.shown[: len(self.x)], scale.unscaled(total).flatten(0, 1))
 
 
@@ -504,7 +506,7 @@ class Run:
     cells: list[Float[Tensor, "batch hidden"]]
     open: dict[int, Chunk] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def bounds(self) -> list[tuple[int, int]]:
         """Where chunks begin and end."""
         return _bounds(self.form, self.x)
@@ -522,6 +524,13 @@ class Run:
         if at in self.open:
             return self.open.pop(at)
         first, end = self.bounds[at]
+        self.open_in(room, at, end - first)
+        return room
+
+    def open_in(self, room: Chunk, at: int, steps: int) -> None:
+        """So many of its steps; what has become of those behind them stays."""
+        first = self.bounds[at][0]
+        end = first + steps
         before = (
             torch.cat([self.begin[0][None], self.outputs[: end - 1]])
             if first == 0
@@ -530,7 +539,6 @@ class Run:
         cell = self.cells[at] if self.cells else before[0]
         parts = self.x[first:end].contiguous(), before, self.outputs[first:end], cell
         room.open(*(precise(part) for part in parts))
-        return room
 
 
 def run(form: Form, x: Float[Tensor, "time batch width"], begin: tuple[Tensor, ...]) -> tuple[Run, tuple[Tensor, ...]]:
@@ -621,6 +629,9 @@ class _Sweep:
         # what is carried from one chunk to the one before it, and its powers of two where they are not 0 throughout
         self.carry: State = {name: like.new_zeros(batch, width) for name, width in widths.items()}
         self.power: Tensor | None = None
+        # steps to one power of two; once they were too many, each piece begins with entries of about 1
+        self.longest = self.stride = run.bounds[0][1]
+        self.careful = False
 
     def swept(self) -> Swept:
         for at in reversed(range(len(self.run.bounds))):
@@ -648,23 +659,16 @@ class _Sweep:
         chunk = self.run.opened(at, self.room)
         arriving = self.arriving.between(first, end)
         largest = _largest(arriving.values())
-        present = self.present[states] = largest != 0
-        some = present.any(1).tolist()
-        begun = self.carry, self.power
-        walk = self._walk_and_keep if self.keep else self._walk
-        if self.power is None and arriving.exponent is None:
-            walk(chunk, states, arriving.values(), some)
-        else:
-            power = self._common_power(largest, arriving.exponent)
-            shift = power if self.power is None else power - self.power
-            if bool(shift.any()):
-                self.carry = {name: power_of_two(value, -shift) for name, value in self.carry.items()}
-            walk(chunk, states, arriving.scaled(power) if any(some) else arriving.values(), some)
-            self.exponent[states] = self.carried_exponent[states] = self.power = power
-        if self._left_the_format(states, present, begun[0]):
-            self.carry, self.power = begun
-            chunk = self.run.opened(at, self.room)
-            self._step_by_step(chunk, states, arriving, some)
+        self.present[states] = largest != 0
+        some = (largest != 0).any(1).tolist()
+        whole, left = (chunk.x, chunk.before), end - first
+        while left:
+            piece = slice(max(0, left - self.stride), left)
+            if self._passed(chunk, first, piece, arriving, largest, some):
+                left = piece.start
+            else:
+                self.run.open_in(chunk, at, left)
+                chunk.x, chunk.before = whole
         if any(some):
             for name, value in self._direct(chunk, arriving).items():
                 self.direct[name][states] = value
@@ -672,10 +676,42 @@ class _Sweep:
         chunk.gradients(
             Scale(None if self.power is None else self.exponent[states]), self.total["hidden"][states], self.sums
         )
-        self._normalise()
 
-    def _walk(self, chunk: Chunk, states: slice, direct: State, some: list[bool]) -> None:
-        """Through a chunk with one power of two for each sample."""
+    def _passed(
+        self, chunk: Chunk, first: int, piece: slice, arriving: Arriving, largest: Tensor, some: list[bool]
+    ) -> bool:
+        """Whether the gradient went through a piece of a chunk, and how long the next piece, or attempt, is to be."""
+        states = slice(first + 1 + piece.start, first + 1 + piece.stop)
+        self._normalise()
+        begun = self.carry, self.power
+        arriving, some = arriving.between(piece.start, piece.stop), some[piece]
+        self._at_one_power(chunk, piece.start, states, arriving, largest[piece], some)
+        passed = self._within(states, begun[0]) or (self.careful and self.stride == 1)
+        if not passed:
+            self.carry, self.power = begun
+            self.careful, self.stride = True, max(1, (piece.stop - piece.start) // 2)
+        elif self.careful and self._within(states, begun[0], share=0.5):
+            self.careful = self.stride < self.longest
+            self.stride = min(2 * self.stride, self.longest)
+        return passed
+
+    def _at_one_power(
+        self, chunk: Chunk, start: int, states: slice, arriving: Arriving, largest: Tensor, some: list[bool]
+    ) -> None:
+        """Through a piece with that of the largest gradient which comes to it; none, as long as none was needed."""
+        walk = self._walk_and_keep if self.keep else self._walk
+        if self.power is None and arriving.exponent is None and not self.careful:
+            walk(chunk, start, states, arriving.values(), some)
+            return
+        power = self._common_power(largest, arriving.exponent)
+        shift = power if self.power is None else power - self.power
+        if bool(shift.any()):
+            self.carry = {name: power_of_two(value, -shift) for name, value in self.carry.items()}
+        walk(chunk, start, states, arriving.scaled(power) if any(some) else arriving.values(), some)
+        self.exponent[states] = self.carried_exponent[states] = self.power = power
+
+    def _walk(self, chunk: Chunk, start: int, states: slice, direct: State, some: list[bool]) -> None:
+        """Through a piece with one power of two for each sample."""
         total, of_state = _steps(self.total, states), {name: value.unbind() for name, value in direct.items()}
         last = len(some) - 1
         hidden, cell = self.carry["hidden"], self.carry.get("cell", self.carry["hidden"]).clone()
@@ -687,10 +723,12 @@ class _Sweep:
             if some[at] and "cell" in of_state:
                 cell += of_state["cell"][at]
             out = total["hidden"][at - 1] if at else torch.empty_like(here)
-            chunk.back(at, here, cell, of_state["hidden"][at - 1] if at and some[at - 1] else None, out, q, cell)
+            chunk.back(
+                start + at, here, cell, of_state["hidden"][at - 1] if at and some[at - 1] else None, out, q, cell
+            )
         self.carry = dict(zip(self.carry, (out, cell), strict=False))
 
-    def _walk_and_keep(self, chunk: Chunk, states: slice, direct: State, some: list[bool]) -> None:
+    def _walk_and_keep(self, chunk: Chunk, start: int, states: slice, direct: State, some: list[bool]) -> None:
         """The same; what is carried stays beside what it becomes when the direct gradient joins it."""
         total, carried = _steps(self.total, states), _steps(self.carried, states)
         of_state = {name: value.unbind() for name, value in direct.items()}
@@ -702,40 +740,15 @@ class _Sweep:
                 here |= {name: here[name] + value[at] for name, value in of_state.items()}
             out = {name: value[at - 1] if at else torch.empty_like(value[0]) for name, value in carried.items()}
             hidden, q = here["hidden"], total.get("cell", total["hidden"])[at]
-            chunk.back(at, hidden, here.get("cell", hidden), None, out["hidden"], q, out.get("cell", out["hidden"]))
+            own, cell_out = (each.get("cell", each["hidden"]) for each in (here, out))
+            chunk.back(start + at, hidden, own, None, out["hidden"], q, cell_out)
             if any(some):
-                self._keep(states.start + at, here, self.coordinate)
+                for name, place in self.coordinate.items():
+                    place[states.start + at] = here[name]
             self.carry = out
         if not any(some):  # nothing joined what was carried
             for name, value in self.coordinate.items():
                 value[states] = self.carried[name][states]
-
-    def _step_by_step(self, chunk: Chunk, states: slice, arriving: Arriving, some: list[bool]) -> None:
-        """The same with a power of two for each sample and step."""
-        total = _steps(self.total, states)
-        exponents = torch.zeros_like(self.exponent[states]) if arriving.exponent is None else arriving.exponent
-        power = torch.zeros_like(exponents[0]) if self.power is None else self.power
-        for at in range(len(some) - 1, -1, -1):
-            time = states.start + at
-            self.carried_exponent[time] = power
-            self._keep(time, self.carry, self.carried)
-            if some[at]:
-                direct = {name: torch.zeros_like(value) for name, value in self.carry.items()}
-                direct |= {name: value[at] for name, value in arriving.values().items()}
-                self.carry, power = summed(self.carry, power, direct, exponents[at])
-            self.carry, power = normalised(self.carry, power)
-            self.exponent[time] = power
-            self._keep(time, self.carry, self.coordinate)
-            here, q = total["hidden"][at].copy_(self.carry["hidden"]), total.get("cell", total["hidden"])[at]
-            out = {name: torch.empty_like(value) for name, value in self.carry.items()}
-            cell, cell_out = (each.get("cell", each["hidden"]) for each in (self.carry, out))
-            chunk.back(at, here, cell, None, out["hidden"], q, cell_out)
-            self.carry = out
-        self.power = power
-
-    def _keep(self, time: int, value: State, into: State) -> None:
-        for name, place in into.items():
-            place[time] = value[name]
 
     def _direct(self, chunk: Chunk, arriving: Arriving) -> State:
         """As of nodes."""
@@ -756,19 +769,21 @@ class _Sweep:
             power = torch.maximum(power, self.power.where(_largest(self.carry) != 0, least))
         return power.where(power != least, 0)
 
-    def _left_the_format(self, states: slice, present: Tensor, begun: State) -> bool:
-        """Whether an entry that should be none is zero, close to it, or not finite."""
-        largest = _largest({name: value[states] for name, value in self.total.items()})
-        low, high = self.safe
+    def _within(self, states: slice, begun: State, share: float = 1.0) -> bool:
+        """Whether all gradients that are none of zero are so by a wide margin, or by a share of it, in decades."""
+        of_states = _largest({name: value[states] for name, value in self.total.items()})
+        largest = torch.cat([_largest(self.carry)[None], of_states])  # the carry may be lost on the very last step
+        low, high = (bound**share for bound in self.safe)
         fine = (largest >= low) & (largest <= high)
         if bool(fine.all()):
-            return False
-        live = present.flip(0).cummax(0).values.flip(0) | (_largest(begun) != 0)
-        return not bool((fine | ((largest == 0) & ~live)).all())
+            return True
+        # a zero is a true one where nothing joins it and it was carried from none, or from what no step can lose
+        carried = torch.cat([(of_states == 0) | (of_states >= self.comfortable[0]), (_largest(begun) == 0)[None]])
+        return bool((fine | ((largest == 0) & carried & ~after_one(self.present[states]))).all())
 
     def _normalise(self) -> None:
         largest = _largest(self.carry)
-        low, high = self.comfortable
+        low, high = (0.5, 1.0) if self.careful else self.comfortable
         away = torch.isfinite(largest) & (largest > 0) & ~((largest >= low) & (largest <= high))
         if bool(away.any()):
             shift = torch.frexp(largest).exponent.where(away, 0)

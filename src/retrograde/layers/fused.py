@@ -7,14 +7,19 @@
 ``0.forward.cell``, ``1.backward.hidden`` …; ``gradient`` a ``StateGradient``, its tensors (batch, states, width) in the
 order of time: the states of a forward direction stand at t = -1 … T-1, those of a backward one at 0 … T, and the one
 that it begins with, ``hx`` or zeros, is among them; ``lengths`` (batch,) in the order of the batch as it was given,
-also for a packed sequence. Beyond a sample's length all is zero. A sequence without a batch axis is a batch of one.
+also for a packed sequence. Beyond a sample's length all is zero, but for the state that a backward direction begins
+with: it stands at T, however short the sample. A sequence without a batch axis is a batch of one.
 
 The loss is whatever ``backward`` was called on, with its 1/batch, if it has one. A frozen module reports as well: what
 it gives always requires a gradient. The direct gradient of ``hx`` is zero: the layer knows only what it does with it.
 
-On a CPU the gradients are those of ``closed_form``, which takes less time than the module itself, or little more; they
-replace autograd's, and have its values. Elsewhere they are those of ``taps``. Half precisions are brought to float32
-for them. Dropout between layers acts as in the module, in training, but draws other numbers than the module would.
+On a CPU the gradients are those of ``closed_form``; they replace autograd's, and have its values, in float32 at least.
+Forward and back take less time than the module's own in an RNN and a GRU, and about as much in an LSTM; in wide layers
+more, up to half as much again (benchmarks/overhead.py). Elsewhere they are those of ``taps``:
+what the kernel gives is in its own precision, and what is left to do is done in float32 at least.
+
+Outputs may not be changed in place, as the module's own mostly may: the way back begins with them. Dropout between
+layers acts as in the module, in training, but draws other numbers than the module would.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from retrograde.core.adjoint import refuse_a_second_derivative
 from retrograde.core.scaled import Scaled, power_of_two
 from retrograde.core.sweep import common_scale
 from retrograde.layers.closed_form import Arriving, Run, Swept, Weights, cell_at, form, precise, run, sweep
@@ -51,7 +57,7 @@ def with_totals(
     if not isinstance(module, nn.RNN | nn.LSTM | nn.GRU):
         raise ValueError(f"totals are known of nn.RNN, nn.LSTM and nn.GRU, not of {type(module).__name__}")
     batched = isinstance(input, PackedSequence) or input.dim() != 2
-    x, lengths = _padded(module, input)
+    x, lengths, ragged = _padded(module, input)
     begin = _begin(module, x, hx, batched)
     _check(module, input, begin, batched)
     absent = set() if module.bias else {"input_bias", "recurrent_bias"}
@@ -64,7 +70,7 @@ def with_totals(
         dropout=module.dropout if module.training else 0.0,
         time=len(x),
         lengths=lengths,
-        ragged=bool((lengths != len(x)).any()),
+        ragged=ragged,
         report=report,
     )
     suffixes = [f"_l{layer}{end}" for layer in range(module.num_layers) for end in ("", "_reverse")[: stack.directions]]
@@ -85,13 +91,16 @@ def closed(
     return outputs, last
 
 
-def _padded(module: nn.RNNBase, input: Tensor | PackedSequence) -> tuple[Tensor, Tensor]:
-    """Inputs (time, batch, width), and how many of them each sample has."""
+def _padded(module: nn.RNNBase, input: Tensor | PackedSequence) -> tuple[Tensor, Tensor, bool]:
+    """Inputs (time, batch, width), how many of them each sample has, and whether some have fewer than others."""
     if isinstance(input, PackedSequence):
         x, lengths = pad_packed_sequence(input)
-        return x, lengths.to(x.device)
+        # asked where they are numbers of the CPU: a device would have to be waited for
+        return x, lengths.to(x.device), bool((lengths != len(x)).any())
+    if input.dim() not in (2, 3):
+        raise ValueError(f"{type(module).__name__} reads an input of 2 or 3 axes; this one has {input.dim()}")
     x = input.unsqueeze(1) if input.dim() == 2 else input.transpose(0, 1) if module.batch_first else input
-    return x, torch.full(x.shape[1:2], len(x), device=x.device)
+    return x, torch.full(x.shape[1:2], len(x), device=x.device), False
 
 
 def _begin(module: nn.RNNBase, x: Tensor, hx: Any, batched: bool) -> list[Tensor]:
@@ -106,6 +115,8 @@ def _begin(module: nn.RNNBase, x: Tensor, hx: Any, batched: bool) -> list[Tensor
 
 def _check(module: nn.RNNBase, input: Tensor | PackedSequence, begin: list[Tensor], batched: bool) -> None:
     """Raises what the module would."""
+    if module.mode == "LSTM" and len(begin) != 2:
+        raise ValueError(f"LSTM begins with two states, a hidden one and a cell; {len(begin)} were given")
     hidden: Any = begin[0] if len(begin) == 1 else tuple(begin)
     if isinstance(input, PackedSequence):
         module.check_forward_args(input.data, hidden, input.batch_sizes)
@@ -196,21 +207,17 @@ class _Closed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise ValueError(
-                "the backward pass of a layer whose totals are taken cannot be differentiated again: call it without "
-                "create_graph, or take no totals of this layer"
-            )
-        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
-            return _Back(ctx).gradients(*given)
+        refuse_a_second_derivative()
+        saved = ctx.saved_tensors  # once: checkpointing does not hand them out again
+        with torch.autocast(saved[0].device.type, enabled=False):
+            return _Back(ctx, iter(saved)).gradients(*given)
 
 
 class _Back:
     """The way back through all layers."""
 
-    def __init__(self, ctx: Any) -> None:
+    def __init__(self, ctx: Any, saved: Iterator[Tensor]) -> None:
         self.stack: Stack = ctx.stack
-        saved = iter(ctx.saved_tensors)
         self.begin = [next(saved) for _ in range(2 if self.stack.mode == "LSTM" else 1)]
         number = self.stack.layers * self.stack.directions
         self.weights = [[next(saved) for _ in self.stack.weights] for _ in range(number)]
@@ -222,42 +229,55 @@ class _Back:
             self.runs.append(Run(form_here, x, tuple(part[at] for part in self.begin), outputs, boundaries))
         _, _, self.of_inputs, *others = ctx.needs_input_grad
         self.learned = any(others[len(self.begin) :])
+        # of each direction, from the last: what is kept of a sweep when the layer has been told of
+        self.first: list[list[Tensor]] = []
+        self.of_weights: list[dict[str, Tensor]] = []
 
     def gradients(self, of_outputs: Tensor | None, *of_last: Tensor | None) -> tuple[Tensor | None, ...]:
-        stack = self.stack
-        swept: list[Swept] = []  # from the last
         like = self.runs[-1].outputs
-        above = _Above(
-            like.new_zeros(*like.shape[:2], stack.directions * like.shape[2]) if of_outputs is None else of_outputs
+        above: _Above | None = _Above(
+            like.new_zeros(*like.shape[:2], self.stack.directions * like.shape[2]) if of_outputs is None else of_outputs
         )
-        for layer in range(stack.layers - 1, -1, -1):
-            below: _Above | None = None
-            for direction in range(stack.directions - 1, -1, -1):
-                at = layer * stack.directions + direction
-                width = self.runs[at].form.read
-                said = above.columns(direction * width, (direction + 1) * width).read(stack, direction)
-                ends = [None if part is None else part[at] for part in of_last]
-                one = sweep(self.runs[at], self._arriving(said, *ends), self.learned, bool(layer) or self.of_inputs)
-                swept.append(one)
-                if one.inputs is not None:
-                    exponent = one.gradients.exponent[1:]
-                    made = _Above(one.inputs, exponent if bool(exponent.any()) else None, one.gradients.reached[1:])
-                    made = made.read(stack, direction)
-                    below = made if below is None else below + made
-            for direction in range(stack.directions):
-                stack.tell(layer, direction, swept[-1 - direction].gradients)
-            if below is None:
-                break
-            above = self._before_dropout(below, layer)
-        swept.reverse()
-        of_x = power_of_two(above.value, above.exponent) if above.exponent is not None else above.value
-        return (
-            None,
-            None,
-            of_x.to(self.runs[0].x.dtype) if self.of_inputs else None,
-            *self._of_begin(swept),
-            *self._of_weights(swept),
+        for layer in range(self.stack.layers - 1, -1, -1):
+            assert above is not None  # of a layer that is not the lowest it was asked for
+            above = self._through(layer, above, of_last)
+        of_x = None
+        if above is not None:
+            of_x = above.value if above.exponent is None else power_of_two(above.value, above.exponent)
+            of_x = of_x.to(self.runs[0].x.dtype)
+        of_begin = (
+            torch.stack(of_states).to(begin.dtype)
+            for of_states, begin in zip(zip(*reversed(self.first), strict=True), self.begin, strict=True)
         )
+        of_weights = (
+            made[name].to(weight.dtype) if self.learned else None
+            for made, weights in zip(reversed(self.of_weights), self.weights, strict=True)
+            for name, weight in zip(self.stack.weights, weights, strict=True)
+        )
+        return None, None, of_x, *of_begin, *of_weights
+
+    def _through(self, layer: int, above: _Above, of_last: Sequence[Tensor | None]) -> _Above | None:
+        """Tells of a layer; what is said of its inputs, where that is asked for."""
+        stack = self.stack
+        swept: list[Swept] = []  # from the last direction
+        below: _Above | None = None
+        for direction in range(stack.directions - 1, -1, -1):
+            at = layer * stack.directions + direction
+            width = self.runs[at].form.read
+            said = above.columns(direction * width, (direction + 1) * width).read(stack, direction)
+            ends = [None if part is None else part[at] for part in of_last]
+            one = sweep(self.runs[at], self._arriving(said, *ends), self.learned, bool(layer) or self.of_inputs)
+            swept.append(one)
+            exponent = one.gradients.exponent
+            self.first.append([power_of_two(total[0], exponent[0]) for total in one.gradients.total.values()])
+            self.of_weights.append(one.weights)
+            if one.inputs is not None:
+                scale = exponent[1:] if bool(exponent[1:].any()) else None
+                made = _Above(one.inputs, scale, one.gradients.reached[1:]).read(stack, direction)
+                below = made if below is None else below + made
+        for direction in range(stack.directions):
+            stack.tell(layer, direction, swept[-1 - direction].gradients)
+        return None if below is None else self._before_dropout(below, layer)
 
     def _arriving(self, said: _Above, hidden: Tensor | None = None, cell: Tensor | None = None) -> Arriving:
         """With what is said of the last states: a direction has made them where a sample ends."""
@@ -289,25 +309,9 @@ class _Back:
         if layer == 0 or not self.stack.dropout:
             return above
         left = 1 - self.stack.dropout
-        kept = self.masks[layer - 1] * (1 / left if left else 0.0)
-        return _Above(above.value * kept, above.exponent, above.reached)
-
-    def _of_begin(self, swept: list[Swept]) -> list[Tensor]:
-        def first(one: Swept, component: str) -> Tensor:
-            return power_of_two(one.gradients.total[component][0], one.gradients.exponent[0])
-
-        components = swept[0].gradients.total
-        return [
-            torch.stack([first(one, component) for one in swept]).to(begin.dtype)
-            for component, begin in zip(components, self.begin, strict=True)
-        ]
-
-    def _of_weights(self, swept: list[Swept]) -> list[Tensor | None]:
-        return [
-            one.weights[name].to(weight.dtype) if self.learned else None
-            for one, weights in zip(swept, self.weights, strict=True)
-            for name, weight in zip(self.stack.weights, weights, strict=True)
-        ]
+        # a mask of truth values times a number would have the default type, and its rounding
+        value = (above.value * self.masks[layer - 1]).mul_(1 / left if left else 0.0)
+        return _Above(value, above.exponent, above.reached)
 
 
 def _each(tensors: Sequence[Tensor], number: int) -> Iterator[Sequence[Tensor]]:

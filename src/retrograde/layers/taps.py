@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from retrograde.core.adjoint import refuse_a_second_derivative
 from retrograde.core.records import State
 from retrograde.layers.closed_form import Weights, after_one, precise
 from retrograde.layers.scans import scan
@@ -38,23 +39,28 @@ def tapped(
 ) -> tuple[Tensor, list[Tensor]]:
     """Outputs, and the last states of each direction, by component; their gradients by the kernel itself."""
     value, last = x, []
+    reached: dict[int, Tensor] = {}
     for layer in range(stack.layers):
         if layer:
             value = nn.functional.dropout(value, stack.dropout, stack.dropout > 0)
         here = slice(layer * stack.directions, (layer + 1) * stack.directions)
-        value, *ends = _layer(stack, layer, value, [part[here] for part in begin], weights[here])
+        value, *ends = _layer(stack, layer, reached, value, [part[here] for part in begin], weights[here])
         last.append(ends)
     return value, [torch.cat(component) for component in zip(*last, strict=True)]
 
 
 def _layer(
-    stack: Stack, layer: int, x: Tensor, begin: Sequence[Tensor], weights: Sequence[Sequence[Tensor]]
+    stack: Stack,
+    layer: int,
+    reached: dict[int, Tensor],
+    x: Tensor,
+    begin: Sequence[Tensor],
+    weights: Sequence[Sequence[Tensor]],
 ) -> list[Tensor]:
     """Both directions in one call of the kernel."""
     named = [Weights(**dict(zip(stack.weights, each, strict=True))) for each in weights]
-    told = _Told(
-        stack, layer, [Weights(**{name: part.detach() for name, part in each.named().items()}) for each in named]
-    )
+    detached = [Weights(**{name: part.detach() for name, part in each.named().items()}) for each in named]
+    told = _Told(stack, layer, detached, reached)
     anchor = torch.zeros((), device=x.device, requires_grad=True)
     read, *inputs = _Widened.apply(told, anchor, x, *begin, *(each.input for each in named))
     wide = [
@@ -94,6 +100,8 @@ class _Told:
     stack: Stack
     layer: int
     weights: list[Weights]
+    reached: dict[int, Bool[Tensor, "time batch"]]
+    """By layer, the inputs with a path to the loss; the layer below cannot see it where the gradient underflows."""
     heard: list[Tensor] = field(default_factory=list)
     """Outputs, and the gradients of outputs and last states, while the kernel's own backward pass runs."""
 
@@ -121,6 +129,7 @@ class _Told:
         outputs, of_outputs, *of_last = self.heard
         self.heard = []
         width = outputs.shape[-1] // stack.directions
+        inputs_reached = []
         for direction, weights in enumerate(self.weights):
             own, of_own = (
                 precise(stack.read(part[..., direction * width : (direction + 1) * width], direction))
@@ -130,10 +139,18 @@ class _Told:
             placed = [stack.at_ends(precise(part[direction])) for part in of_last]
             direct = dict(zip(("hidden", "cell"), (of_own + placed[0], *placed[1:]), strict=False))
             read = precise(stack.read(x, direction))
-            gradients = _gradients(
+            total, of_nodes = _gradients(
                 stack.mode, weights.precise(), read, [precise(part[direction]) for part in begin], own, columns, direct
             )
-            stack.tell(self.layer, direction, gradients)
+            present = torch.stack([(part != 0).any(-1) for part in direct.values()]).any(0)
+            if self.layer + 1 in self.reached:
+                present |= stack.read(self.reached[self.layer + 1], direction)
+            present = after_one(present)
+            reached = present.flip(0).cummax(0).values.flip(0)
+            inputs_reached.append(stack.read(reached[1:], direction))
+            nothing = torch.zeros_like(present, dtype=torch.int32)
+            stack.tell(self.layer, direction, Gradients(total, nothing, reached, of_nodes, nothing, present))
+        self.reached[self.layer] = torch.stack(inputs_reached).any(0)
 
 
 class _Widened(torch.autograd.Function):
@@ -145,16 +162,15 @@ class _Widened(torch.autograd.Function):
         ctx.told = told
         ctx.save_for_backward(x, *begin)
         zeros = x.new_zeros(*x.shape[:2], told.stack.directions * told.taps)
-        wide = (torch.cat([weight, told.columns(direction)], 1) for direction, weight in enumerate(inputs))
+        wide = [torch.cat([weight, told.columns(direction)], 1) for direction, weight in enumerate(inputs)]
+        learned = ctx.needs_input_grad[-len(wide) :]
+        # the anchor would have the kernel make the gradients of frozen weights as well
+        ctx.mark_non_differentiable(*(weight for weight, learns in zip(wide, learned, strict=True) if not learns))
         return torch.cat([x, zeros], -1), *wide
 
     @staticmethod
     def backward(ctx: Any, of_x: Tensor, *of_inputs: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise ValueError(
-                "the backward pass of a layer whose totals are taken cannot be differentiated again: call it without "
-                "create_graph, or take no totals of this layer"
-            )
+        refuse_a_second_derivative()
         x, *begin = ctx.saved_tensors
         width = x.shape[-1]
         with torch.autocast(x.device.type, enabled=False):
@@ -185,8 +201,8 @@ def _gradients(
     outputs: Float[Tensor, "time batch read"],
     taps: Float[Tensor, "time batch taps"],
     direct: State,
-) -> Gradients:
-    """One direction, in the order in which it reads."""
+) -> tuple[State, State]:
+    """Total and direct ones of every state, of one direction in the order in which it reads."""
     before = torch.cat([begin[0][None], outputs[:-1]])
     of_hidden = after_one(direct["hidden"])
     hidden = len(weights.recurrent) // {"GRU": 3, "LSTM": 4}.get(mode, 1)
@@ -194,10 +210,10 @@ def _gradients(
         reset, update = _gates(weights, x, before, slice(2 * hidden)).sigmoid().chunk(2, -1)
         said = taps[..., :hidden] + (reset * taps[..., hidden:]) @ weights.recurrent[2 * hidden :]
         total = {"hidden": _scan_back(update, of_hidden + _before_one(said))}
-        return _told(total, {"hidden": of_hidden})
+        return total, {"hidden": of_hidden}
     of_outputs = of_hidden + _before_one(taps)
     if mode != "LSTM":
-        return _told({"hidden": of_outputs}, {"hidden": of_hidden})
+        return {"hidden": of_outputs}, {"hidden": of_hidden}
     entry, forget, candidate, out = _gates(weights, x, before, slice(None)).chunk(4, -1)
     forget = forget.sigmoid()
     entered = entry.sigmoid() * candidate.tanh()
@@ -209,13 +225,7 @@ def _gradients(
         return slope * (gradient if weights.projection is None else gradient @ weights.projection)
 
     total = {"hidden": of_outputs, "cell": _scan_back(forget, of_cell + through_hidden(of_outputs))}
-    return _told(total, {"hidden": of_hidden, "cell": of_cell + through_hidden(of_hidden)})
-
-
-def _told(total: State, direct: State) -> Gradients:
-    present = torch.stack([(part != 0).any(-1) for part in direct.values()]).any(0)
-    nothing = torch.zeros_like(present, dtype=torch.int32)
-    return Gradients(total, nothing, present.flip(0).cummax(0).values.flip(0), direct, nothing, present)
+    return total, {"hidden": of_hidden, "cell": of_cell + through_hidden(of_hidden)}
 
 
 def _gates(weights: Weights, x: Tensor, before: Tensor, rows: slice) -> Float[Tensor, "time batch rows"]:

@@ -31,7 +31,7 @@ from retrograde.core.statistics import present
 class Attention:
     """Maps of the first ``samples`` samples and a number per head and layer; nothing for a model without attention.
 
-    A map longer than ``longest`` positions is stored as means over equal blocks of keys and queries.
+    Of a map longer than ``longest`` positions equal blocks are stored: sums over keys, means over queries.
     """
 
     def __init__(self, samples: int = 1, longest: int = 128) -> None:

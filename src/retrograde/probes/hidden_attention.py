@@ -52,8 +52,8 @@ HEADS = 16
 class HiddenAttention:
     """Readings ``map``, ``entropy`` and ``distance`` of the first ``samples`` samples for every layer with a matrix.
 
-    At most ``positions`` of each are looked at, since the matrix grows with their square; a map longer than ``longest``
-    is stored as means over equal blocks of keys and queries.
+    At most ``positions`` of each are looked at, since the matrix grows with their square; of a map longer than
+    ``longest`` equal blocks are stored: sums over keys, means over queries.
     """
 
     def __init__(self, samples: int = 4, positions: int = 256, longest: int = 128) -> None:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Snapshot
-from retrograde.core.jacobians import Parts, Trajectory, small_enough, trajectories
+from retrograde.core.jacobians import Parts, Trajectory, parts_within, trajectories
 from retrograde.core.records import Reading
 from retrograde.core.scaled import LOG10_2
 from retrograde.core.statistics import STATISTICS, log10_joint, log10_statistics, status_of
@@ -94,8 +94,8 @@ class Jacobian:
         found: dict[str, list[dict[str, Found]]] = {layer: [] for layer in snapshot.courses}
         for sample in range(min(self.samples, len(snapshot.batch))):
             for layer, trajectory in trajectories(snapshot, sample, torch.float32).items():
-                parts = trajectory.parts()
-                if small_enough(parts, self.largest, "jacobian", layer):
+                parts = parts_within(trajectory, self.largest, "jacobian", layer)
+                if parts is not None:
                     found[layer].append(self._found(trajectory, parts, snapshot.courses[layer].backward))
         for layer, samples in found.items():
             for quantity, axis in QUANTITIES.items() if samples else ():

@@ -4,8 +4,10 @@ r"""Gradient flossing: the first Lyapunov exponents of a recurrence are pulled t
     λ_i = 1/T Σ_t ln |R_t,ii|      natural logarithm, i = 1 … k, along a training sequence of length T
     loss = weight · 1/k Σ_i λ_i²   the mean over sequences, the sum over recurrences
 
-differentiated in full: through the orthogonalisation, the Jacobians and the states. z is the full state, so that an
-LSTM has 2H exponents. An exponent of 0 is a direction in which gradients neither vanish nor explode over these T steps.
+differentiated within its recurrence: through the orthogonalisation, the Jacobians and the states. Held are its inputs,
+so that the exponents of an upper layer say nothing to the layers below, the initial state, and what a decoder looks at.
+z is the full state, so that an LSTM has 2H exponents. An exponent of 0 is a direction in which gradients neither vanish
+nor explode over these T steps.
 
 It acts on every ``every``-th step of training, the first included, on the first ``samples`` sequences of the batch.
 
@@ -62,10 +64,15 @@ class Flossing:
 def exponents(course: Course, sample: int, count: int) -> Float[Tensor, " exponents"]:
     """The first ``count`` finite-time exponents along one sample, with a graph to the recurrence's weights.
 
-    As many as the state has where these are fewer. Raises ValueError where fewer directions than that survive a step.
+    As many as the state has where these are fewer. Raises ValueError where fewer directions than that survive a step;
+    what is no number is no such case, and is handed on.
     """
     recurrence, length = course.recurrence, int(course.lengths[sample])
-    weights = recurrence.weights()
+    held = recurrence.of_samples  # what is kept of one batch, a memory say: this sample's, and no weight
+    weights = {
+        name: course.weights[name][sample : sample + 1] if name in held else value
+        for name, value in recurrence.weights().items()
+    }
     inputs = course.inputs[sample : sample + 1, :length].detach().unbind(1)
     state = {name: value[sample : sample + 1, 0].detach() for name, value in course.states.items()}
     size = sum(value.numel() for value in state.values())
@@ -76,9 +83,9 @@ def exponents(course: Course, sample: int, count: int) -> Float[Tensor, " expone
         state, tangents = _advanced(recurrence, weights, x, state, frame)
         frame, upper = torch.linalg.qr(tangents)
         stretched = upper.diagonal().abs()
-        if not bool((stretched > 0).all()):
+        if bool((stretched == 0).any()):
             raise ValueError(
-                f"regularizer=flossing: of {count} directions only {int((stretched > 0).sum())} survive a step; lower "
+                f"regularizer=flossing: of {count} directions only {int((stretched != 0).sum())} survive a step; lower "
                 "regularizer.exponents"
             )
         logarithms.append(stretched.log())

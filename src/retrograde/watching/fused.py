@@ -38,7 +38,7 @@ def _(module: nn.RNNBase, call: Call) -> Any:
 
     with call.muted():
         made = with_totals(module, given, hx, report)
-    if kind is not nn.LSTM and isinstance(made[0], Tensor) and made[0].device.type == "cpu":
+    if isinstance(made[0], Tensor) and made[0].device.type == "cpu":
         # as the module's own, these may be changed in place; those that the totals are made of may not
         made = made[0].clone(memory_format=torch.contiguous_format), made[1]
     if isinstance(given, PackedSequence):
