@@ -27,7 +27,7 @@ from retrograde.record.folder import RunFolder
 from retrograde.record.palette import ABOVE, BELOW, NONE, coloured
 from retrograde.record.recorder import RunRecorder
 from retrograde.record.store import FolderStore
-from retrograde.record.tables import TableWriter, metrics_table
+from retrograde.record.tables import TableWriter, metrics_table, reading_table
 from retrograde.record.view import OF_A_SET, WandbView, log_spaced
 from retrograde.tasks.adding import Adding
 
@@ -71,6 +71,16 @@ def history(folder: RunFolder) -> list[dict[str, Any]]:
     """The rows without W&B's own keys; what is not finite comes as a word."""
     rows = [record["history"]["item"] for record in records(folder) if record["type"] == "history"]
     return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+
+
+def told(view: WandbView, folder: RunFolder, step: int, probe: str, readings: list[Reading]) -> None:
+    """As a recorder tells it: the pictures of curves are drawn of the tables."""
+    view.readings(step, probe, readings)
+    writer = TableWriter(folder.tables)
+    for reading in readings:
+        quantity, table = reading_table(folder.run, step, reading)
+        writer.append(f"readings/{probe}/{quantity}", table)
+    writer.merge()
 
 
 def curve(where: str, means: list[float], dim: str, coordinates: range | list[int], unit: str = "log10") -> Reading:
@@ -138,7 +148,7 @@ def test_a_curve_is_logged_at_log_spaced_lags(tmp_path: Path) -> None:
     view, folder = opened(tmp_path, "run")
     over_time = curve("total/0.forward.hidden", [-6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0], "time", range(-1, 6))
     over_lag = curve("norm/0.forward.hidden", [0.0, -1.0, -2.0, -math.inf], "lag", [0, 1, 2, 5])
-    view.readings(3, "probe", [over_time, over_lag])
+    told(view, folder, 3, "probe", [over_time, over_lag])
     view.close(folder, {}, failed=False)
     # time is counted back from the end, t = 5; lags that were not measured are left out
     assert history(folder)[0] == {
@@ -188,7 +198,7 @@ def pictures(folder: RunFolder, row: dict[str, Any]) -> dict[str, np.ndarray]:
 def test_curves_become_one_picture_with_training_downward(tmp_path: Path) -> None:
     view, folder = opened(tmp_path, "run")
     for step, mean in ((0, [-2.0, -1.0]), (1, [0.0, -math.inf])):
-        view.readings(step, "probe", [curve("total/0.forward.hidden", mean, "time", range(2))])
+        told(view, folder, step, "probe", [curve("total/0.forward.hidden", mean, "time", range(2))])
     view.close(folder, {}, failed=False)
     ((name, picture),) = pictures(folder, history(folder)[-1]).items()
     assert name == "probe/total/0.forward.hidden/over_time"
@@ -248,7 +258,7 @@ def test_a_test_is_no_snapshot_and_pending_maps_keep_their_step(tmp_path: Path) 
     maps = Reading("map/0", weights, dims, "share")
     lag = curve("norm/0.forward.hidden", [0.0, -1.0], "lag", range(2))
     for step in (0, 1000, 2000):
-        view.readings(step, "probe", [lag])
+        told(view, folder, step, "probe", [lag])
         view.readings(step, "attention", [maps])
     for name in ("test", "longer"):
         view.readings(300, name, [of_a_set("accuracy_by_lag/outputs", "lag", {4: 0.5})])

@@ -394,6 +394,10 @@ class Recorder(Protocol):
 
     def flush(self) -> None: ...
 
+    def flush_when_due(self) -> None:
+        """Asked after every step."""
+        ...
+
     def close(self, status: str, summary: Mapping[str, Any]) -> None: ...
 
 

@@ -96,6 +96,15 @@ class RunFolder:
                 raise ValueError(f"another process is at work on {self.path}") from error
             yield
 
+    def is_interrupted(self) -> bool:
+        """Whether an attempt ended before its end, by a signal or without a word, so that it can be gone on from."""
+        if not (self.path / "run.json").exists():
+            return False
+        try:
+            return self.read()["status"] in (RUNNING, INTERRUPTED)
+        except (ValueError, KeyError):  # nobody can go on from what cannot be read
+            return False
+
     def is_finished(self) -> bool:
         return (self.path / "run.json").exists() and self.read()["status"] == FINISHED
 

@@ -14,7 +14,7 @@ from retrograde.record.tables import Side, TableWriter, labels_table, metrics_ta
 from retrograde.record.view import WandbView
 
 FLUSH_SECONDS = 5.0
-"""What a kill can cost at most, as long as something is recorded that often."""
+"""What a kill can cost at most, and the step at hand."""
 
 
 class RunRecorder:
@@ -37,7 +37,7 @@ class RunRecorder:
         self.rows += [(step, name, value) for name, value in values.items()]
         if self.view is not None:
             self.view.metrics(step, values)
-        self._flush_when_due()
+        self.flush_when_due()
 
     def readings(self, step: int, probe: str, readings: Iterable[Reading]) -> None:
         kept = list(readings)
@@ -46,7 +46,7 @@ class RunRecorder:
             self.writer.append(f"readings/{probe}/{quantity}", table)
         if self.view is not None:
             self.view.readings(step, probe, kept)
-        self._flush_when_due()
+        self.flush_when_due()
 
     def flush(self) -> None:
         if self.rows:
@@ -54,6 +54,11 @@ class RunRecorder:
             self.rows = []
         self.writer.flush()
         self.flushed = time.monotonic()
+
+    def flush_when_due(self) -> None:
+        """Called after every step, so that nothing recorded waits for what is recorded next."""
+        if time.monotonic() - self.flushed >= FLUSH_SECONDS:
+            self.flush()
 
     def close(self, status: str, summary: Mapping[str, Any]) -> None:
         """The record is complete once run.json says how the run ended; what the view makes of it comes after."""
@@ -67,7 +72,3 @@ class RunRecorder:
             self.view.close(self.folder, ended, failed=status != FINISHED)
         except (OSError, wandb.Error) as error:
             warnings.warn(f"the W&B run of {self.folder.run} could not be closed: {error}", stacklevel=2)
-
-    def _flush_when_due(self) -> None:
-        if time.monotonic() - self.flushed >= FLUSH_SECONDS:
-            self.flush()

@@ -9,6 +9,7 @@ Strings are dictionary-coded, so that a long table stays small.
 """
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -138,9 +139,7 @@ class TableWriter:
         self.flush()
         for name in {str(path.parent.relative_to(self.root)) for path in self.root.glob("**/part-*.parquet")}:
             until = {MERGED: str(self.parts).encode()}
-            write_aside(
-                _together(_stored(self.root, name)).replace_schema_metadata(until), self.root / f"{name}.parquet"
-            )
+            write_aside(stored(self.root, name).replace_schema_metadata(until), self.root / f"{name}.parquet")
             for part in (self.root / name).glob("part-*.parquet"):
                 part.unlink()
             (self.root / name).rmdir()
@@ -156,16 +155,43 @@ def replace_readings(root: Path, run: str, step: int, probe: str, readings: "Seq
         quantity, table = reading_table(run, step, reading)
         made.setdefault(f"readings/{probe}/{quantity}", []).append(table)
     for name, tables in made.items():
-        others = [pc.filter(table, pc.not_equal(table["step"], step)) for table in _stored(root, name)]
-        table = _together([*others, *tables])
+        if table_files(root, name):
+            earlier = stored(root, name)
+            tables = [earlier.filter(pc.not_equal(earlier["step"], step)), *tables]
+        table = _together(tables)
         until = max([part_number(part) + 1 for part in (root / name).glob("part-*.parquet")], default=0)
         merged = root / f"{name}.parquet"
         until = max(until, merged_parts(merged) if merged.exists() else 0)
         write_aside(table.replace_schema_metadata({MERGED: str(until).encode()}), merged)
 
 
-def _stored(root: Path, name: str) -> list[pa.Table]:
-    return [pq.read_table(file) for file in table_files(root, name)]
+def cut(root: Path, step: int, without: Sequence[str]) -> None:
+    """Take away what was recorded after ``step``, and all of these splits: a run goes on from there.
+
+    Raises ValueError, naming the file, where one cannot be read.
+    """
+    for split in without:
+        shutil.rmtree(root / "readings" / split, ignore_errors=True)
+    for unfinished in root.glob("**/.*.parquet.*"):
+        unfinished.unlink()
+    for file in root.glob("**/*.parquet"):
+        try:
+            table = pq.read_table(file)
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{file} cannot be read: {error}") from error
+        if "step" not in table.column_names:
+            continue
+        kept = pc.less_equal(table["step"], step)
+        if "split" in table.column_names:
+            kept = pc.and_(kept, pc.invert(pc.is_in(table["split"].cast(pa.string()), pa.array(without))))
+        left = table.filter(kept)
+        if len(left) < len(table):
+            write_aside(left, file)
+
+
+def stored(root: Path, name: str) -> pa.Table:
+    """All that there is of a table."""
+    return _together([pq.read_table(file) for file in table_files(root, name)])
 
 
 def table_files(root: Path, name: str) -> list[Path]:

@@ -34,6 +34,7 @@ from retrograde.core.statistics import OF_A_SET, STATISTICS
 from retrograde.record.alerts import TITLES
 from retrograde.record.folder import RunFolder
 from retrograde.record.palette import coloured
+from retrograde.record.tables import place, stored
 
 WANDB_LEVELS = {"error": "ERROR", "warning": "WARN", "info": "INFO"}
 
@@ -69,13 +70,14 @@ class WandbView:
             config=dict(metadata),
             mode=mode,
             reinit="create_new",
+            resume="allow",
             settings=wandb.Settings(console="off", silent=True, x_transaction_log_flush_interval=1.0),
         )
         self.run.define_metric(STEP, hidden=True)
         self.run.define_metric("*", step_metric=STEP)
         self.still_open.add(self.run.id)
         self.metadata = dict(metadata)
-        self.curves: dict[str, tuple[str, list[np.ndarray]]] = {}
+        self.curves: dict[str, tuple[str, str]] = {}
         self.maps: dict[str, tuple[int, Reading]] = {}
         self.snapshots = -1
         self.last_step = -1
@@ -115,7 +117,7 @@ class WandbView:
         last = max(self.last_step, 0)
         for step in sorted({step for step, _ in self.maps.values()} - {last}):
             self.run.log({**self._drawn_maps(step), STEP: step})
-        self.run.log({**self._drawn_maps(last), **self._drawn_curves(), STEP: last})
+        self.run.log({**self._drawn_maps(last), **self._drawn_curves(folder), STEP: last})
         self.run.summary.update(dict(summary))
         for alert in summary.get("alerts", ()):
             if alert["at_end"]:
@@ -132,7 +134,7 @@ class WandbView:
         dim = tuple(reading.dims)[1]
         mean = reading.values[STATISTICS.index("mean")]
         coordinates = np.asarray(reading.dims[dim])
-        self.curves.setdefault(f"{name}/over_{dim}", (reading.unit, []))[1].append(mean)
+        self.curves[name] = dim, reading.unit
         lags = coordinates if dim == "lag" else coordinates[-1] - coordinates
         at = {int(lag): float(value) for lag, value in zip(lags, mean, strict=True)}
         return {f"{name}/lag_{lag}": at[lag] for lag in log_spaced(int(lags.max())).tolist() if lag in at}
@@ -146,14 +148,20 @@ class WandbView:
             del self.maps[name]
         return drawn
 
-    def _drawn_curves(self) -> dict[str, Any]:
-        """The curves of all snapshots, one below the other."""
+    def _drawn_curves(self, folder: RunFolder) -> dict[str, Any]:
+        """The curves of all snapshots, one below the other; of the tables, where also those of earlier attempts are."""
         drawn = {}
-        for name, (unit, curves) in self.curves.items():
-            values = _stacked(curves)
+        for name, (dim, unit) in self.curves.items():
+            probe, quantity, where = (*name.split("/", 2), "")[:3]
+            layer, component = place(where)
+            rows = stored(folder.tables, f"readings/{probe}/{quantity}").to_pandas()
+            rows = rows[(rows.layer == layer) & (rows.component == component) & (rows.statistic == "mean")]
+            values = rows.pivot(index="step", columns=dim, values="value").to_numpy()
             finite = values[np.isfinite(values)]
             low, high = (0.0, 1.0) if unit == "share" or not len(finite) else (finite.min(), finite.max())
-            drawn[name] = _picture(values, float(low), float(high), f"{unit}, from {low:.1f} to {high:.1f}")
+            drawn[f"{name}/over_{dim}"] = _picture(
+                values, float(low), float(high), f"{unit}, from {low:.1f} to {high:.1f}"
+            )
         return drawn
 
     def _attach(self, folder: RunFolder, summary: Mapping[str, Any]) -> None:
@@ -188,12 +196,6 @@ def _of_a_set(name: str, reading: Reading) -> dict[str, float]:
 def log_spaced(largest: int) -> np.ndarray:
     """0, 1, 2, 4, 8, … up to ``largest``."""
     return np.array([0, *(2**power for power in range(int(math.log2(max(largest, 1))) + 1))])
-
-
-def _stacked(curves: list[np.ndarray]) -> np.ndarray:
-    """Rows of one length; those that are shorter, because a snapshot reached less far, end in NaN."""
-    width = max(len(curve) for curve in curves)
-    return np.stack([np.pad(curve, (0, width - len(curve)), constant_values=math.nan) for curve in curves])
 
 
 def _picture(values: np.ndarray, low: float, high: float, caption: str) -> wandb.Image:

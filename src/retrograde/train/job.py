@@ -15,20 +15,27 @@ import pytorch_lightning as pl
 import torch
 
 from retrograde.core.contracts import SequenceModel, Task
+from retrograde.core.records import Batch
 from retrograde.record.alerts import alerts, in_words
 from retrograde.record.folder import FAILED, FINISHED, INTERRUPTED, RunFolder
 from retrograde.record.recorder import RunRecorder
 from retrograde.record.store import FolderStore
+from retrograde.record.tables import cut
 from retrograde.record.view import WandbView
+from retrograde.train.checkpoints import BEST, PREFIX, Checkpoints, Resumption, newest, write_aside
 from retrograde.train.divergence import Divergence
 from retrograde.train.evaluation import batches, evaluate, examine
-from retrograde.train.load import PREFIX, selected_weights
-from retrograde.train.module import BEST, Training, window_metric
-from retrograde.train.options import Identity, Job
+from retrograde.train.interruption import Interruption
+from retrograde.train.load import selected_weights
+from retrograde.train.module import Training, window_metric
+from retrograde.train.options import Identity, Job, TrainerSettings
 from retrograde.train.probing import Probing, probe_batch
 from retrograde.train.progress import ProgressBar, wanted
 from retrograde.train.provenance import provenance
 from retrograde.train.replay import replay
+
+TESTS = "test", "longer"
+"""The splits that are looked at when training is over."""
 
 
 def carry_out(
@@ -40,18 +47,29 @@ def carry_out(
     number: int | None = None,
 ) -> dict[str, Any]:
     """The run itself. What run.json says at the end comes back; an exception leaves it failed or interrupted."""
-    with folder.claimed(), torch.random.fork_rng():  # the caller's random numbers go on as if nothing had been
+    interruption = Interruption()
+    with folder.claimed(), interruption.heeded(), torch.random.fork_rng():
+        # the caller's random numbers go on as if nothing had been
         torch.manual_seed(job.seed)
-        return _claimed(job, folder, identity, config, progress, number)
+        return _claimed(job, folder, identity, config, progress, number, interruption)
 
 
 def _claimed(
-    job: Job, folder: RunFolder, identity: Identity, config: Mapping[str, Any], progress: bool, number: int | None
+    job: Job,
+    folder: RunFolder,
+    identity: Identity,
+    config: Mapping[str, Any],
+    progress: bool,
+    number: int | None,
+    interruption: Interruption,
 ) -> dict[str, Any]:
-    begun = time.monotonic()
     model = fitting(job.model(job.task), job.task, identity)
     card = job.task.card
-    folder.clear()
+    attempt: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds"), **provenance()}
+    earlier, resumption = _resumed(folder, device_kind(job.trainer))
+    if resumption is not None:
+        attempt["from_step"] = resumption.mark.step
+    begun = time.monotonic() - (0.0 if resumption is None else resumption.seconds)
     folder.write_card(card)
     metadata = {
         "run": folder.run,
@@ -63,9 +81,9 @@ def _claimed(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "state_size": model.state_size,
         "learns": model.learns,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "config_hash": folder.run.rpartition("-")[2],
-        **provenance(),
+        **attempt,
+        "attempts": [*earlier, attempt],
         "config": dict(config),
     }
     view = None
@@ -75,7 +93,17 @@ def _claimed(
         )
     recorder = RunRecorder(folder, metadata, view)
     try:
-        summary = _train(job, model, recorder, folder, f"{identity.model} on {identity.task}", progress, number)
+        summary = _train(
+            job,
+            model,
+            recorder,
+            folder,
+            f"{identity.model} on {identity.task}",
+            progress,
+            number,
+            interruption,
+            resumption,
+        )
         recorder.flush()
         found = alerts(FolderStore(folder.path), folder.run, job.alerts, {**metadata, **summary})
     except BaseException as error:
@@ -87,6 +115,20 @@ def _claimed(
     summary["duration"] = time.monotonic() - begun
     recorder.close(FINISHED, summary)
     return {**metadata, **summary}
+
+
+def _resumed(folder: RunFolder, device: str) -> tuple[list[dict[str, Any]], Resumption | None]:
+    """Earlier attempts and the moment to go on from, the folder ready for it: emptied where there is none."""
+    resumption = newest(folder.checkpoints) if folder.is_interrupted() else None
+    if resumption is not None and resumption.mark.device == device:
+        earlier = folder.read().get("attempts", [])
+        try:
+            cut(folder.tables, resumption.recorded, TESTS)
+            return earlier, resumption
+        except ValueError:  # a damaged table cannot be completed: the run begins anew
+            pass
+    folder.clear()
+    return [], None
 
 
 def fitting(model: SequenceModel, task: Task, identity: Identity) -> SequenceModel:
@@ -130,21 +172,22 @@ def _train(
     title: str,
     progress: bool,
     number: int | None,
+    interruption: Interruption,
+    resumption: Resumption | None,
 ) -> dict[str, Any]:
     batch = probe_batch(job.task, job.probing.samples)
-    target_labels, scored = job.task.target_labels(batch), batch.scored.numpy()
-    if target_labels is None:
-        recorder.labels(job.task.labels(batch), scored)
-    else:
-        recorder.labels(job.task.labels(batch), np.zeros(batch.inputs.shape[:2], dtype=bool))
-        recorder.labels(target_labels, scored, side="target")
+    if resumption is None:
+        _label(job.task, batch, recorder)
     settings = job.trainer
     if settings.truncate is not None:
         model.truncate(settings.truncate)
     probing = Probing(job.probes, batch, job.probing, job.steps, recorder)
-    training = Training(job, model, recorder, probing.scheduled, folder.checkpoints)
-    divergence = Divergence(recorder)
-    callbacks: list[pl.Callback] = [divergence, probing]
+    before = 0.0 if resumption is None else resumption.seconds
+    checkpoints = Checkpoints(folder.checkpoints, recorder, probing.state_dict, before)
+    training = Training(job, model, recorder, probing.scheduled, checkpoints, interruption, resumption)
+    if resumption is not None:
+        probing.load_state_dict(resumption.probing)
+    callbacks: list[pl.Callback] = [Divergence(recorder), probing]
     if wanted(progress):
         callbacks.append(ProgressBar(title, job.steps, number))
     with _quiet():
@@ -161,8 +204,14 @@ def _train(
         )
         device = trainer.strategy.root_device
         require_longer(model.to(device), job.task)
-        if model.learns:
-            trainer.fit(training)
+        if resumption is not None and resumption.ended:
+            training.proceed(resumption.training)
+            model.load_state_dict(resumption.mark.weights)
+            steps = resumption.mark.step
+        elif model.learns:
+            with interruption.after_a_step():
+                trainer.fit(training)
+            steps = training.global_step
     model.to(device)  # from which Lightning takes it when training ends
     if not model.learns:
         probing.fire(model, job.task, 0, None)
@@ -172,28 +221,43 @@ def _train(
             | {"probing": probing.account}
         )
     nonfinite = None
-    if divergence.found is not None:  # the weights are those of the last finite step
-        found = divergence.found
+    if (found := training.diverged) is not None:  # the weights are those of the last finite step
         place = None if found.batch is None else replay(model, job.task, found.batch, found.step).first
         nonfinite = found.described(place)
     return _tested(job, model, recorder, folder) | {
         "validation_score": training.best_score,
         "solved_step": training.solved_step,
-        "steps": training.global_step,
+        "steps": steps,
         "horizon": probing.horizons[-1] if probing.horizons else None,
         "horizon_start": probing.horizons[0] if probing.horizons else None,
         "probing": probing.account,
-        "diverged_step": training.first_nonfinite,
+        "diverged_step": None if found is None else found.step,
         "nonfinite": nonfinite,
         "reason": None if nonfinite is None else in_words(nonfinite),
     }
 
 
+def _label(task: Task, batch: Batch, recorder: RunRecorder) -> None:
+    """The probe batch in words."""
+    target_labels, scored = task.target_labels(batch), batch.scored.numpy()
+    if target_labels is None:
+        recorder.labels(task.labels(batch), scored)
+    else:
+        recorder.labels(task.labels(batch), np.zeros(batch.inputs.shape[:2], dtype=bool))
+        recorder.labels(target_labels, scored, side="target")
+
+
+def device_kind(settings: TrainerSettings) -> str:
+    """What the run is going to compute on: random numbers go on only where they began."""
+    if settings.accelerator == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return {"gpu": "cuda"}.get(settings.accelerator, settings.accelerator)
+
+
 def _as_it_stands(job: Job, model: SequenceModel, recorder: RunRecorder, folder: RunFolder) -> dict[str, Any]:
     """What is there of a model that has nothing to train: its validation, and a checkpoint like any other's."""
-    folder.checkpoints.mkdir(parents=True, exist_ok=True)
     weights = {f"{PREFIX}{name}": value for name, value in model.state_dict().items()}
-    torch.save({"state_dict": weights, "global_step": 0}, folder.checkpoints / BEST)
+    write_aside({"state_dict": weights, "global_step": 0}, folder.checkpoints / BEST)
     loss, score = evaluate(
         model, job.task, batches(job.task, "validation", job.trainer.validation_samples, job.batch_size)
     )
@@ -215,9 +279,10 @@ def _tested(job: Job, model: SequenceModel, recorder: RunRecorder, folder: RunFo
     """The test of the checkpoint that validation chose, and of the same on longer sequences where the task has such."""
     weights, selected = selected_weights(folder.checkpoints)
     model.load_state_dict(weights)
-    tests = {"test": (job.task, job.trainer.test_samples)}
+    test, longer = TESTS
+    tests = {test: (job.task, job.trainer.test_samples)}
     if job.task.longer is not None:
-        tests["longer"] = (job.task.longer, job.trainer.longer_samples)
+        tests[longer] = (job.task.longer, job.trainer.longer_samples)
     summary: dict[str, Any] = {"selected_step": selected}
     for name, (task, samples) in tests.items():
         result = examine(model, task, batches(task, "test", samples, job.batch_size))

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import pandas as pd
@@ -12,10 +11,8 @@ from hydra.utils import instantiate
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.record.folder import RunFolder
 from retrograde.record.store import FolderStore
+from retrograde.train.checkpoints import BEST, weights_of
 from retrograde.train.replay import Replay, kept, replay
-
-PREFIX = "model."
-"""Where the model's weights stand in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def restored(path: Path) -> tuple[RunFolder, SequenceModel, Task, int]:
 
     Raises ValueError, in one line, where there is no such run or checkpoint.
     """
-    checkpoint = path if path.is_file() else path / "checkpoints" / "best.ckpt"
+    checkpoint = path if path.is_file() else path / "checkpoints" / BEST
     folder = RunFolder(checkpoint.resolve().parent.parent)
     if not (folder.path / "run.json").is_file():
         raise ValueError(f"'{path}' is neither a run's folder nor a checkpoint in one")
@@ -94,16 +91,4 @@ def built(metadata: dict[str, Any]) -> tuple[SequenceModel, Task]:
 
 def selected_weights(checkpoints: Path) -> tuple[dict[str, torch.Tensor], int]:
     """The weights that validation chose, and the step that they are from."""
-    return weights_of(checkpoints / "best.ckpt")
-
-
-def weights_of(file: Path) -> tuple[dict[str, torch.Tensor], int]:
-    """The model's weights in a checkpoint, and the step that they are from. Nothing but tensors is unpickled."""
-    try:
-        checkpoint = torch.load(file, weights_only=True, map_location="cpu")
-    except (RuntimeError, UnpicklingError, EOFError) as error:
-        raise ValueError(f"{file} cannot be read as a checkpoint") from error
-    weights = {
-        name.removeprefix(PREFIX): value for name, value in checkpoint["state_dict"].items() if name.startswith(PREFIX)
-    }
-    return weights, checkpoint["global_step"]
+    return weights_of(checkpoints / BEST)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,11 +12,13 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from retrograde.core.contracts import Recorder, SequenceModel, Task
 from retrograde.core.records import Batch, Update
+from retrograde.train.checkpoints import BEST, LAST, Checkpoints, Resumption, State
 from retrograde.train.evaluation import batches, evaluate, mean_score
+from retrograde.train.interruption import Interruption
+from retrograde.train.marks import finite, go_back
 from retrograde.train.options import Job
+from retrograde.train.replay import Diverged
 from retrograde.train.streams import generator
-
-BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 @dataclass
@@ -38,7 +39,14 @@ class Training(pl.LightningModule):
     """
 
     def __init__(
-        self, job: Job, model: SequenceModel, recorder: Recorder, probed: frozenset[int], checkpoints: Path
+        self,
+        job: Job,
+        model: SequenceModel,
+        recorder: Recorder,
+        probed: frozenset[int],
+        checkpoints: Checkpoints,
+        interruption: Interruption,
+        resumption: Resumption | None = None,
     ) -> None:
         super().__init__()
         self.job = job
@@ -48,15 +56,21 @@ class Training(pl.LightningModule):
         self.recorder = recorder
         self.probed = probed
         self.checkpoints = checkpoints
+        self.interruption = interruption
+        self.resumption = resumption
         self.update: StepRecord | None = None
-        self.first_nonfinite: int | None = None
+        self.diverged: Diverged | None = None
         self.solved_step: int | None = None
         self.best_score: float | None = None
         self.validated: int | None = None
 
     def train_dataloader(self) -> DataLoader[int]:
-        """A count of steps: batches are drawn in the step itself, on the device, from a seeded generator."""
-        return DataLoader(Steps(self.job.steps), batch_size=None)
+        """The steps' numbers from 0: batches are drawn in the step itself, on the device, from a seeded generator.
+
+        The loader's own generator keeps it from drawing on the one that dropout draws on.
+        """
+        first = 0 if self.resumption is None else self.resumption.mark.step
+        return DataLoader(Steps(first, self.job.steps), batch_size=None, generator=torch.Generator())
 
     def on_fit_start(self) -> None:
         drawn = batches(self.task, "validation", self.job.trainer.validation_samples, self.job.batch_size)
@@ -69,6 +83,32 @@ class Training(pl.LightningModule):
         self.norm = torch.zeros((), device=self.device)
         self.penalty: Tensor | None = None
         self.rate = math.nan
+        if self.resumption is not None:
+            go_back(self.trainer, self, self.resumption.mark)
+            self.proceed(self.resumption.training)
+
+    def on_train_start(self) -> None:
+        self.interruption.heed()
+
+    def progress(self) -> State:
+        """What has been counted and found so far, beside the moment itself."""
+        return {
+            "solved_step": self.solved_step,
+            "best_score": self.best_score,
+            "validated": self.validated,
+            "diverged": None if self.diverged is None else self.diverged.plain(),
+            "losses": self.losses,
+            "clipped": self.clipped,
+            "clipped_steps": self.clipped_steps,
+        }
+
+    def proceed(self, progress: State) -> None:
+        """From there."""
+        diverged = progress["diverged"]
+        self.diverged = None if diverged is None else Diverged(**diverged).with_batch(self.checkpoints.folder)
+        for name, value in progress.items():
+            if name != "diverged":
+                setattr(self, name, value.to(self.model.like.device) if isinstance(value, Tensor) else value)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.job.optimizer(self.model.parameters())
@@ -83,13 +123,13 @@ class Training(pl.LightningModule):
         drawn = self.drawn = self.task.sample(self.job.batch_size, self.stream).beside(self.model.like)
         losses, outputs = self.objective(self.task, drawn)
         loss = losses.mean()
-        self.losses[batch_idx % self.job.trainer.log_every] = loss.detach()
-        if self._logs(batch_idx + 1):
+        self.losses[batch % self.job.trainer.log_every] = loss.detach()
+        if self._logs(batch + 1):
             if outputs is None:
                 with torch.no_grad():
                     outputs = self.model(drawn)
             self.last_score = mean_score(self.task, outputs.detach(), drawn)
-        return loss if self.job.regularizer is None else self._regularized(loss, drawn, batch_idx + 1)
+        return loss if self.job.regularizer is None else self._regularized(loss, drawn, batch + 1)
 
     def _regularized(self, loss: Tensor, drawn: Batch, step: int) -> Tensor:
         """The loss with what the regulariser adds; in full precision, since it differentiates through gradients."""
@@ -152,18 +192,23 @@ class Training(pl.LightningModule):
         return Update(record.raw, record.used, change, clipped)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step = batch_idx + 1
-        if self.first_nonfinite is not None:  # the run has ended before that step
+        step = batch + 1
+        if self.diverged is not None:  # the run has ended before that step
             return
         if self._logs(step):
             self._log(step)
-        if self._validates(step):
-            self._validate(step)
+        if self._validates(step) and self._validate(step):
+            self.checkpoints.save(self, BEST)
+        elif self.waits(step):  # where everything was seen to be finite
+            self.checkpoints.save_when_due(self)
+        self.recorder.flush_when_due()
+        if self.interruption.asked is not None and not self.trainer.should_stop and step < self.job.steps:
+            self.interruption.end(lambda: self.checkpoints.save(self, LAST) if finite(self) else None)
 
     def on_train_end(self) -> None:
-        if self.first_nonfinite is not None and self.validated != self.global_step:
-            self._validate(self.global_step)
-        self.trainer.save_checkpoint(self.checkpoints / LAST)
+        if self.diverged is not None and self.validated != self.global_step and self._validate(self.global_step):
+            self.checkpoints.save(self, BEST)
+        self.checkpoints.save(self, LAST, ended=True)
 
     def _log(self, step: int) -> None:
         count = (step - 1) % self.job.trainer.log_every + 1
@@ -178,29 +223,31 @@ class Training(pl.LightningModule):
         }
         self.recorder.metrics(step, values | device_metrics(self.device))
 
-    def _validate(self, step: int) -> None:
-        """Loss and score on the validation set; the best weights so far are kept, and a solved task ends the run."""
+    def _validate(self, step: int) -> bool:
+        """Loss and score on the validation set, and whether it is the best so far; a solved task ends the run."""
         loss, score = evaluate(self.model, self.task, self.validation)
         self.validated = step
         self.model.train()
         values = {"validation/loss": loss, "validation/score": score}
         self.recorder.metrics(step, values | window_metric(self.task, "validation", loss))
-        if self.best_score is None or math.isnan(self.best_score) or score > self.best_score:
+        best = self.best_score is None or math.isnan(self.best_score) or score > self.best_score
+        if best:
             self.best_score = score
-            self.trainer.save_checkpoint(self.checkpoints / BEST)
         if score >= self.task.card.solved:
             self.solved_step = step if self.solved_step is None else self.solved_step
             self.trainer.should_stop = self.trainer.should_stop or self.job.trainer.stop_when_solved
+        return best
 
 
 class Steps(IterableDataset[int]):
     """Counts training steps; iterable, so that no sampler is put between several processes and their own streams."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, first: int, end: int) -> None:
+        self.first = first
+        self.end = end
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.steps))
+        return iter(range(self.first, self.end))
 
 
 def window_metric(task: Task, split: str, loss: float) -> dict[str, float]:

@@ -110,8 +110,9 @@ class Probing(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)  # the one module that this project trains
-        self.fire(pl_module.model, pl_module.task, trainer.global_step, None)
-        self.begun = time.perf_counter() - self.allowance.spent
+        if self.last < 0:  # else the run goes on from a checkpoint
+            self.fire(pl_module.model, pl_module.task, trainer.global_step, None)
+            self.begun = time.perf_counter() - self.allowance.spent
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -158,6 +159,29 @@ class Probing(pl.Callback):
             "seconds": dict(self.seconds),
             "notes": list(self.notes),
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been measured and spent so far, for a checkpoint."""
+        return {
+            "last": self.last,
+            "horizons": self.horizons,
+            "firings": self.allowance.firings,
+            "left_out": self.allowance.left_out,
+            "seconds": dict(self.seconds),
+            "notes": list(self.notes),
+            "trained": self._trained(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From there, as if it had been measured and spent in this process."""
+        self.last = state_dict["last"]
+        self.horizons = state_dict["horizons"]
+        self.allowance.firings = state_dict["firings"]
+        self.allowance.left_out = state_dict["left_out"]
+        self.seconds.update(state_dict["seconds"])
+        self.notes = dict.fromkeys(state_dict["notes"])
+        self.ended = time.perf_counter()
+        self.begun = self.ended - self.allowance.spent - state_dict["trained"]
 
     def _fire(self, training: pl.LightningModule, step: int) -> None:
         assert isinstance(training, Training)  # the one module that this project trains

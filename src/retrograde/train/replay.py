@@ -4,7 +4,7 @@ checkpoints/nonfinite.pt    step, weights before it, the batch that it was taken
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,14 @@ class Diverged:
     gradients: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
     batch: Batch | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """For a checkpoint; the batch has a file of its own."""
+        return {name: value for name, value in vars(self).items() if name != "batch"} | {"batch": None}
+
+    def with_batch(self, folder: Path) -> "Diverged":
+        """With the batch that ``keep`` wrote, if it did."""
+        return replace(self, batch=kept(folder)[2]) if (folder / KEPT).exists() else self
 
     def described(self, first: Place | None) -> dict[str, Any]:
         """What run.json says of it: ``what`` is the first thing that was not finite, with its place if it has one."""

@@ -1,0 +1,144 @@
+"""best.ckpt and last.ckpt: weights for those who load a run, and all that an interrupted run goes on from.
+
+    state_dict, global_step    the weights after that step, their names beginning with ``model.``
+    optimizer, schedulers, precision, drawn, random    as in ``marks.Mark``
+    training, probing          what these two have counted and found
+    seconds                    that the run has taken so far
+    ended                      whether training is over, so that only its test is left
+
+A file appears whole or not at all, and what was recorded up to its step is on disk before it. Nothing but tensors and
+plain values is read back.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from retrograde.core.contracts import Recorder
+from retrograde.train.marks import Mark, marked
+
+if TYPE_CHECKING:  # which uses this module
+    from retrograde.train.module import Training
+
+BEST, LAST = "best.ckpt", "last.ckpt"
+
+PREFIX = "model."
+"""Where the model's weights stand in a checkpoint."""
+
+EVERY = 10.0
+"""Seconds of training that a kill can cost, and the steps since the last log."""
+
+SHARE = 0.02
+"""Of training's time that checkpoints may take, where a large model makes them slow."""
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """The newest moment that an interrupted run has kept."""
+
+    mark: Mark
+    training: State
+    probing: State
+    seconds: float
+    ended: bool
+
+    @property
+    def recorded(self) -> int:
+        """The step up to which what stands in the tables holds; of a divergence that is the step after the last."""
+        diverged = self.training["diverged"]
+        return self.mark.step if diverged is None else diverged["step"]
+
+
+class Checkpoints:
+    """Writes them.
+
+    ``probing`` tells what probes have cost and found so far; ``before`` are the seconds of earlier attempts.
+    """
+
+    def __init__(self, folder: Path, recorder: Recorder, probing: Callable[[], State], before: float = 0.0) -> None:
+        self.folder = folder
+        self.recorder = recorder
+        self.probing = probing
+        self.begun = time.monotonic() - before
+        self.saved = time.monotonic()
+        self.cost = 0.0
+
+    def save_when_due(self, training: "Training") -> None:
+        if time.monotonic() - self.saved >= max(EVERY, self.cost / SHARE):
+            self.save(training, LAST)
+
+    def save(self, training: "Training", name: str, ended: bool = False) -> None:
+        """All of this moment, after a step of training."""
+        begun = time.monotonic()
+        self.recorder.flush()
+        mark = marked(training.trainer, training)
+        content = {
+            "state_dict": {f"{PREFIX}{key}": value for key, value in mark.weights.items()},
+            "global_step": mark.step,
+            **{key: value for key, value in vars(mark).items() if key not in ("step", "weights")},
+            "training": training.progress(),
+            "probing": self.probing(),
+            "seconds": begun - self.begun,
+            "ended": ended,
+        }
+        write_aside(content, self.folder / name)
+        self.saved = time.monotonic()
+        self.cost = self.saved - begun
+
+
+def write_aside(content: State, path: Path) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(content, aside)
+    aside.replace(path)
+
+
+def newest(folder: Path) -> Resumption | None:
+    """What to go on from; None where nothing was kept that can be read.
+
+    The best weights carry everything as well, so they serve where they are newer than the last.
+    """
+    found = []
+    for name in (LAST, BEST):
+        try:
+            found.append(_resumption(read(folder / name)))
+        except (ValueError, KeyError, TypeError, AttributeError):  # torn, foreign, or of another version
+            continue
+    return max(found, key=lambda one: one.mark.step, default=None)
+
+
+def _resumption(content: State) -> Resumption:
+    weights = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items()}
+    moment = {name: content[name] for name in ("optimizer", "schedulers", "precision", "drawn", "random")}
+    parts = {name: content[name] for name in ("training", "probing", "seconds", "ended")}
+    return Resumption(Mark(content["global_step"], weights, **moment), **parts)
+
+
+def read(file: Path) -> State:
+    """A checkpoint's content, on the CPU; raises ValueError, naming the file, where it is none."""
+    try:
+        content = torch.load(file, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as a checkpoint") from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise ValueError(f"{file} cannot be read as a checkpoint")
+    return content
+
+
+def weights_of(file: Path) -> tuple[dict[str, Tensor], int]:
+    """The model's weights in a checkpoint, and the step that they are from."""
+    content = read(file)
+    weights = {
+        name.removeprefix(PREFIX): value for name, value in content["state_dict"].items() if name.startswith(PREFIX)
+    }
+    return weights, content["global_step"]

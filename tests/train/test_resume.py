@@ -1,0 +1,164 @@
+"""A run that is interrupted goes on where it was, and records what it would have recorded undisturbed."""
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from retrograde import Run, TrainerSettings
+from retrograde.core.contracts import SequenceModel, Task
+from retrograde.core.records import Batch
+from retrograde.models.gru import gru
+from retrograde.models.linear_rnn import linear_rnn
+from retrograde.models.transformer import transformer
+from retrograde.probes.parameters import Parameters
+from retrograde.probes.state_gradient import StateGradient
+from retrograde.record.folder import INTERRUPTED, RUNNING, RunFolder
+from retrograde.record.store import FolderStore
+from retrograde.tasks.adding import Adding
+from retrograde.train import checkpoints
+from retrograde.train.checkpoints import BEST, LAST, weights_of
+from retrograde.train.interruption import Interrupted
+
+Fit = Callable[..., Run]
+
+SMALL = TrainerSettings(accelerator="cpu", log_every=5, validate_every=5, validation_samples=32, test_samples=32)
+PROBES = {"state_gradient": StateGradient(), "parameters": Parameters()}
+
+
+class Bell:
+    """A regularizer that adds nothing and, once, sends this process a signal in the middle of a step."""
+
+    due: ClassVar[tuple[int, int] | None] = None
+    """Step and signal: no part of the settings, so that the run has the same name with and without."""
+
+    def __call__(self, model: SequenceModel, task: Task, batch: Batch, step: int) -> Tensor | None:
+        if Bell.due is not None and step == Bell.due[0]:
+            number, Bell.due = Bell.due[1], None
+            os.kill(os.getpid(), number)
+        return None
+
+
+def tables(run: Path) -> dict[str, pd.DataFrame]:
+    """Everything that was recorded."""
+    store = FolderStore(run)
+    named = {name: store.readings(name) for name in store.tables()}
+    return {"metrics": store.metrics(), "labels": store.labels(), **named}
+
+
+def require_equal(one: Path, other: Path) -> None:
+    first, second = tables(one), tables(other)
+    assert first.keys() == second.keys()
+    for name, table in first.items():
+        pd.testing.assert_frame_equal(table.drop(columns="run"), second[name].drop(columns="run"), check_exact=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in (BEST, LAST)}
+
+
+def only_run(outputs: Path) -> RunFolder:
+    (file,) = outputs.glob("**/run.json")
+    return RunFolder(file.parent)
+
+
+WARMED = partial(torch.optim.lr_scheduler.LinearLR, start_factor=0.1, total_iters=15)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("settings", "at"),
+    [
+        ({"model": partial(gru, hidden=8)}, 1),
+        ({"model": partial(gru, hidden=8), "scheduler": WARMED}, 7),
+        ({"model": partial(transformer, hidden=8, heads=2, layers=1, dropout=0.5)}, 10),
+        ({"model": partial(gru, hidden=8)}, 20),
+    ],
+)
+def test_after_a_signal_it_goes_on_as_if_nothing_had_been(
+    small_run: Fit, tmp_path: Path, settings: dict[str, Any], at: int, number: int
+) -> None:
+    undisturbed = small_run(**settings, probes=PROBES, regularizer=Bell())
+    Bell.due = at, number
+    with pytest.raises(Interrupted):
+        small_run(**settings, probes=PROBES, regularizer=Bell(), outputs=tmp_path)
+    folder = only_run(tmp_path)
+    assert folder.read()["status"] == INTERRUPTED
+    assert weights_of(folder.checkpoints / LAST)[1] == at
+    resumed = small_run(**settings, probes=PROBES, regularizer=Bell(), outputs=tmp_path)
+    assert [attempt.get("from_step") for attempt in resumed.metadata["attempts"]] == [None, at]
+    require_equal(undisturbed.folder.path, resumed.folder.path)
+    for name in ("score", "loss", "solved_step", "steps", "horizon", "horizon_start", "validation_score"):
+        assert resumed.metadata[name] == undisturbed.metadata[name], name
+    assert resumed.metadata["duration"] > resumed.metadata["probing"]["spent"]
+
+
+def test_what_was_recorded_after_the_last_checkpoint_counts_once(small_run: Fit, tmp_path: Path) -> None:
+    """As after a kill: the record is ahead of the checkpoint, up to the test itself, and no end was written."""
+    undisturbed = small_run(probes=PROBES, regularizer=Bell())
+    Bell.due = 7, signal.SIGTERM
+    with pytest.raises(Interrupted):
+        small_run(probes=PROBES, regularizer=Bell(), outputs=tmp_path)
+    folder = only_run(tmp_path)
+    of_seven = contents(folder.checkpoints)
+    small_run(probes=PROBES, regularizer=Bell(), outputs=tmp_path)
+    for kept, step in ((of_seven, 7), (contents(folder.checkpoints), 20)):  # training was over at 20
+        for name, content in kept.items():
+            (folder.checkpoints / name).write_bytes(content)
+        folder.write({**folder.read(), "status": RUNNING})
+        resumed = small_run(probes=PROBES, regularizer=Bell(), outputs=tmp_path)
+        assert resumed.metadata["attempts"][-1]["from_step"] == step
+        require_equal(undisturbed.folder.path, resumed.folder.path)
+
+
+def test_a_divergence_is_still_known_when_the_test_was_interrupted(small_run: Fit, tmp_path: Path) -> None:
+    settings = {"model": partial(linear_rnn, hidden=8, radius=2.0), "task": Adding(length=150), "probes": PROBES}
+    settings |= {"trainer": replace(SMALL, clip=None)}
+    undisturbed = small_run(**settings)
+    assert undisturbed.metadata["diverged_step"] is not None
+    small_run(**settings, outputs=tmp_path)
+    folder = only_run(tmp_path)
+    folder.write({**folder.read(), "status": "running"})
+    resumed = small_run(**settings, outputs=tmp_path)
+    assert resumed.metadata["nonfinite"] == undisturbed.metadata["nonfinite"]
+    require_equal(undisturbed.folder.path, resumed.folder.path)
+
+
+@pytest.mark.parametrize("damaged", ["checkpoints/last.ckpt", "tables/labels.parquet"])
+def test_what_cannot_be_gone_on_from_begins_anew(small_run: Fit, tmp_path: Path, damaged: str) -> None:
+    undisturbed = small_run(regularizer=Bell())
+    Bell.due = 3, signal.SIGTERM
+    with pytest.raises(Interrupted):
+        small_run(regularizer=Bell(), outputs=tmp_path)
+    folder = only_run(tmp_path)
+    found = folder.path / damaged
+    found.write_bytes(found.read_bytes()[:100])
+    again = small_run(regularizer=Bell(), outputs=tmp_path)
+    assert len(again.metadata["attempts"]) == 1
+    require_equal(undisturbed.folder.path, again.folder.path)
+
+
+def test_a_checkpoint_is_kept_where_it_is_due_and_all_is_known_to_be_finite(
+    small_run: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "EVERY", 0.0)
+    monkeypatch.setattr(checkpoints, "SHARE", math.inf)
+    written: list[int] = []
+    write = checkpoints.write_aside
+
+    def noted(content: dict[str, Any], path: Path) -> None:
+        written.append(content["global_step"])
+        write(content, path)
+
+    monkeypatch.setattr(checkpoints, "write_aside", noted)
+    small_run(model=partial(gru, hidden=8))
+    assert written == [1, 2, 3, 5, 6, 10, 15, 18, 20, 20]  # snapshots, logs and validations; and the end
