@@ -14,11 +14,13 @@ import json
 import os
 import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the only use; at run time it would load torch
     from retrograde.core.contracts import Card
@@ -32,10 +34,20 @@ NOT_PART_OF_THE_RESULT = (
     "outputs",
     "trainer.accelerator",
     "trainer.devices",
+    "trainer.threads",
 )
 """Settings that a run may change without becoming another run."""
 
 FINISHED, FAILED, INTERRUPTED, RUNNING = "finished", "failed", "interrupted", "running"
+
+
+CLAIM = ".claim"
+ATTEMPTS, PAUSE = 5, 0.02
+"""Who asks for a run's owner holds its lock for a moment, which must not keep anybody from claiming it."""
+
+
+class Claimed(ValueError):
+    """Another process is at work on the run."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +96,29 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """For as long as this lasts the run is this process's own; raises ValueError where it is another's.
+        """For as long as this lasts the run is this process's own; raises Claimed where it is another's.
 
-        The claim is a lock on a file: it ends with the process, however that ends.
+        The claim is a lock on a file, which says whose it is: it ends with the process, however that ends.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".claim").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(f"another process is at work on {self.path}") from error
+        with (self.path / CLAIM).open("a+") as file:
+            if not _locked(file):
+                raise Claimed(f"another process is at work on {self.path}")
+            file.truncate(0)
+            print(os.getpid(), socket.gethostname(), file=file, flush=True)
             yield
+
+    def owner(self) -> tuple[int, str] | None:
+        """Process and machine that are at work on the run; None where none is."""
+        try:
+            with (self.path / CLAIM).open("a+") as file:
+                if _locked(file, attempts=1):
+                    return None
+                file.seek(0)
+                process, _, machine = file.read().strip().partition(" ")
+        except FileNotFoundError:
+            return None
+        return (int(process), machine) if process.isdigit() else (0, machine)  # it has not said so yet
 
     def is_interrupted(self) -> bool:
         """Whether an attempt ended before its end, by a signal or without a word, so that it can be gone on from."""
@@ -107,6 +131,16 @@ class RunFolder:
 
     def is_finished(self) -> bool:
         return (self.path / "run.json").exists() and self.read()["status"] == FINISHED
+
+
+def _locked(file: IO[str], attempts: int = ATTEMPTS) -> bool:
+    for _ in range(attempts):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(PAUSE)
+    return False
 
 
 def run_name(model: str, task: str, config: Mapping[str, Any]) -> str:

@@ -11,17 +11,17 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from retrograde.record.folder import FAILED, FINISHED, Claimed, RunFolder, run_name
+from retrograde.train.closing import alert_lines, closing_line, other_code
 from retrograde.train.configuration import common_keys, config_folder, options
 from retrograde.train.errors import first_line, flags_first, in_one_line
+from retrograde.train.jobs import settings_of, study_name
 from retrograde.train.settings import check_against, check_keys, check_types, fits, takes
-from retrograde.train.sweep import place
+from retrograde.train.sweep import IN_THIS_PROCESS, SweepError, place
 
 if TYPE_CHECKING:  # torch loads when a run begins
     from retrograde.core.contracts import SequenceModel, Task
     from retrograde.train.options import Identity
-
-SINGLE = "single"
-"""The folder of runs that belong to no study."""
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 INTERRUPTED = "retrograde: interrupted"
@@ -61,8 +61,6 @@ def study_folder(*, _root_: DictConfig) -> str:
 
 def run_folder(*, _root_: DictConfig) -> str:
     """The run's name, from the settings alone."""
-    from retrograde.record.folder import run_name
-
     choices = _root_.hydra.runtime.choices
     for group in ("model", "task"):
         if not isinstance(choices.get(group), str):
@@ -70,61 +68,62 @@ def run_folder(*, _root_: DictConfig) -> str:
     return run_name(choices.model, choices.task, run_config(_root_))
 
 
-def study_name(choices: Any) -> str:
-    """The chosen study, or the name for what belongs to none."""
-    chosen = choices.get("study")
-    return SINGLE if chosen in (None, "null") else str(chosen)
-
-
 def run_config(config: DictConfig) -> dict[str, Any]:
-    """The resolved settings of a run, with the study that it belongs to and without Hydra's own.
-
-    Raises ValueError for a key that does not exist, which a study's file can bring in past composition, or is missing.
-    """
+    """The settings of a run, without Hydra's own."""
     study = study_name(config.hydra.runtime.choices if "hydra" in config else HydraConfig.get().runtime.choices)
     content = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    resolved = OmegaConf.to_container(content, resolve=True)
-    assert isinstance(resolved, dict)  # train.yaml is a mapping
-    settings = {**{str(key): value for key, value in resolved.items()}, "study": study}
-    known = common_keys()
-    check_keys(settings, known)
-    missing = [key for key in known if key not in settings and key != "probe"]  # which is empty without probes
-    if missing:
-        raise ValueError(f"'{missing[0]}' is missing: no run can do without it")
-    return settings
+    return settings_of(content, study, common_keys())
 
 
-def job(config: DictConfig) -> None:
-    """One run, in the folder that Hydra has made for it."""
+def job(config: DictConfig) -> float | None:
+    """One run, in the folder that Hydra has made for it, and its score; None where another process is at work on it."""
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    number = HydraConfig.get().job.num if in_sweep else None
     try:
-        print(_carried_out(config, number), flush=True)
+        line, score = _carried_out(config)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not in_sweep or IN_THIS_PROCESS.get():
+            raise
+        raise SweepError(f"interrupted by {error}") from error  # the launching process hears of it, and goes on
     except Exception as error:
+        if in_sweep and isinstance(error, Claimed):
+            return None
         if TRACEBACK_WANTED:
             raise
-        message = f"retrograde: {in_one_line(error, sys.argv[1:])}"
+        message = in_one_line(error, sys.argv[1:])
         if not in_sweep:
-            sys.exit(message)  # past Hydra, which would add lines of its own
-        print(message, file=sys.stderr, flush=True)  # at once, since the sweep goes on
-        raise
+            sys.exit(f"retrograde: {message}")  # past Hydra, which would add lines of its own
+        print(f"retrograde: {message}", file=sys.stderr, flush=True)  # at once, since the sweep goes on
+        _record_failure(config, message)
+        raise SweepError(message) from error
+    print(line, flush=True)
+    return score
 
 
-def _carried_out(config: DictConfig, number: int | None) -> str:
-    from retrograde.record.folder import RunFolder
+def _record_failure(config: DictConfig, reason: str) -> None:
+    """Of a job that failed before it became a run: what is known of it, so that it is not missed among the others."""
+    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    if (folder.path / "run.json").exists() and folder.read()["status"] in (FAILED, FINISHED):
+        return
+    settings, choices = run_config(config), HydraConfig.get().runtime.choices
+    who = {"run": folder.run, "study": settings["study"], "model": choices["model"], "task": choices["task"]}
+    folder.write({**who, "seed": settings["seed"], "status": FAILED, "reason": reason, "config": settings})
+
+
+def _carried_out(config: DictConfig) -> tuple[str, float]:
     from retrograde.train.fit import fit
-    from retrograde.train.job import alert_lines, carry_out, closing_line, require_same_source
+    from retrograde.train.job import carry_out, require_same_source
     from retrograde.train.options import Identity, Job, ProbingSettings
 
     settings = run_config(config)
     choices = HydraConfig.get().runtime.choices
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
-    where = place(number)
+    where = place()
     prefix = f"[{where[0]}/{where[1]}] " if where else ""
     if folder.is_finished():
         require_same_source(folder, _made(settings["task"], "task"))
         result = folder.read()
-        return "\n".join([f"{prefix}{closing_line(folder, result)} (finished already)", *alert_lines(result)])
+        line = f"{prefix}{closing_line(folder, result)} (finished already{other_code(result)})"
+        return "\n".join([line, *alert_lines(result)]), result["score"]
     if not fits(settings["width"], int) or settings["width"] < 1:
         raise ValueError(f"width must be a whole number of at least 1, not {settings['width']!r}")
     check_types(settings)
@@ -149,8 +148,8 @@ def _carried_out(config: DictConfig, number: int | None) -> str:
         alerts=_made(settings["alerts"], "alerts"),
         regularizer=None if settings["regularizer"] is None else _made(settings["regularizer"], "regularizer"),
     )
-    result = carry_out(run, folder, identity, settings, settings["progress"], number)
-    return "\n".join([f"{prefix}{closing_line(folder, result)}", *alert_lines(result)])
+    result = carry_out(run, folder, identity, settings, settings["progress"])
+    return "\n".join([f"{prefix}{closing_line(folder, result)}", *alert_lines(result)]), result["score"]
 
 
 def sized(config: DictConfig, settings: dict[str, Any], task: "Task", identity: "Identity") -> dict[str, Any]:

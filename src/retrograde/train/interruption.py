@@ -31,7 +31,7 @@ class Interruption:
     def __init__(self) -> None:
         self.asked: int | None = None
         self.stepping = False
-        self.numbers: list[int] = []
+        self.numbers: list[signal.Signals] = []
 
     @contextmanager
     def heeded(self) -> Iterator[None]:

@@ -44,14 +44,13 @@ def carry_out(
     identity: Identity,
     config: Mapping[str, Any],
     progress: bool,
-    number: int | None = None,
 ) -> dict[str, Any]:
     """The run itself. What run.json says at the end comes back; an exception leaves it failed or interrupted."""
     interruption = Interruption()
-    with folder.claimed(), interruption.heeded(), torch.random.fork_rng():
+    with folder.claimed(), interruption.heeded(), threads(job.trainer.threads), torch.random.fork_rng():
         # the caller's random numbers go on as if nothing had been
         torch.manual_seed(job.seed)
-        return _claimed(job, folder, identity, config, progress, number, interruption)
+        return _claimed(job, folder, identity, config, progress, interruption)
 
 
 def _claimed(
@@ -60,7 +59,6 @@ def _claimed(
     identity: Identity,
     config: Mapping[str, Any],
     progress: bool,
-    number: int | None,
     interruption: Interruption,
 ) -> dict[str, Any]:
     model = fitting(job.model(job.task), job.task, identity)
@@ -100,7 +98,6 @@ def _claimed(
             folder,
             f"{identity.model} on {identity.task}",
             progress,
-            number,
             interruption,
             resumption,
         )
@@ -171,7 +168,6 @@ def _train(
     folder: RunFolder,
     title: str,
     progress: bool,
-    number: int | None,
     interruption: Interruption,
     resumption: Resumption | None,
 ) -> dict[str, Any]:
@@ -189,7 +185,7 @@ def _train(
         probing.load_state_dict(resumption.probing)
     callbacks: list[pl.Callback] = [Divergence(recorder), probing]
     if wanted(progress):
-        callbacks.append(ProgressBar(title, job.steps, number))
+        callbacks.append(ProgressBar(title, job.steps))
     with _quiet():
         trainer = pl.Trainer(
             accelerator=settings.accelerator,
@@ -247,6 +243,17 @@ def _label(task: Task, batch: Batch, recorder: RunRecorder) -> None:
         recorder.labels(target_labels, scored, side="target")
 
 
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """For as long as this lasts torch computes with so many threads; None leaves it as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if number is None else number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def device_kind(settings: TrainerSettings) -> str:
     """What the run is going to compute on: random numbers go on only where they began."""
     if settings.accelerator == "auto":
@@ -292,31 +299,6 @@ def _tested(job: Job, model: SequenceModel, recorder: RunRecorder, folder: RunFo
         summary[name] = values
     score = summary["test"]["score"]
     return summary | {"score": score, "loss": summary["test"]["loss"], "solved": score >= job.task.card.solved}
-
-
-def closing_line(folder: RunFolder, result: Mapping[str, Any]) -> str:
-    """What a person wants to know when a run ends, in one line."""
-    verdict = "solved" if result["solved"] else "not solved"
-    if result["solved"] and result["solved_step"] is not None:
-        verdict += f" at step {result['solved_step']}"
-    reach = ""
-    if result["horizon"] is not None:
-        reach = f"; gradient horizon {result['horizon']:.0f} lags at step {result['steps']}"
-    longer = f", {result['longer']['score']:.3f} on longer sequences" if "longer" in result else ""
-    line = (
-        f"{result['model']} on {result['task']}, seed {result['seed']}: score {result['score']:.3f}{longer} "
-        f"({result['baseline_rule']} {result['baseline']:.3f}), {verdict}{reach}; {folder.path}"
-    )
-    return f"{line} ({result['reason']})" if result["reason"] else line
-
-
-def alert_lines(result: Mapping[str, Any]) -> list[str]:
-    """What the readings warn of at the end of a run, the gravest first, and what probes left out.
-
-    What held only before stands in run.json. A run that was recorded before there were alerts has none.
-    """
-    warned = [f"  {alert['level']}: {alert['text']}" for alert in result.get("alerts", ()) if alert["at_end"]]
-    return warned + [f"  note: {note}" for note in result.get("probing", {}).get("notes", ())]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ class TrainerSettings:
 
     accelerator: str = "auto"
     devices: int = 1
+    threads: int | None = None
     precision: str = "32-true"
     compile: bool = False
     clip: float | None = 1.0
@@ -37,6 +38,8 @@ class TrainerSettings:
         for name in ("devices", "log_every", "validate_every", "validation_samples", "test_samples", "longer_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, not {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"trainer.threads must be at least 1, or null for torch's own; not {self.threads}")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"trainer.clip must be greater than 0, or null for none; not {self.clip}")
         if self.truncate is not None and self.truncate < 1:

@@ -17,10 +17,9 @@ REFRESH = 10
 class ProgressBar(pl.Callback):
     """Two bars: jobs of the sweep where there is one, steps of this run."""
 
-    def __init__(self, title: str, steps: int, job: int | None) -> None:
+    def __init__(self, title: str, steps: int) -> None:
         self.title = title
         self.steps = steps
-        self.job = job
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.progress = Progress(
@@ -33,7 +32,7 @@ class ProgressBar(pl.Callback):
             transient=True,
             refresh_per_second=REFRESH,
         )
-        where = place(self.job)
+        where = place()
         if where is not None:
             number, size = where
             self.progress.add_task(f"run {number} of {size}", total=size, completed=number - 1, score="")
@@ -46,7 +45,7 @@ class ProgressBar(pl.Callback):
         assert isinstance(pl_module, Training)  # the one module that this project trains
         score = pl_module.best_score
         shown = "" if score is None else f"validation score {score:.3f}"
-        self.progress.update(self.bar, completed=batch_idx + 1, score=shown)
+        self.progress.update(self.bar, completed=batch + 1, score=shown)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.progress.stop()

@@ -1,0 +1,41 @@
+"""What a person reads when a run ends; from run.json alone, so that nothing has to be loaded for it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from retrograde.record.folder import RunFolder
+from retrograde.train.provenance import provenance
+
+
+def closing_line(folder: RunFolder, result: Mapping[str, Any]) -> str:
+    """What a person wants to know when a run ends, in one line."""
+    verdict = "solved" if result["solved"] else "not solved"
+    if result["solved"] and result["solved_step"] is not None:
+        verdict += f" at step {result['solved_step']}"
+    reach = ""
+    if result["horizon"] is not None:
+        reach = f"; gradient horizon {result['horizon']:.0f} lags at step {result['steps']}"
+    longer = f", {result['longer']['score']:.3f} on longer sequences" if "longer" in result else ""
+    line = (
+        f"{result['model']} on {result['task']}, seed {result['seed']}: score {result['score']:.3f}{longer} "
+        f"({result['baseline_rule']} {result['baseline']:.3f}), {verdict}{reach}; {folder.path}"
+    )
+    return f"{line} ({result['reason']})" if result["reason"] else line
+
+
+def alert_lines(result: Mapping[str, Any]) -> list[str]:
+    """What the readings warn of at the end of a run, the gravest first, and what probes left out.
+
+    What held only before stands in run.json. A run that was recorded before there were alerts has none.
+    """
+    warned = [f"  {alert['level']}: {alert['text']}" for alert in result.get("alerts", ()) if alert["at_end"]]
+    return warned + [f"  note: {note}" for note in result.get("probing", {}).get("notes", ())]
+
+
+def other_code(result: Mapping[str, Any]) -> str:
+    """What is said where the code is another now than when the run was made, by its commit or else its version."""
+    now = provenance()
+    then, here = result["commit"], now["commit"]
+    if then is None or here is None:
+        then, here = result["versions"]["retrograde"], now["versions"]["retrograde"]
+    return "" if then == here else f", by code {then}, which is {here} now"
