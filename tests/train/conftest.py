@@ -67,8 +67,6 @@ class Ended:
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ended]]:
     """``retrograde`` with these arguments, in this process."""
     monkeypatch.setenv(app.FULL_ERROR, "0")  # main() sets it; this gives it back
-    monkeypatch.setenv("RETROGRADE_SWEEP_SIZE", "0")  # the launcher sets it
-    monkeypatch.delenv("RETROGRADE_SWEEP_SIZE")
     monkeypatch.setattr(app, "TRACEBACK_WANTED", False)
 
     def ended(*arguments: str) -> Ended:

@@ -238,13 +238,16 @@ def test_one_bad_job_does_not_keep_the_others_of_a_sweep_from_running(command, t
     assert ended.code == 1
     assert ended.error.splitlines() == [
         "retrograde: model.hidden must be a whole number, not 'abc'",
-        "retrograde: 1 of 3 runs failed; what stands above says why",
+        "retrograde: 1 of 3 runs did not finish",
     ]
-    first, last = ended.output.splitlines()
+    first, last, counts, failed = ended.output.splitlines()
     assert first.startswith("[1/3] lstm on adding, seed 0: score")
     assert last.startswith("[3/3] lstm on adding, seed 0: score")
+    assert counts == f"3 runs: 2 finished, 1 failed; {tmp_path / 'single'}"
+    assert failed.startswith(f"  failed: {tmp_path / 'single'}/lstm-adding-s0-")
+    assert failed.endswith(": model.hidden must be a whole number, not 'abc'")
     status = [json.loads(file.read_text())["status"] for file in tmp_path.rglob("run.json")]
-    assert status == ["finished", "finished"]
+    assert sorted(status) == ["failed", "finished", "finished"]
 
 
 def test_an_interrupt_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, command) -> None:

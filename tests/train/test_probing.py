@@ -16,7 +16,7 @@ from retrograde.tasks.adding import Adding
 from retrograde.tasks.copying import Copying
 from retrograde.train.configuration import probes_of
 from retrograde.train.fit import default_probes
-from retrograde.train.job import alert_lines
+from retrograde.train.closing import alert_lines
 from retrograde.train.probing import Allowance, Probing, probe_batch, schedule
 
 

@@ -12,7 +12,7 @@ from retrograde.record.folder import RunFolder
 from retrograde.record.store import FolderStore
 from retrograde.train import listing
 from retrograde.train.configuration import config_folder
-from retrograde.train.sweep import SIZE, place
+from retrograde.train.sweep import PLACE, place
 
 KNOWN = ", ".join(listing.GROUPS)
 
@@ -75,7 +75,9 @@ def test_every_job_gets_a_w_and_b_run_of_its_own(sweep: Sweep) -> None:
 def test_every_run_says_in_one_line_how_it_ended(sweep: Sweep) -> None:
     assert sweep.first.code == 0
     elman, gru = folders(sweep)
-    for number, line, folder in zip((1, 2), sweep.first.output, (gru, elman), strict=True):
+    *lines, counts = sweep.first.output
+    assert counts == f"2 runs: 2 finished; {elman.parent}"
+    for number, line, folder in zip((1, 2), lines, (gru, elman), strict=True):
         ended = RunFolder(folder).read()
         assert line == (
             f"[{number}/2] {ended['model']} on adding, seed 0: score {ended['score']:.3f} (always 1 0.000), "
@@ -92,7 +94,8 @@ def test_nothing_else_is_said(sweep: Sweep) -> None:
 
 def test_what_is_finished_is_not_done_again(sweep: Sweep) -> None:
     assert sweep.second.code == 0
-    first, second = sweep.first.output, sweep.second.output
+    (*first, _), (*second, counts) = sweep.first.output, sweep.second.output
+    assert counts == f"2 runs: 2 finished before; {sweep.outputs / 'single'}"
     assert [line[6:] for line in second] == [f"{line[6:]} (finished already)" for line in reversed(first)]
     assert [line[:6] for line in second] == ["[1/2] ", "[2/2] "]
     assert written(sweep.outputs) == sweep.touched
@@ -113,11 +116,10 @@ def test_what_is_not_finished_is_done_again(command, sweep: Sweep, tmp_path: Pat
 
 
 def test_a_job_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SIZE, "24")
-    assert place(6) == (7, 24)
-    assert place(None) is None
-    monkeypatch.delenv(SIZE)
-    assert place(6) is None
+    monkeypatch.setenv(PLACE, "7/24")
+    assert place() == (7, 24)
+    monkeypatch.delenv(PLACE)
+    assert place() is None
 
 
 def listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
