@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export WANDB_ERROR_REPORTING := false
 
-.PHONY: demo tasks test lint types imports tests slow bench gpu wheel clean
+.PHONY: demo tasks test lint types imports tests slow faults bench gpu wheel clean
 
 demo: $(STAMP) ## train the demo study and write its report
 	$(BIN)/retrograde study=demo
@@ -32,6 +32,10 @@ tests: $(STAMP)
 
 slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow -n logical
+
+faults: $(STAMP) ## sweeps killed at random moments, until they are done; some minutes
+	$(BIN)/python tests/faults.py --jobs 40
+	$(BIN)/python tests/faults.py --jobs 40 --launches 2
 
 bench: $(STAMP) ## how exact measuring is, and what it costs as ratios within one run
 	$(BIN)/python benchmarks/exactness.py

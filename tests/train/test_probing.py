@@ -14,9 +14,9 @@ from retrograde.probes.jacobian import Jacobian
 from retrograde.record.folder import RunFolder
 from retrograde.tasks.adding import Adding
 from retrograde.tasks.copying import Copying
+from retrograde.train.closing import alert_lines
 from retrograde.train.configuration import probes_of
 from retrograde.train.fit import default_probes
-from retrograde.train.closing import alert_lines
 from retrograde.train.probing import Allowance, Probing, probe_batch, schedule
 
 

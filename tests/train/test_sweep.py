@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+from retrograde import TrainerSettings
 from retrograde.record.folder import RunFolder
 from retrograde.record.store import FolderStore
 from retrograde.train import listing
 from retrograde.train.configuration import config_folder
+from retrograde.train.job import device_of
 from retrograde.train.sweep import PLACE, place
 
 KNOWN = ", ".join(listing.GROUPS)
@@ -154,3 +157,18 @@ def test_a_study_is_listed_by_its_question(monkeypatch, capsys) -> None:
 def test_what_cannot_be_listed_is_refused_in_one_line(monkeypatch, capsys, arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match=f"^retrograde-list: {re.escape(message)}$"):
         listed(monkeypatch, capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("devices", "number", "where", "expected"),
+    [("shared", 4, "6/8", [1]), ("shared", 4, "", 1), ("shared", 0, "6/8", 1), (1, 4, "6/8", 1)],
+)
+def test_jobs_share_the_gpus_in_turn(
+    monkeypatch: pytest.MonkeyPatch, devices: int | str, number: int, where: str, expected: object
+) -> None:
+    """Nothing here has a GPU, so their number is made up; that Lightning takes a list of indices is its own promise."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+    if where:
+        monkeypatch.setenv(PLACE, where)
+    assert device_of(TrainerSettings(devices=devices)) == expected

@@ -33,6 +33,7 @@ from retrograde.train.probing import Probing, probe_batch
 from retrograde.train.progress import ProgressBar, wanted
 from retrograde.train.provenance import provenance
 from retrograde.train.replay import replay
+from retrograde.train.sweep import place
 
 TESTS = "test", "longer"
 """The splits that are looked at when training is over."""
@@ -189,7 +190,7 @@ def _train(
     with _quiet():
         trainer = pl.Trainer(
             accelerator=settings.accelerator,
-            devices=settings.devices,
+            devices=device_of(settings),
             precision=settings.precision,  # type: ignore[arg-type]  # Lightning checks it, and names the choices
             max_steps=job.steps,
             logger=False,
@@ -241,6 +242,13 @@ def _label(task: Task, batch: Batch, recorder: RunRecorder) -> None:
     else:
         recorder.labels(task.labels(batch), np.zeros(batch.inputs.shape[:2], dtype=bool))
         recorder.labels(target_labels, scored, side="target")
+
+
+def device_of(settings: TrainerSettings) -> int | list[int]:
+    """One device; where jobs share several GPUs, the one whose turn it is by the job's place in its sweep."""
+    number = torch.cuda.device_count() if device_kind(settings) == "cuda" else 0
+    where = place()
+    return [(where[0] - 1) % number] if settings.devices == "shared" and where and number else 1
 
 
 @contextmanager

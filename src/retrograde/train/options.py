@@ -20,7 +20,7 @@ class TrainerSettings:
     """How training is carried out; ``conf/trainer/default.yaml`` says what each is for."""
 
     accelerator: str = "auto"
-    devices: int = 1
+    devices: int | Literal["shared"] = 1
     threads: int | None = None
     precision: str = "32-true"
     compile: bool = False
@@ -35,7 +35,7 @@ class TrainerSettings:
     stop_when_solved: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("devices", "log_every", "validate_every", "validation_samples", "test_samples", "longer_samples"):
+        for name in ("log_every", "validate_every", "validation_samples", "test_samples", "longer_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, not {getattr(self, name)}")
         if self.threads is not None and self.threads < 1:
@@ -49,15 +49,14 @@ class TrainerSettings:
         known = ("auto", "cpu", "gpu", "cuda", "mps")
         if self.accelerator not in known:
             raise ValueError(f"trainer.accelerator must be one of {', '.join(known)}; not '{self.accelerator}'")
-        if self.devices > 1:
+        if self.devices not in (1, "shared"):
             raise ValueError(
-                f"trainer.devices must be 1, not {self.devices}: runs on several devices are not built yet"
+                f"trainer.devices must be 1, or shared, not {self.devices}: runs on several devices are not built yet"
             )
-        present = torch.cuda.device_count() if self.accelerator in ("gpu", "cuda") else None
-        if present is not None and present < self.devices:
+        if self.accelerator in ("gpu", "cuda") and not torch.cuda.device_count():
             raise ValueError(
-                f"trainer.accelerator={self.accelerator} trainer.devices={self.devices}: this machine has {present} "
-                "CUDA devices; trainer.accelerator=cpu works everywhere"
+                f"trainer.accelerator={self.accelerator}: this machine has no CUDA device; "
+                "trainer.accelerator=cpu works everywhere"
             )
         if self.accelerator == "mps" and not torch.backends.mps.is_available():
             raise ValueError("trainer.accelerator=mps: this machine has none; trainer.accelerator=cpu works everywhere")

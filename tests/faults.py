@@ -1,19 +1,20 @@
 """Real sweeps, killed with -9 at random moments and launched again until they are done.
 
-    python tests/train/faults.py --jobs 40                     what ``make faults`` does
-    python tests/train/faults.py --jobs 40 --launches 2        two launches of the same sweep at a time
+    python tests/faults.py --jobs 40                     what ``make faults`` does
+    python tests/faults.py --jobs 40 --launches 2        two launches of the same sweep at a time
 
-Raises AssertionError where a job was done twice, a finished run changed, a file could not be read, more than a flush was
-lost, or the tables differ from those of a sweep that nobody disturbed.
+Raises AssertionError where a job was done twice, a finished run changed, a file could not be read, more than a flush
+was lost, or the tables differ from those of a sweep that nobody disturbed.
 """
 
 import argparse
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,7 @@ import pandas as pd
 
 from retrograde.record.folder import FINISHED, RunFolder
 from retrograde.record.store import FolderStore
+from retrograde.train import app
 
 LOST_AT_MOST = 10.0
 """Seconds of its record that a killed run may lack."""
@@ -34,24 +36,56 @@ SETTINGS = (
 )
 
 
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["retrograde.train.app", "retrograde.train.job"])  # which take seconds to import
+
+
+class Launched:
+    """The command with these arguments, in a session of its own, so that a kill takes its workers with it."""
+
+    def __init__(self, arguments: list[str], folder: Path) -> None:
+        self.log = folder / f"launch-{time.monotonic_ns()}.log"
+        self.process = CONTEXT.Process(target=command, args=(arguments, self.log))
+        self.process.start()
+
+    @property
+    def over(self) -> bool:
+        return not self.process.is_alive()
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):  # it has no session yet, or has ended
+            os.killpg(self.process.pid or 0, signal.SIGKILL)
+        self.process.kill()
+        self.process.join()
+
+    def wait(self) -> None:
+        """Raises AssertionError, with all that was said, where it did not end well."""
+        self.process.join()
+        assert self.process.exitcode == 0, self.log.read_text()
+
+
+def command(arguments: list[str], log: Path) -> None:
+    """``retrograde`` in a process of its own."""
+    os.setsid()
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["retrograde", *arguments]
+    app.main()
+
+
 @dataclass
 class Sweep:
     """One sweep of so many seeds, below a folder."""
 
     outputs: Path
     jobs: int
-    launcher: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     finished: dict[str, bytes] = field(default_factory=dict)
 
-    def launch(self) -> subprocess.Popen[str]:
+    def launch(self) -> "Launched":
         seeds = f"seed={','.join(map(str, range(self.jobs)))}"
-        command = [sys.executable, "-c", "from retrograde.train.app import main; main()", "-m"]
-        return subprocess.Popen(
-            [*command, *SETTINGS, *self.launcher, seeds, f"outputs={self.outputs}"],
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},  # type: ignore[call-overload]
-            start_new_session=True,  # so that a kill takes its workers with it
-            cwd=self.outputs,
-        )
+        return Launched(["-m", *SETTINGS, *self.settings, seeds, f"outputs={self.outputs}"], self.outputs)
 
     def folders(self) -> list[RunFolder]:
         return [RunFolder(file.parent) for file in sorted(self.outputs.glob("*/*/run.json"))]
@@ -77,12 +111,11 @@ class Sweep:
                 behind = now - max([began, *written])
                 assert behind < LOST_AT_MOST, f"{folder.run} lost {behind:.0f} s of its record"
 
-    def killed(self, launches: list[subprocess.Popen[str]]) -> None:
+    def killed(self, launches: list[Launched]) -> None:
         self.running = {folder.run for folder in self.folders() if folder.owner() is not None}
         now = time.time()
         for launch in launches:
-            os.killpg(launch.pid, signal.SIGKILL)
-            launch.communicate()
+            launch.kill()
         self.inspect(now)
 
 
@@ -99,12 +132,11 @@ def disturbed(sweep: Sweep, launches: int, shortest: float, longest: float, chan
     while True:
         running = [sweep.launch() for _ in range(launches)]
         deadline = time.monotonic() + chance.uniform(shortest, longest)
-        while time.monotonic() < deadline and any(one.poll() is None for one in running):
+        while time.monotonic() < deadline and not all(one.over for one in running):
             time.sleep(0.02)
-        if all(one.poll() is not None for one in running):
+        if all(one.over for one in running):
             for one in running:
-                output, _ = one.communicate()
-                assert one.returncode == 0, output
+                one.wait()
             sweep.inspect(time.time())
             return kills
         sweep.killed(running)
@@ -112,15 +144,12 @@ def disturbed(sweep: Sweep, launches: int, shortest: float, longest: float, chan
         longest *= 1.1  # so that it ends however slow the machine is
 
 
-def compare(jobs: int, launches: int, longest: float, seed: int, launcher: tuple[str, ...] = ()) -> int:
+def compare(jobs: int, launches: int, longest: float, seed: int, *settings: str) -> int:
     """A disturbed sweep against one that nobody disturbed; how often it was killed."""
     with TemporaryDirectory() as one, TemporaryDirectory() as other:
-        undisturbed = Sweep(Path(one), jobs, launcher)
-        launch = undisturbed.launch()
-        output, _ = launch.communicate()
-        assert launch.returncode == 0, output
-        sweep = Sweep(Path(other), jobs, launcher)
-        kills = disturbed(sweep, launches, 0.5, longest, random.Random(seed))
+        Sweep(Path(one), jobs, settings).launch().wait()
+        sweep = Sweep(Path(other), jobs, settings)
+        kills = disturbed(sweep, launches, 0.1, longest, random.Random(seed))
         assert len(sweep.finished) == jobs
         expected, found = tables(Path(one)), tables(Path(other))
         assert expected.keys() == found.keys()
@@ -133,18 +162,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=40)
     parser.add_argument("--launches", type=int, default=1, help="of the same sweep at the same time")
-    parser.add_argument("--longest", type=float, default=15.0, help="seconds until a kill, at most, to begin with")
+    parser.add_argument("--longest", type=float, default=8.0, help="seconds until a kill, at most, to begin with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--launcher", help="such as joblib")
     given = parser.parse_args()
     begun = time.monotonic()
-    times = compare(
-        given.jobs,
-        given.launches,
-        given.longest,
-        given.seed,
-        () if given.launcher is None else (f"launcher={given.launcher}",),
-    )
+    settings = [] if given.launcher is None else [f"launcher={given.launcher}"]
+    times = compare(given.jobs, given.launches, given.longest, given.seed, *settings)
     print(
         f"{given.jobs} jobs, {given.launches} launches at a time: killed {times} times in "
         f"{time.monotonic() - begun:.0f} s; every job done once, every table that of a sweep that nobody disturbed"
