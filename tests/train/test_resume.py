@@ -25,8 +25,9 @@ from retrograde.probes.state_gradient import StateGradient
 from retrograde.record.folder import INTERRUPTED, RUNNING, RunFolder
 from retrograde.record.store import FolderStore
 from retrograde.tasks.adding import Adding
-from retrograde.train import checkpoints
+from retrograde.train import checkpoints, closing, job
 from retrograde.train.checkpoints import BEST, LAST, weights_of
+from retrograde.train.closing import alert_lines
 from retrograde.train.interruption import Interrupted
 
 Fit = Callable[..., Run]
@@ -162,3 +163,16 @@ def test_a_checkpoint_is_kept_where_it_is_due_and_all_is_known_to_be_finite(
     monkeypatch.setattr(checkpoints, "write_aside", noted)
     small_run(model=partial(gru, hidden=8))
     assert written == [1, 2, 3, 5, 6, 10, 15, 18, 20, 20]  # snapshots, logs and validations; and the end
+
+
+def test_who_goes_on_with_other_code_is_told(small_run: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Bell.due = 3, signal.SIGTERM
+    with pytest.raises(Interrupted):
+        small_run(regularizer=Bell(), outputs=tmp_path)
+    first = only_run(tmp_path).read()
+    monkeypatch.setattr(job, "provenance", lambda: {"versions": first["versions"], "commit": "0123456789"})
+    resumed = small_run(regularizer=Bell(), outputs=tmp_path)
+    note = f"begun by code {first['commit']}, gone on with by 0123456789"
+    assert resumed.metadata["notes"] == [note]
+    assert alert_lines(resumed.metadata)[-1] == f"  note: {note}"
+    assert closing.other_code(resumed.metadata) == f", by code 0123456789, which is {first['commit']} now"

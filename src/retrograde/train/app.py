@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ def main() -> None:
     """Errors reach a person as one line; with HYDRA_FULL_ERROR=1, as the traceback that they are."""
     OmegaConf.register_new_resolver("study_folder", study_folder, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+    settle()
     if TRACEBACK_WANTED:
         _command()
         return
@@ -45,6 +47,22 @@ def main() -> None:
         sys.exit(INTERRUPTED if end.code in (1, None) else end.code)
     except Exception as error:
         sys.exit(f"retrograde: {in_one_line(error, sys.argv[1:])}")
+
+
+def settle() -> None:
+    """Where nothing can be written at home, what libraries keep there goes to a temporary folder.
+
+    W&B and matplotlib would each say so over several lines, or fail.
+    """
+    home = Path.home()
+    if os.access(home, os.W_OK) and home.is_dir():
+        return
+    instead = Path(tempfile.gettempdir()) / f"retrograde-{os.getuid()}"
+    for variable in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR"):
+        os.environ.setdefault(variable, str(instead / variable.lower()))
+    for variable in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        os.environ.setdefault(variable, str(instead / "wandb"))
+    print(f"retrograde: '{home}' cannot be written to: what libraries keep there goes to {instead}", file=sys.stderr)
 
 
 def _command() -> None:

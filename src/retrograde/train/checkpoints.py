@@ -10,6 +10,7 @@ A file appears whole or not at all, and what was recorded up to its step is on d
 plain values is read back.
 """
 
+import io
 import os
 import time
 from collections.abc import Callable
@@ -98,9 +99,14 @@ class Checkpoints:
 def write_aside(content: State, path: Path) -> None:
     """The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)  # not to the file: of a full disk torch says nothing that a person would understand
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(content, aside)
-    aside.replace(path)
+    try:
+        aside.write_bytes(buffer.getbuffer())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def newest(folder: Path) -> Resumption | None:

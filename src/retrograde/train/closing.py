@@ -29,13 +29,20 @@ def alert_lines(result: Mapping[str, Any]) -> list[str]:
     What held only before stands in run.json. A run that was recorded before there were alerts has none.
     """
     warned = [f"  {alert['level']}: {alert['text']}" for alert in result.get("alerts", ()) if alert["at_end"]]
-    return warned + [f"  note: {note}" for note in result.get("probing", {}).get("notes", ())]
+    notes = [*result.get("notes", ()), *result.get("probing", {}).get("notes", ())]
+    return warned + [f"  note: {note}" for note in notes]
 
 
 def other_code(result: Mapping[str, Any]) -> str:
-    """What is said where the code is another now than when the run was made, by its commit or else its version."""
-    now = provenance()
-    then, here = result["commit"], now["commit"]
-    if then is None or here is None:
-        then, here = result["versions"]["retrograde"], now["versions"]["retrograde"]
-    return "" if then == here else f", by code {then}, which is {here} now"
+    """What is said where the code is another now than when the run was made."""
+    change = changed(result, provenance())
+    return f", by code {change[0]}, which is {change[1]} now" if change else ""
+
+
+def changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The code then and now, by its commit or else its version, where these differ."""
+    if then["commit"] is None or now["commit"] is None:
+        one, other = then["versions"]["retrograde"], now["versions"]["retrograde"]
+    else:
+        one, other = then["commit"], now["commit"]
+    return None if one == other else (one, other)

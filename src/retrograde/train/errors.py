@@ -63,9 +63,10 @@ def in_one_line(error: BaseException, arguments: Sequence[str]) -> str:
         cause = error.__cause__ or error.__context__
         message = str(error).splitlines()[0] if cause is None else first_line(cause)
         return f"{where[1]}: {message}" if where else message
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and error.strerror:
+        place = "" if error.filename is None else f"'{error.filename}': "
         way_out = "; outputs=FOLDER chooses another place" if error.errno in UNWRITABLE else ""
-        return f"'{error.filename}': {str(error.strerror).lower()}{way_out}"
+        return f"{place}{error.strerror.lower()}{way_out}"
     if "Config group override must be a string" in str(error):
         culprit = next((argument for argument in arguments if argument.endswith("=null")), "a choice")
         return f"{culprit}: a choice of null is made by leaving it out"

@@ -1,11 +1,12 @@
 """One run, from a model and a task to a finished folder."""
 
+import itertools
 import logging
 import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import LightningEnvironment
 
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch
@@ -23,6 +25,7 @@ from retrograde.record.store import FolderStore
 from retrograde.record.tables import cut
 from retrograde.record.view import WandbView
 from retrograde.train.checkpoints import BEST, PREFIX, Checkpoints, Resumption, newest, write_aside
+from retrograde.train.closing import changed
 from retrograde.train.divergence import Divergence
 from retrograde.train.evaluation import batches, evaluate, examine
 from retrograde.train.interruption import Interruption
@@ -68,6 +71,7 @@ def _claimed(
     earlier, resumption = _resumed(folder, device_kind(job.trainer))
     if resumption is not None:
         attempt["from_step"] = resumption.mark.step
+    changes = [changed(one, other) for one, other in itertools.pairwise([*earlier, attempt])]
     begun = time.monotonic() - (0.0 if resumption is None else resumption.seconds)
     folder.write_card(card)
     metadata = {
@@ -83,6 +87,7 @@ def _claimed(
         "config_hash": folder.run.rpartition("-")[2],
         **attempt,
         "attempts": [*earlier, attempt],
+        "notes": [f"begun by code {change[0]}, gone on with by {change[1]}" for change in changes if change],
         "config": dict(config),
     }
     view = None
@@ -106,8 +111,11 @@ def _claimed(
         found = alerts(FolderStore(folder.path), folder.run, job.alerts, {**metadata, **summary})
     except BaseException as error:
         status = INTERRUPTED if isinstance(error, (KeyboardInterrupt, SystemExit)) else FAILED
-        (folder.path / "traceback.txt").write_text(traceback.format_exc())
-        recorder.close(status, {"reason": f"{type(error).__name__}: {error}", "duration": time.monotonic() - begun})
+        with suppress(
+            OSError
+        ):  # a full disk takes the end of the record too; what ended the run is raised all the same
+            (folder.path / "traceback.txt").write_text(traceback.format_exc())
+            recorder.close(status, {"reason": f"{type(error).__name__}: {error}", "duration": time.monotonic() - begun})
         raise
     summary["alerts"] = [asdict(alert) for alert in found]
     summary["duration"] = time.monotonic() - begun
@@ -198,6 +206,7 @@ def _train(
             enable_model_summary=False,
             enable_checkpointing=False,
             callbacks=callbacks,
+            plugins=[LightningEnvironment()],  # a cluster is the launcher's matter: here there is one process
         )
         device = trainer.strategy.root_device
         require_longer(model.to(device), job.task)
@@ -318,6 +327,7 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")  # Lightning 2.6 on torch 2.13
         try:
             yield

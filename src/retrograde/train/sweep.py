@@ -8,11 +8,12 @@ what its folder says, so all this holds for every launcher.
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,13 +26,17 @@ PLACE = "RETROGRADE_PLACE"
 """Where a job finds which one of how many it is."""
 
 ATTEMPTS = 3
-"""How often a job is launched whose worker is lost each time."""
+"""How often a job is launched whose worker is lost each time; the last time alone, since with some launchers, joblib
+among them, the loss of one worker takes the others with it."""
 
 POLL = 0.5
 """Seconds between two looks at what another launch is at work on."""
 
 GRACE = 30.0
 """Seconds that workers have, when the sweep is asked to end, to keep what they have."""
+
+END = signal.SIGUSR1
+"""By which the launching process asks a worker to end its job and to begin no other."""
 
 LOST = "lost"
 CLAIMED = "claimed"
@@ -157,12 +162,14 @@ def _round(
         while all(job.folder.owner() is not None for job in left):
             time.sleep(POLL)
         free = [job for job in left if job.folder.owner() is None]
-    known: Mapping[str, str | None] = {}
+    known: dict[str, str | None] = {}
     stopped: Exception | None = None
     unfinished = [job for job in free if not job.folder.is_finished()]
-    if unfinished:
+    suspect = [job for job in unfinished if attempts.get(job.folder.run) == ATTEMPTS - 1]
+    together = [job for job in unfinished if job not in suspect]
+    for part in [together] * bool(together) + [[job] for job in suspect]:
         try:
-            known = launch(unfinished)
+            known |= launch(part)
         except Exception as error:  # a launcher that lost a worker; what it was at work on is seen below
             stopped = error
     again, ended = [], 0
@@ -176,12 +183,14 @@ def _round(
             continue
         elif known.get(run) is not None or status in (FAILED, INTERRUPTED):
             outcome.add(status or FAILED, job, known.get(run) or _reason(job.folder))
-        elif status == LOST and attempts.get(run, 0) + 1 >= ATTEMPTS:
-            outcome.add(LOST, job, f"its worker was lost {ATTEMPTS} times")
         else:
-            attempts[run] = attempts.get(run, 0) + (status == LOST)
-            ended += status == LOST
-            again.append(job)
+            lost = status == LOST or run in known  # of those that had not begun yet only the latter is known to be lost
+            attempts[run] = attempts.get(run, 0) + lost
+            ended += lost
+            if attempts[run] < ATTEMPTS:
+                again.append(job)
+            else:
+                outcome.add(LOST, job, f"its worker was lost {ATTEMPTS} times")
             continue
         ended += 1
     if stopped is not None and not ended:
@@ -209,21 +218,66 @@ def _reason(folder: RunFolder) -> str | None:
         return str(error)
 
 
+@dataclass
+class InWorker:
+    """A job as it is run in a worker, a process that a launcher has started.
+
+    The launching process alone is interrupted from the keyboard, and asks its workers with END. SIGTERM ends the one job,
+    whatever handler the launcher's package has for it. A worker that was asked to end begins no other job.
+    """
+
+    job: Callable[[Any], Any]
+
+    def __call__(self, config: Any) -> Any:
+        if _ASKED.is_set():
+            raise SweepError("not begun: the sweep was asked to end")
+        if threading.current_thread() is not threading.main_thread():
+            return self.job(config)  # no signal arrives here
+        before = {
+            number: signal.signal(number, handler)
+            for number, handler in ((END, _end), (signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL))
+        }
+        try:
+            return self.job(config)
+        finally:
+            for number, handler in before.items():
+                if number != END:  # which may be on its way still
+                    signal.signal(number, handler)
+
+
+_ASKED = threading.Event()
+
+
+def _end(number: int, frame: Any) -> None:
+    """In a worker."""
+    _ASKED.set()
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # else no job is at work that could be kept
+        signal.raise_signal(signal.SIGTERM)
+
+
 @contextmanager
 def workers_end_first(jobs: Sequence[Planned]) -> Iterator[None]:
-    """For as long as this lasts, a request to end reaches the jobs' processes on this machine, and waits for them."""
+    """For as long as this lasts, a request to end reaches the jobs' processes on this machine, and waits for them.
+
+    A second one does not wait.
+    """
 
     def passed_on(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
         deadline = time.monotonic() + GRACE
         print("retrograde: runs end after their step", file=sys.stderr, flush=True)
-        while (pids := _processes(jobs)) and time.monotonic() < deadline:
-            for pid in pids - told:
-                told.add(pid)
-                os.kill(pid, signal.SIGTERM)
+        told: set[int] = set()
+        while (workers := _workers(jobs)) and time.monotonic() < deadline:
+            for process in workers - told:
+                told.add(process)
+                with suppress(ProcessLookupError):
+                    os.kill(process, END)
             time.sleep(0.1)
         raise KeyboardInterrupt
 
-    told: set[int] = set()
+    asked: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, passed_on) for number in numbers}
     try:
@@ -233,8 +287,17 @@ def workers_end_first(jobs: Sequence[Planned]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _processes(jobs: Sequence[Planned]) -> set[int]:
-    """Those on this machine, other than this one, that are at work on the jobs."""
+def _workers(jobs: Sequence[Planned]) -> set[int]:
+    """The processes that this one has started, itself or through others, and that are at work on the jobs."""
     owners = [job.folder.owner() for job in jobs]
     here = socket.gethostname()
-    return {owner[0] for owner in owners if owner is not None and owner[1] == here} - {0, os.getpid()}
+    candidates = {owner[0] for owner in owners if owner is not None and owner[1] == here}
+    return {process for process in candidates - {0, os.getpid()} if os.getpid() in _ancestors(process)}
+
+
+def _ancestors(process: int) -> Iterator[int]:
+    """Those that have started the process, the nearest first; none where it has ended."""
+    while process > 1:
+        asked = subprocess.run(["ps", "-o", "ppid=", "-p", str(process)], capture_output=True, text=True, check=False)
+        process = int(asked.stdout or 0)
+        yield process
