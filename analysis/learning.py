@@ -21,7 +21,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcome, records
+from retrograde.figures.comparison import (
+    LONGEST_DRAWN,
+    NUMBERS,
+    Comparison,
+    NothingToDraw,
+    Tables,
+    in_short,
+    listed,
+    outcome,
+    records,
+)
 from retrograde.figures.provenance import number, seeds_in_words
 from retrograde.figures.statistics import interval
 
@@ -57,7 +67,7 @@ def load(comparison: Comparison) -> Tables:
     ended = [outcome(run) for run in records(runs)]
     numbers = runs[["model", "seed"]].assign(outcome=ended).join(runs[list(RESULTS)]).rename(columns=RESULTS)
     card = comparison.card
-    lines = [(rule["rule"], rule["score"], rule["loss"]) for rule in card["baselines"]]
+    lines = [(in_short(rule["rule"], LONGEST_DRAWN), rule["score"], rule["loss"]) for rule in card["baselines"]]
     best = comparison.rule_scores().head(1)
     lines += best.assign(rule=f"{SHALLOW}: " + best["rule"]).itertuples(index=False, name=None)
     return {

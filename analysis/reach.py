@@ -47,6 +47,9 @@ def load(comparison: Comparison) -> Tables:
     steps = sorted(int(step) for step in horizons["step"].unique())
     norms = _lowest(comparison.readings("lag_gradient/relative", steps))
     curves = _furthest(ends(norms[norms["statistic"] == "mean"]))
+    curves = curves[curves["run"].isin(horizons["run"])].reset_index(drop=True)  # where both can be read
+    if curves.empty:
+        raise NothingToDraw("no run holds both lag_gradient/relative and lag_gradient/horizon")
     lags = pd.DataFrame(comparison.card["lags"], columns=["lag", "count"], dtype=int)
     return {
         "curves": curves,

@@ -8,7 +8,8 @@
 
 A question is every script beside this one that defines load, draw, finding and caption. One that cannot be drawn, for
 whatever reason, is named with it, and the rest is written; the exit code is 1 where a question failed and none was
-drawn. The same runs give the same bytes.
+drawn, or no run is fit to be compared. Runs that did not end as they should are shown with the reason, and what cannot
+be read is named. The same runs give the same bytes.
 """
 
 import ast
@@ -136,7 +137,7 @@ def reported(table: pd.DataFrame) -> dict[str, Any]:
     return {"columns": list(zip(shown.columns, numeric, strict=True)), "rows": rows}
 
 
-def page(sections: list[Section], left_out: dict[str, str], folder: Path) -> str:
+def page(sections: list[Section], left_out: dict[str, str], studies: list[str], folder: Path) -> str:
     """The HTML; everything that comes from runs is escaped."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -153,7 +154,7 @@ def page(sections: list[Section], left_out: dict[str, str], folder: Path) -> str
     }
     return environment.get_template("report.html.jinja").render(
         sections=sections, left_out=left_out, pictures=pictures, files=files, reported=reported, NUMBERS=NUMBERS,
-        studies=list(dict.fromkeys(one.comparison.study for one in sections)),
+        studies=studies,
     )  # fmt: skip
 
 
@@ -163,8 +164,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         store = FolderStore(options.outputs)
         found, left_out = comparisons(store)
-        if not found:
-            raise ValueError(f"'{options.outputs}' holds no run that can be shown: {'; '.join(left_out.values())}")
         asked = questions()
         sections = [section(comparison, asked, folder) for comparison in found]
     except ValueError as error:
@@ -179,9 +178,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for run, reason in left_out.items():
         print(f"left out: {run}: {reason}")
     index = folder / "index.html"
-    index.write_text(page(sections, left_out, folder), encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    index.write_text(page(sections, left_out, store.runs()["study"].unique().tolist(), folder), encoding="utf-8")
     print(index)
-    return 1 if any(one.failed for one in sections) and not any(one.answers for one in sections) else 0
+    mistaken = any(one.failed for one in sections) or not sections
+    return 1 if mistaken and not any(one.answers for one in sections) else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """A stand-in for a W&B server, on 127.0.0.1, that remembers what it was sent.
 
 wandb-core is a separate Go process, so nothing short of a real socket can listen to it. The stand-in
-knows as many operations as `wandb sync` and an online run without artifacts need; whatever else is asked
-is refused and kept in `unknown`, so that a changed protocol fails a test instead of passing unseen.
+knows as many operations as `wandb sync`, an online run without artifacts, and reading such a run back through
+`wandb.Api` need; whatever else is asked is refused and kept in `unknown`, so that a changed protocol fails a
+test instead of passing unseen.
 
     with LoopbackServer() as server:
         environment = os.environ | server.environment(tmp_path)
@@ -10,24 +11,34 @@ is refused and kept in `unknown`, so that a changed protocol fails a test instea
         assert server.unknown == []
         server.runs["run id"].rows
 
+A run that is there already is told so, with its counts of lines, so that who resumes it appends. `trouble` is
+what the server is like: `refusing` answers 401 to everything, as to a wrong key; `failing` 500; `hanging` takes
+a request and says nothing until the trouble is over. It may be set at any time.
+
 Answers contain more than was asked for: field selection is ignored. So this tests what our side sends,
 not what a server would make of it.
 
 Source: requests of wandb 0.31.0, as seen on this socket.
 """
 
+import base64
+import hashlib
 import json
 import re
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote, unquote
 
 ENTITY = "loopback"
+HISTORY, SUMMARY, EVENTS, OUTPUT = "wandb-history.jsonl", "wandb-summary.json", "wandb-events.jsonl", "output.log"
+
+Trouble = Literal["refusing", "failing", "hanging"]
 
 
 @dataclass
@@ -52,17 +63,26 @@ class ReceivedRun:
     streams: dict[str, dict[int, str]] = field(default_factory=dict)
     alerts: list[dict[str, Any]] = field(default_factory=list)
     exit_code: int | None = None
+    sent_config: str = "{}"
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """History in order of line. Bare NaN and Infinity are read as floats; 1.0 arrives as 1."""
-        lines = self.streams.get("wandb-history.jsonl", {})
-        return [json.loads(lines[number]) for number in sorted(lines)]
+        return [json.loads(line) for line in self.lines(HISTORY)]
+
+    def lines(self, stream: str) -> list[str]:
+        """What was appended to a stream, in order of line."""
+        numbered = self.streams.get(stream, {})
+        return [numbered[number] for number in sorted(numbered)]
+
+    def count(self, stream: str) -> int:
+        """The line from which on one appends."""
+        return max(self.streams.get(stream, {}), default=-1) + 1
 
     @property
     def summary(self) -> dict[str, Any]:
         """The newest summary; every post carries all of it as line 0."""
-        summary: dict[str, Any] = json.loads(self.streams.get("wandb-summary.json", {}).get(0, "{}"))
+        summary: dict[str, Any] = json.loads(self.streams.get(SUMMARY, {}).get(0, "{}"))
         return summary
 
     def describe(self, variables: dict[str, Any]) -> None:
@@ -72,7 +92,8 @@ class ReceivedRun:
             if variables[variable] is not None:
                 setattr(self, fields.get(variable, variable), variables[variable])
         if variables["config"] is not None:
-            config = json.loads(variables["config"])
+            self.sent_config = variables["config"]
+            config = json.loads(self.sent_config)
             config.pop("_wandb", None)  # what W&B notes about itself: versions, host, telemetry
             self.config = {key: entry["value"] for key, entry in config.items()}
 
@@ -89,10 +110,14 @@ class LoopbackServer:
     """Listens from `__enter__` to `__exit__`, on a port the system picks.
 
     `runs` are by run id. `unknown` names each request that had no answer, in order of arrival, with what
-    went wrong where it was an answer of ours that failed.
+    went wrong where it was an answer of ours that failed. `keys` are the API keys that requests came with.
     """
 
     def __init__(self) -> None:
+        self.keys: set[str] = set()
+        self._ready = threading.Event()
+        self._ready.set()
+        self._trouble: Trouble | None = None
         self.runs: dict[str, ReceivedRun] = {}
         self.unknown: list[str] = []
         self._lock = threading.Lock()
@@ -107,6 +132,7 @@ class LoopbackServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.trouble = None
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
@@ -114,6 +140,18 @@ class LoopbackServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._http.server_port}"
+
+    @property
+    def trouble(self) -> Trouble | None:
+        return self._trouble
+
+    @trouble.setter
+    def trouble(self, trouble: Trouble | None) -> None:
+        self._trouble = trouble
+        if trouble == "hanging":
+            self._ready.clear()
+        else:
+            self._ready.set()
 
     def environment(self, directory: Path) -> dict[str, str]:
         """Variables that lead wandb here and keep all that it writes under `directory`."""
@@ -131,6 +169,10 @@ class LoopbackServer:
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """Status and content of the answer to one request; what it says is recorded on the way."""
+        self._ready.wait()
+        if self.trouble is not None:
+            status = {"refusing": 401}.get(self.trouble, 500)
+            return status, {"data": None, "errors": [{"message": f"the loopback server is {self.trouble}"}]}
         with self._lock:
             try:
                 return self._answer(method, path, body)
@@ -161,6 +203,16 @@ class LoopbackServer:
                 run = self.runs[variables["runName"]]
                 run.alerts.append({name: variables[name] for name in ("title", "text", "severity")})
                 return 200, {"data": {"notifyScriptableRunAlert": {"success": True}}}
+            case "RunResumeStatus":
+                return 200, {"data": {"model": self._resume_status(variables["project"], variables["name"])}}
+            case "Viewer" | "GetDefaultEntity":
+                return 200, {"data": {"viewer": _VIEWER}}
+            case "Run" | "RunHistoryKeys" | "RunParquetHistory":
+                return 200, {"data": {"project": self._project(variables)}}
+            case "HistoryPage":
+                return 200, {"data": {"project": self._project(variables, _history(variables))}}
+            case "RunFiles":
+                return 200, {"data": {"project": self._project(variables, _files(variables))}}
             case "OrganizationCoreWeaveOrganizationID":  # asked by the monitor of an online run's machine
                 return 200, {"data": {"entity": {"organization": {"coreWeaveOrganizationId": None}}}}
             case name:
@@ -181,11 +233,31 @@ class LoopbackServer:
                 "description": run.notes,
                 "config": "{}",
                 "sweepName": None,
-                "historyLineCount": len(run.rows),
+                "historyLineCount": run.count(HISTORY),
                 "project": {"id": project, "name": project, "entity": {"id": ENTITY, "name": ENTITY}},
             },
             "inserted": inserted,
         }
+
+    def _resume_status(self, project: str, name: str) -> dict[str, Any]:
+        """The run as far as it is there, for who goes on with it; no bucket where it is not."""
+        run = self.runs.get(name)
+        found = run is not None and run.project == project
+        return {
+            "id": project,
+            "name": project,
+            "entity": {"id": ENTITY, "name": ENTITY},
+            "bucket": _bucket(run) if run is not None and found else None,
+        }
+
+    def _project(
+        self, variables: dict[str, Any], part: Callable[[ReceivedRun], dict[str, Any]] = lambda run: {}
+    ) -> dict[str, Any]:
+        """A project with the one run that is asked for; none where there is no such run."""
+        run = self.runs.get(variables.get("runName") or variables.get("run") or variables["name"])
+        if run is None or run.project != variables["project"] or variables["entity"] != ENTITY:
+            return {"id": variables["project"], "internalId": "1", "run": None}
+        return {"id": run.project, "internalId": "1", "run": {**_read_back(run), **part(run)}}
 
     def _create_run_files(self, variables: dict[str, Any]) -> dict[str, Any]:
         run_id = variables["run"]
@@ -197,6 +269,99 @@ class LoopbackServer:
         self.unknown.append(what)
         # 400 and not 404 or 5xx: the client gives up at once instead of trying again.
         return 400, {"data": None, "errors": [{"message": f"the loopback server does not know {what}"}]}
+
+
+_VIEWER = {
+    "id": "viewer",
+    "entity": ENTITY,
+    "defaultEntity": {"name": ENTITY},
+    "username": ENTITY,
+    "email": None,
+    "flags": "{}",
+    "teams": {"edges": []},
+}
+
+
+def _bucket(run: ReceivedRun) -> dict[str, Any]:
+    """What who resumes a run is told of it."""
+    config = json.loads(run.sent_config)
+    begun = config.get("_wandb", {}).get("value", {})
+    return {
+        "id": run.id,
+        "name": run.id,
+        "displayName": run.name,
+        "summaryMetrics": json.dumps(run.summary),
+        "logLineCount": run.count(OUTPUT),
+        "historyLineCount": run.count(HISTORY),
+        "eventsLineCount": run.count(EVENTS),
+        "historyTail": json.dumps(run.lines(HISTORY)[-1:]),
+        "eventsTail": json.dumps(run.lines(EVENTS)[-1:]),
+        "config": run.sent_config,
+        "tags": run.tags,
+        "notes": run.notes,
+        "wandbConfig": json.dumps({"t": begun["t"]} if "t" in begun else {}),
+    }
+
+
+def _read_back(run: ReceivedRun) -> dict[str, Any]:
+    """A run as `wandb.Api` asks for it."""
+    steps = [row["_step"] for row in run.rows]
+    state = {None: "running", 0: "finished"}.get(run.exit_code, "failed")
+    return {
+        **_bucket(run),
+        "projectId": "1",
+        "state": state,
+        "group": run.group,
+        "jobType": run.job_type,
+        "sweepName": None,
+        "commit": None,
+        "readOnly": False,
+        "createdAt": "2026-01-01T00:00:00Z",
+        "heartbeatAt": "2026-01-01T00:00:00Z",
+        "description": None,
+        "systemMetrics": "{}",
+        "user": {"name": ENTITY, "username": ENTITY},
+        "historyKeys": {"lastStep": max(steps, default=-1), "keys": {}},
+        "parquetHistory": {"parquetUrls": [], "liveData": []},
+    }
+
+
+def _history(variables: dict[str, Any]) -> Callable[[ReceivedRun], dict[str, Any]]:
+    """The rows from one step up to before another, as texts."""
+
+    def page(run: ReceivedRun) -> dict[str, Any]:
+        low, high = variables["minStep"], variables["maxStep"]
+        chosen = [line for line in run.lines(HISTORY) if low <= json.loads(line)["_step"] < high]
+        return {"history": sorted(chosen, key=lambda line: json.loads(line)["_step"])[: variables["pageSize"]]}
+
+    return page
+
+
+def _files(variables: dict[str, Any]) -> Callable[[ReceivedRun], dict[str, Any]]:
+    """A page of what was uploaded, in order of name; the cursor is a place in that order."""
+
+    def page(run: ReceivedRun) -> dict[str, Any]:
+        first = int(variables.get("fileCursor") or 0)
+        names = sorted(run.files)
+        last = first + variables["fileLimit"]
+        nodes = [
+            {
+                "id": name,
+                "name": name,
+                "url": None,
+                "directUrl": None,
+                "sizeBytes": str(len(run.files[name])),
+                "mimetype": "application/octet-stream",
+                "updatedAt": "2026-01-01T00:00:00Z",
+                "md5": base64.b64encode(hashlib.md5(run.files[name]).digest()).decode(),
+            }
+            for name in names[first:last]
+        ]
+        edges = [{"node": node, "cursor": str(at)} for at, node in enumerate(nodes, first + 1)]
+        more = {"endCursor": str(last), "hasNextPage": last < len(names)}
+        return {"fileCount": len(names), "files": {"edges": edges, "pageInfo": more}}
+
+    return page
 
 
 class _QuietHTTPServer(ThreadingHTTPServer):
@@ -214,6 +379,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        scheme, _, credentials = self.headers.get("Authorization", "").partition(" ")
+        if scheme == "Basic":
+            self.server.loopback.keys.add(base64.b64decode(credentials).decode().removeprefix("api:"))
         status, content = self.server.loopback.answer(self.command, self.path, body)
         encoded = json.dumps(content).encode()
         self.send_response(status)

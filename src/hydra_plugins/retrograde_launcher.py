@@ -10,13 +10,23 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from retrograde.train.app import plan_sweep
 from retrograde.train.jobs import Composer, Planned
-from retrograde.train.sweep import PLACE, SweepError, in_this_process, said_before, sweep, workers_end_first
+from retrograde.train.sweep import (
+    PLACE,
+    InWorker,
+    SweepError,
+    in_this_process,
+    said_before,
+    sweep,
+    workers_end_first,
+)
 
 
 class SweepLauncher(Launcher):
@@ -25,22 +35,29 @@ class SweepLauncher(Launcher):
     def __init__(self, over: Launcher | None = None) -> None:
         self.here = over is None
         self.launcher = BasicLauncher() if over is None else over
+        self.total: int | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """As Hydra calls it."""
         assert isinstance(hydra_context.config_loader, ConfigLoaderImpl)
         self.composer = Composer(hydra_context.config_loader, config)
-        self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        work = task_function if self.here else InWorker(task_function)
+        self.launcher.setup(hydra_context=hydra_context, task_function=work, config=config)
         # a sweeper of another kind, which chooses what comes next by what has come, judges failures itself
         self.by_itself = config.hydra.sweeper._target_ == f"{StudySweeper.__module__}.{StudySweeper.__qualname__}"
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """As Hydra calls it."""
-        total = initial_job_idx + len(job_overrides)
+        total = self.total or initial_job_idx + len(job_overrides)
         jobs = [
             self.composer.planned(number, overrides)
             for number, overrides in enumerate(job_overrides, initial_job_idx + 1)
         ]
+        if self.composer.master.get("plan", False) is not False:
+            if not self.by_itself:
+                raise ValueError("plan: what this sweeper tries next hangs on what comes of it; it cannot be planned")
+            plan_sweep(self.composer, jobs)
+            return []
 
         def launch(chosen: Sequence[Planned]) -> Mapping[str, str | None]:
             every = [[*job.overrides, f"+hydra.job.env_set.{PLACE}='{job.number}/{total}'"] for job in chosen]
@@ -63,6 +80,15 @@ class StudySweeper(BasicSweeper):
     def __init__(self, params: Any = None, max_batch_size: int | None = None) -> None:
         super().__init__(max_batch_size, params)
 
+    def sweep(self, arguments: list[str]) -> Any:
+        """Hydra's own; a plan is of all jobs at once, and leaves no multirun.yaml."""
+        assert self.config is not None and self.launcher is not None and self.hydra_context is not None
+        if self.config.get("plan", False) is False:
+            return super().sweep(arguments)
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        return self.launcher.launch(self.split_arguments(overrides, None)[0], 0)
+
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Left to the launcher."""
 
@@ -72,9 +98,10 @@ def _reason(result: JobReturn) -> str | None:
 
 
 def _returned(job: Planned) -> JobReturn:
-    """What a sweeper gets to know: the score."""
+    """What a sweeper that searches gets to know: the score of validation, since the test is not there to choose by."""
     if job.folder.is_finished():
-        return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=job.folder.read()["score"])
+        score = job.folder.read()["validation_score"]
+        return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=score)
     error = SweepError(f"{job.folder.run} did not finish")
     return JobReturn(overrides=job.overrides, status=JobStatus.FAILED, _return_value=error)
 

@@ -109,7 +109,7 @@ def test_runs_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path):
     (torn.path / "run.json").write_text('{"run": ')
     (without_card.path / "card.json").unlink()
     (found,), left_out = comparisons(FolderStore(tmp_path))
-    assert list(found.runs["model"]) == ["gru"]
+    assert list(found.runs["model"]) == ["elman", "gru"]  # the card is that of the other run on the task
     assert set(left_out) == {torn.run, without_card.run}
     assert "run.json cannot be read" in left_out[torn.run]
     assert "card.json cannot be read" in left_out[without_card.run]
@@ -160,7 +160,7 @@ def test_every_run_that_did_not_end_well_is_named(tmp_path: Path):
     assert exceptions(found.runs) == [
         "elman, seed 0, diverged: not finite at step 12",
         "gru, seed 0, failed: RuntimeError: out of patience",
-        "lstm, seed 0, is not finished",
+        "lstm, seed 0, is not finished: nobody is at work on it",
     ]
 
 

@@ -152,10 +152,10 @@ def test_unknown_requests_are_refused_and_remembered(server: LoopbackServer) -> 
         assert json.load(refusal.value)["errors"]
         return refusal.value.code
 
-    assert ask("POST", "/graphql", {"query": "query Viewer { viewer { id } }", "operationName": ""}) == 400
+    assert ask("POST", "/graphql", {"query": "query Sweeps { sweeps { id } }", "operationName": ""}) == 400
     assert ask("DELETE", "/files/somewhere", {}) == 400
     assert ask("POST", "/files/loopback/project/nobody/file_stream", {}) == 400  # no UpsertBucket came before
-    assert server.unknown[:2] == ["Viewer", "DELETE /files/somewhere"]
+    assert server.unknown[:2] == ["Sweeps", "DELETE /files/somewhere"]
     assert "nobody" in server.unknown[2]
 
 

@@ -3,12 +3,15 @@
 import json
 import math
 import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,16 +22,17 @@ import retrograde
 from fake_runs import CARD
 from loopback import LoopbackServer
 from retrograde import RecorderSettings, TrainerSettings
-from retrograde.core.records import Reading
+from retrograde.core.contracts import SequenceModel, Task
+from retrograde.core.records import Batch, Reading
 from retrograde.core.statistics import STATISTICS
 from retrograde.models.transformer import transformer
 from retrograde.record.alerts import AlertSettings
 from retrograde.record.folder import RunFolder
 from retrograde.record.palette import ABOVE, BELOW, NONE, coloured
 from retrograde.record.recorder import RunRecorder
-from retrograde.record.store import FolderStore
-from retrograde.record.tables import TableWriter, metrics_table, reading_table
-from retrograde.record.view import OF_A_SET, WandbView, log_spaced
+from retrograde.record.tables import TableWriter, metrics_table, reading_table, stored
+from retrograde.record.view import OF_A_SET, Mode, WandbView, log_spaced
+from retrograde.record.wandb_log import read_logs
 from retrograde.tasks.adding import Adding
 
 STEP = "trainer/global_step"
@@ -338,20 +342,80 @@ def test_two_views_that_are_open_at_once_do_not_mix(tmp_path: Path) -> None:
     assert wandb.run is None
 
 
-def test_a_view_that_cannot_be_closed_costs_the_record_nothing(tmp_path: Path, monkeypatch) -> None:
+def identity(folder: RunFolder) -> dict[str, Any]:
+    return {"run": folder.run, "study": "reach", "model": "gru", "task": "adding", "seed": 0, "config": {}}
+
+
+def recorded(path: Path, name: str, mode: Mode, **settings: float) -> tuple[RunRecorder, WandbView, RunFolder]:
+    folder = RunFolder(path / name)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.write_card(CARD)
+    view = WandbView(folder.path, identity(folder), mode, "project", None, "reach", **settings)
+    return RunRecorder(folder, identity(folder), view), view, folder
+
+
+def test_a_view_that_cannot_take_the_tables_costs_the_record_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    view, folder = opened(tmp_path, "run")
-    identity = {"run": "run", "study": "reach", "model": "gru", "task": "adding", "seed": 0}
-    recorder = RunRecorder(folder, identity, view)
+    recorder, view, folder = recorded(tmp_path, "run", "offline")
     recorder.metrics(2, {"train/loss": 0.25})
     monkeypatch.setattr(view, "_attach", full)
-    with pytest.warns(UserWarning, match=r"the W&B run of run could not be closed: .*No space left"):
-        recorder.close("finished", {"score": 1.0})
-    assert folder.read() == {**identity, "status": "finished", "score": 1.0}
-    assert FolderStore(folder.path).metrics()["step"].to_list() == [1, 2]
-    view.run.finish()
+    recorder.close("finished", {"score": 1.0})
+    assert capfd.readouterr().err == "retrograde: W&B could not take the tables: [Errno 28] No space left on device\n"
+    assert folder.read() == {
+        **identity(folder),
+        "status": "finished",
+        "score": 1.0,
+        "wandb": "could not take the tables: [Errno 28] No space left on device",
+    }
+    assert stored(folder.tables, "metrics")["step"].to_pylist() == [2]
+    assert any(record["type"] == "exit" for record in records(folder))  # it was closed all the same
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+
+from retrograde.record.folder import RunFolder
+from retrograde.record.recorder import RunRecorder
+from retrograde.record.view import WandbView
+
+folder = RunFolder(Path(sys.argv[1]))
+identity = {"run": folder.run, "study": "reach", "model": "gru", "task": "adding", "seed": 0, "config": {}}
+view = WandbView(folder.path, identity, "offline", "project", None, "reach")
+recorder = RunRecorder(folder, identity, view)
+children = [child for one in Path("/proc/self/task").iterdir() for child in (one / "children").read_text().split()]
+(core,) = (child for child in children if "wandb-core" in Path(f"/proc/{child}/comm").read_text())
+os.kill(int(core), signal.SIGKILL)
+deadline = time.monotonic() + 5
+while not view.lost and time.monotonic() < deadline:  # a message or two may still find their way into the socket
+    recorder.metrics(2, {"train/loss": 0.25})
+    time.sleep(0.01)
+recorder.close("finished", {"score": 1.0})
+again = WandbView(folder.path.with_name("again"), identity, "offline", "project", None, "reach")
+again.metrics(1, {"train/loss": 0.5})
+again.close(RunFolder(folder.path.with_name("again")), {}, failed=False)
+assert set(again.failures) == {"take the tables"}  # there are none
+"""
+
+
+def test_when_w_and_b_dies_the_run_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    again = RunFolder(tmp_path / "again")
+    again.path.mkdir()
+    again.write(identity(again))
+    command = [sys.executable, "-W", "error", "-c", KILLED, str(folder.path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    first, second = [line for line in ended.stderr.splitlines() if line.startswith("retrograde:")]
+    assert first.startswith("retrograde: W&B could not log: ")
+    assert second.startswith("retrograde: W&B could not take the tables: ")  # of the run that came after it
+    assert (folder.read()["status"], folder.read()["wandb"]) == ("finished", first.partition("W&B ")[2])
+    assert set(stored(folder.tables, "metrics")["step"].to_pylist()) == {2}
+    assert history(again)[0] == {STEP: 1, "train/loss": 0.5}
 
 
 @pytest.fixture
@@ -367,13 +431,26 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback
         wandb.teardown()
 
 
-def trained(outputs: Path, mode: str) -> retrograde.Run:
+class Trouble:
+    """A regularizer that adds nothing and, once, does ``due`` in the middle of a step, which no setting tells."""
+
+    due: ClassVar[Callable[[], object] | None] = None
+    at: ClassVar[int] = 12
+
+    def __call__(self, model: SequenceModel, task: Task, batch: Batch, step: int) -> None:
+        if Trouble.due is not None and step == Trouble.at:
+            due, Trouble.due = Trouble.due, None
+            due()
+
+
+def trained(outputs: Path, mode: str, **settings: float) -> retrograde.Run:
     return retrograde.fit(
         partial(transformer, hidden=8, layers=1, heads=2, feedforward=8),
         Adding(length=6),
         steps=20,
         trainer=TrainerSettings(accelerator="cpu", log_every=5, validate_every=10, test_samples=8),
-        recorder=RecorderSettings(mode=mode),
+        recorder=RecorderSettings(mode=mode, **settings),
+        regularizer=Trouble(),
         alerts=AlertSettings(collapsed=1.0),  # which every attention is below
         outputs=outputs,
     )
@@ -416,6 +493,131 @@ def test_a_sync_delivers_all_rows_and_all_tables(server: LoopbackServer, tmp_pat
 
 def test_an_online_run_delivers_them_as_it_goes(server: LoopbackServer, tmp_path: Path) -> None:
     assert_arrived_whole(server, trained(tmp_path, "online"))
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_an_interrupted_run_is_one_run_with_all_rows(server: LoopbackServer, tmp_path: Path, mode: str) -> None:
+    Trouble.due = partial(os.kill, os.getpid(), signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        trained(tmp_path, mode)
+    run = trained(tmp_path, mode)
+    assert [attempt.get("from_step") for attempt in run.metadata["attempts"]] == [None, 12]
+    logs, left_out = read_logs(run.folder.path)
+    assert (len(logs), left_out) == (2, {})
+    if mode == "offline":
+        folders = [str(log.folder) for log in logs]
+        command = [sys.executable, "-m", "wandb", "sync", *folders]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert_arrived_whole(server, run)  # one run, its id, its group, all numbers of the tables
+    arrived = server.runs[run.folder.run].rows
+    assert [row["_step"] for row in arrived] == list(range(len(arrived)))
+    assert [row["_timestamp"] for row in arrived] == [row["_timestamp"] for log in logs for row in log.rows]
+
+
+@pytest.mark.parametrize("trouble", ["down", "failing", "hanging"])
+def test_a_server_out_of_reach_leaves_a_run_offline(
+    server: LoopbackServer, tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    if trouble == "down":
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
+    else:
+        server.trouble = trouble
+    begun = time.monotonic()
+    recorder, view, folder = recorded(tmp_path, "run", "online", init_timeout=0.5)
+    assert time.monotonic() - begun < 20  # of which a busy machine takes most
+    assert view.run.offline
+    recorder.metrics(1, {"train/loss": 0.5})
+    recorder.close("finished", {"score": 1.0})
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("retrograde: W&B could not start online, so that the run goes on offline: ")
+    assert folder.read()["wandb"] == line.partition("W&B ")[2]
+    assert history(folder)[0] == {STEP: 1, "train/loss": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("key", "trouble", "message"),
+    [
+        ("0" * 40, "refusing", "returned error 401"),
+        ("short", None, "API key must have 40"),
+        (None, None, "No API key configured"),
+    ],
+)
+def test_a_wrong_key_is_said_before_training(
+    server: LoopbackServer, tmp_path: Path, key: str | None, trouble: str | None, message: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY") if key is None else monkeypatch.setenv("WANDB_API_KEY", key)
+    server.trouble = trouble
+    with pytest.raises(
+        ValueError, match=rf"^recorder.mode=online: .*{message}.*choose recorder.mode=offline$"
+    ) as error:
+        trained(tmp_path, "online")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("**/run.json"))  # nothing was begun
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reasons"),
+    [
+        ("failing", ["Timed out finishing run."]),
+        ("hanging", ["Timed out finishing run.", "the server does not answer"]),  # W&B notices only now and then
+    ],
+)
+def test_an_outage_holds_a_run_no_longer_than_it_is_told(
+    server: LoopbackServer,
+    tmp_path: Path,
+    trouble: str,
+    reasons: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Any,
+) -> None:
+    monkeypatch.setattr("retrograde.record.view.GRACE", 1.5)
+    recorder, _, folder = recorded(tmp_path, "run", "online", finish_timeout=1.0)
+    recorder.metrics(1, {"train/loss": 0.5})
+    server.trouble = trouble
+    recorder.metrics(2, {"train/loss": 0.25})
+    begun = time.monotonic()
+    recorder.close("finished", {"score": 1.0})
+    assert time.monotonic() - begun < 6
+    whys = [f"could not take everything within 1 s (analysis/sync.py uploads the rest): {reason}" for reason in reasons]
+    assert folder.read()["status"] == "finished"
+    assert folder.read()["wandb"] in whys
+    assert capfd.readouterr().err == f"retrograde: W&B {folder.read()['wandb']}\n"
+    (log,), _ = read_logs(folder.path)  # which holds everything, so that it can be uploaded later
+    assert [row.get("train/loss") for row in log.rows] == [0.5, 0.25, None]
+    assert log.ended and log.summary["score"] == 1.0
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_no_key_reaches_a_file_or_the_terminal(
+    server: LoopbackServer, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    secrets = {"WANDB_API_KEY": "local-" + "5ec2e7" * 7, "HF_TOKEN": "hf_" + "70ce9" * 6}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+
+    def fail() -> None:
+        try:
+            raise OSError(5, f"no answer for {secrets['HF_TOKEN']}")
+        except OSError as error:
+            raise RuntimeError(f"refused {secrets['WANDB_API_KEY']}") from error
+
+    trained(tmp_path / "good", mode)
+    Trouble.due = fail
+    with pytest.raises(RuntimeError, match=r"^refused \[a secret\]$"):
+        trained(tmp_path / "bad", mode)
+    wandb.teardown()
+    assert (server.keys == {secrets["WANDB_API_KEY"]}) == (mode == "online")  # it was in use
+    (trace,) = tmp_path.glob("bad/**/traceback.txt")
+    assert "no answer for [a secret]" in trace.read_text()
+    texts = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert {".json", ".log", ".wandb", ".parquet", ".ckpt", ".txt"} <= {file.suffix for file in texts}
+    printed = capfd.readouterr()
+    for secret in secrets.values():
+        assert [file for file, content in texts.items() if secret.encode() in content] == []
+        assert secret not in printed.out + printed.err
 
 
 def test_no_view_is_opened_where_none_is_wanted(server: LoopbackServer, tmp_path: Path) -> None:

@@ -70,7 +70,9 @@ def test_it_is_trained_and_recorded(trained: Trained) -> None:
 @pytest.mark.usefixtures("importable")
 def test_it_is_loaded_again(trained: Trained) -> None:
     (path,) = (trained.outputs / "single").iterdir()
-    run = retrograde.load(path)
+    with pytest.raises(ValueError, match=r"names 'mine\.leaky\.leaky', which is not Retrograde's: trusted=\['mine'\]"):
+        retrograde.load(path)
+    run = retrograde.load(path, trusted=["mine"])
     assert type(run.model.stack.placed[0][0].recurrence).__name__ == "LeakyCell"
     batch = run.task.sample(2, torch.Generator().manual_seed(0))
     assert run.model(batch).shape == (2, 10, 1)

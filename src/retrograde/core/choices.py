@@ -35,5 +35,5 @@ def require_dropout(dropout: float) -> None:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``; did you mean …?`` with the known names most like ``name``, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.51)
     return f"; did you mean {' or '.join(repr(match) for match in close)}?" if close else ""

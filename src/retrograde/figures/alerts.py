@@ -2,6 +2,7 @@
 each model, however many runs that is about.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ def per_alert(comparison: Comparison) -> pd.DataFrame:
             rows.append(dict(zip([*COLUMNS, "value"], values, strict=True)))
     table = pd.DataFrame(rows, columns=[*COLUMNS, "value"]).astype({"model": comparison.runs["model"].dtype})
     weight = [
-        (not at_end, LEVELS.index(level), KINDS.index(kind))
+        (not at_end, _place(LEVELS, level), _place(KINDS, kind))
         for at_end, level, kind in zip(table["at the end"], table["level"], table["alert"], strict=True)
     ]
     order = pd.Series(weight, index=table.index, dtype=object)
@@ -71,15 +72,20 @@ def per_kind(table: pd.DataFrame, comparison: Comparison) -> list[Raised]:
         level, runs = str(of_kind["level"].iloc[0]), int(of_kind["run"].nunique())
         rest = [of_model.model for of_model in models[SPOKEN:]]
         others = f"{len(rest)} other models" if len(rest) > NAMED else listed(rest) if rest else ""
-        lines.append(Raised(TITLES[str(kind)], level, runs, models[:SPOKEN], others))
+        lines.append(Raised(TITLES.get(str(kind), str(kind)), level, runs, models[:SPOKEN], others))
     return lines
 
 
 def _of_model(alerts: pd.DataFrame, comparison: Comparison) -> OfModel:
-    gravest = alerts[alerts["level"] == min(alerts["level"], key=LEVELS.index)]
+    gravest = alerts[alerts["level"] == min(alerts["level"], key=lambda level: _place(LEVELS, level))]
     middle = records(gravest.sort_values("value", kind="stable"))[(len(gravest) - 1) // 2]
     seeds = int((comparison.runs["model"] == middle["model"]).sum())
     return OfModel(str(middle["model"]), int(alerts["run"].nunique()), seeds, str(middle["text"]), int(middle["seed"]))
+
+
+def _place(known: Sequence[str], name: str) -> int:
+    """Where a name stands among those that are known; after them where another version has made it."""
+    return known.index(name) if name in known else len(known)
 
 
 def asked(comparison: Comparison) -> int:

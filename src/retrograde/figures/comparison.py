@@ -5,16 +5,21 @@ that differ in their seed alone are drawn as one model; where other settings dif
 named after what differs: ``lstm (hidden=64)``.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from retrograde.record.folder import FAILED, FINISHED, NOT_PART_OF_THE_RESULT
-from retrograde.record.store import FolderStore
+from retrograde.record.folder import FAILED, FINISHED, NOT_PART_OF_THE_RESULT, RUNNING
+from retrograde.record.metadata import shown
+from retrograde.record.store import BEGUN, FolderStore
+from retrograde.record.tables import is_there
 
 Tables = Mapping[str, pd.DataFrame]
 """What a figure is drawn from, by name. ``numbers`` is the one that is reported; the others hold what is drawn."""
@@ -28,6 +33,12 @@ RULE, REACH = "config.model.rule", "config.model.k"
 """The settings that say which shallow rule a run is of, and how many steps one sees that looks at the last few."""
 
 BEFORE, AFTER = "before", "after"
+
+LONGEST_STEM, LONGEST_SETTING, LONGEST_REASON = 100, 60, 500
+"""Characters of a file's stem, of a setting in a model's name, and of the reason why a run ended."""
+
+LONGEST_DRAWN, LONGEST_LABEL = 200, 40
+"""Characters of a sentence in a figure, which takes time by the letter, and of a position's label."""
 
 
 class NothingToDraw(ValueError):
@@ -64,8 +75,11 @@ class Comparison:
         return self._named(self.store.metrics(self._names()))
 
     def labels(self, run: str) -> pd.DataFrame:
-        """The probe batch in words."""
-        return self.store.labels([run])
+        """The probe batch in words, each as long as it can be drawn."""
+        table = self.store.labels([run])
+        return table.assign(
+            label=[f"{one[:LONGEST_LABEL]}{'…' * (len(one) > LONGEST_LABEL)}" for one in table["label"]]
+        )
 
     def readings(self, name: str, steps: Sequence[int] | None = None) -> pd.DataFrame:
         """As the store gives them, with model and seed; raises NothingToDraw where no run holds any."""
@@ -82,15 +96,30 @@ class Comparison:
 
 
 def comparisons(store: FolderStore) -> tuple[list[Comparison], dict[str, str]]:
-    """Every comparison that the store holds, in order, and the runs that belong to none, each with the reason."""
+    """Every comparison that the store holds, in order, and what is in none or cannot be read, each with the reason.
+
+    A run without a card that can be read, or that failed before it had one, is compared with those on the same task.
+    """
     left_out = dict(store.unreadable)
     runs = store.runs()
+    runs["reason"] = [_reason(run, store) for run in records(runs)]
     cards: dict[str, Mapping[str, Any]] = {}
+    without = {}
     for run in runs["run"]:
         try:
             cards[run] = store.card(run)
-        except (OSError, ValueError) as error:
-            left_out[run] = f"card.json cannot be read: {error}"
+        except ValueError as error:
+            without[run] = str(error)
+    known = {_on_task(store.metadata(run)): card for run, card in cards.items()}
+    for run, why in without.items():
+        card = known.get(_on_task(store.metadata(run)))
+        if card is not None:
+            cards[run] = card
+        has_begun = any(is_there(store.folders[run].path / part) for part in ("card.json", *BEGUN[1:]))
+        if has_begun:
+            left_out[run] = f"{left_out[run]}; {why}" if run in left_out else why
+        elif card is None:
+            left_out[run] = next(iter(exceptions(runs[runs["run"] == run])), why)
     runs = runs[runs["run"].isin(list(cards))].reset_index(drop=True)
     runs["variant"] = [cards[run]["variant"] for run in runs["run"]]
     groups = list(runs.groupby(["study", "task", "variant"], sort=True))
@@ -102,15 +131,31 @@ def comparisons(store: FolderStore) -> tuple[list[Comparison], dict[str, str]]:
     for (key, _), frame in zip(groups, named, strict=True):
         study, task, _ = (str(part) for part in key)
         frame = frame.astype({"model": models}).sort_values(["model", "seed", "run"], ignore_index=True)
-        stem = slug(f"{study}-{task}")
-        same = sum(slug(f"{one.study}-{one.task}") == stem for one in found)
-        stem = f"{stem}-{same + 1}" if same else stem
+        stem = again = slug(f"{study}-{task}")
+        taken = {one.stem.casefold() for one in found}  # as some file systems see it
+        for number in count(2):
+            if stem.casefold() not in taken:
+                break
+            stem = f"{again}-{number}"
         learns = _learns(frame)
         if not learns.any():  # rules among themselves
             learns = ~learns
         drawn, beside = (frame[chosen].reset_index(drop=True) for chosen in (learns, ~learns))
         found.append(Comparison(store, study, task, cards[frame["run"][0]], drawn, beside, stem))
     return found, left_out
+
+
+def _on_task(metadata: Mapping[str, Any]) -> str:
+    """The same for runs of one study on one task with the same settings."""
+    return json.dumps([metadata["study"], metadata["task"], metadata["config"].get("task")], sort_keys=True)
+
+
+def _reason(run: Mapping[str, Any], store: FolderStore) -> str | None:
+    """Why a run ended as it did, where that is known."""
+    if run["status"] == RUNNING and not store.at_work(run["run"]):
+        return "nobody is at work on it"
+    reason = run.get("reason")
+    return None if pd.isna(reason) else in_short(str(reason), LONGEST_REASON)
 
 
 def model_names(runs: pd.DataFrame) -> list[str]:
@@ -207,8 +252,23 @@ def exceptions(runs: pd.DataFrame) -> list[str]:
 
 
 def slug(text: str) -> str:
-    """A file name's worth of a name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("._") or "runs"
+    """A file name's worth of a name.
+
+    >>> slug("../../demo-<b>")
+    'demo-_b'
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:LONGEST_STEM].strip("._") or "runs"
+
+
+def in_short(text: str, longest: int) -> str:
+    """One line of at most so many characters that can be printed; what is cut stays told apart by a hash.
+
+    >>> in_short("one\\ntwo", 20), in_short("0123456789" * 10, 20)
+    ('one two', '012345678901… 9cfe7f')
+    """
+    line = shown(" ".join(text.split()))
+    digest = hashlib.sha256(line.encode()).hexdigest()[:6]
+    return line if len(line) <= longest else f"{line[: longest - 8]}… {digest}"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -222,4 +282,4 @@ def listed(names: Sequence[str]) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value)
+    return in_short(str(value), LONGEST_SETTING)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retrograde.figures.comparison import Comparison, exceptions, records
+from retrograde.figures.comparison import LONGEST_DRAWN, Comparison, exceptions, in_short, records
 from retrograde.figures.statistics import interval_in_words
 from retrograde.figures.theme import present
 from retrograde.record.lags import lag_quantiles as lag_quantiles
@@ -103,10 +103,10 @@ def card_in_one_line(comparison: Comparison) -> str:
     card = comparison.card
     best = trivial_rule(card)
     parts = [
-        f"{comparison.task}: {card['variant']}",
-        f"scored: {card['scored']}",
+        f"{comparison.task}: {in_short(card['variant'], LONGEST_DRAWN)}",
+        f"scored: {in_short(card['scored'], LONGEST_DRAWN)}",
         f"solved from {number(card['solved'])}",
-        *([] if best is None else [f"{best['rule']}: {number(best['score'])}"]),
+        *([] if best is None else [f"{in_short(best['rule'], LONGEST_DRAWN)}: {number(best['score'])}"]),
         *(
             f"best shallow rule run: {rule['rule']}, {number(rule['score'])}"
             for rule in records(comparison.rule_scores().head(1))

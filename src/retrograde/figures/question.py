@@ -16,7 +16,14 @@ from typing import Protocol
 from matplotlib.figure import Figure
 
 from retrograde.figures import theme
-from retrograde.figures.comparison import Comparison, NothingToDraw, Tables, comparisons
+from retrograde.figures.comparison import (
+    LONGEST_REASON,
+    Comparison,
+    NothingToDraw,
+    Tables,
+    comparisons,
+    in_short,
+)
 from retrograde.figures.provenance import card_in_one_line, card_in_words, endings, provenance
 from retrograde.figures.save import save
 from retrograde.record.store import FolderStore
@@ -81,6 +88,7 @@ def answer(question: Question, stem: str, comparison: Comparison, folder: Path) 
     name = f"{comparison.stem}-{stem}"
     figure = question.draw(tables)
     theme.margin(figure, card_in_one_line(comparison))
+    theme.spell_out(figure)
     return Answer(
         stem=name,
         question=asked(question.__doc__) or stem,
@@ -100,7 +108,7 @@ def failure(error: Exception, comparison: Comparison) -> str:
     frames = list(traceback.extract_tb(error.__traceback__))
     place = ([frame for frame in frames if "site-packages" not in frame.filename] or frames)[-1]
     where = f"{Path(place.filename).name}, line {place.lineno}"
-    said = " ".join(str(error).split()).replace(f"{comparison.store.root.resolve()}/", "")
+    said = in_short(str(error), LONGEST_REASON).replace(f"{comparison.store.root.resolve()}/", "")
     return f"{type(error).__name__}: {said} ({where})" if said else f"{type(error).__name__} ({where})"
 
 

@@ -16,7 +16,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
+from matplotlib.text import Text
 
 INK, QUIET, RULE, PAPER = "#1d252c", "#5d6872", "#d5dade", "#ffffff"
 """Text, secondary text, lines that carry no data, ground. The page swaps these four where the reader prefers dark."""
@@ -171,6 +174,16 @@ def margin(figure: Figure, text: str) -> None:
         rows = -(-len(legend.get_texts()) // legend._ncols)  # type: ignore[attr-defined]  # of public names it has none
         above = max(above, round((1.6 * size * rows + size) / line))
     figure.supxlabel("\n" * above + lines, x=0.085 / width, ha="left", fontsize=SMALL, color=QUIET, linespacing=1.4)
+
+
+def spell_out(figure: Figure) -> None:
+    """What looks like a formula and is none, such as a name with two dollars in it, is drawn as it stands."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)  # what was asked for
+        try:
+            MathTextParser("path").parse(text.get_text()) if is_math_text(text.get_text()) else None
+        except ValueError:
+            text.set_parse_math(False)
 
 
 def note(axes: Axes, text: str, place: tuple[float, float]) -> None:

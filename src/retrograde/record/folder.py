@@ -28,9 +28,11 @@ if TYPE_CHECKING:  # the only use; at run time it would load torch
 NOT_PART_OF_THE_RESULT = (
     "hydra",
     "launcher",
+    "sweeper",
     "recorder",
     "alerts",
     "progress",
+    "plan",
     "outputs",
     "trainer.accelerator",
     "trainer.devices",
@@ -39,7 +41,16 @@ NOT_PART_OF_THE_RESULT = (
 """Settings that a run may change without becoming another run."""
 
 FINISHED, FAILED, INTERRUPTED, RUNNING = "finished", "failed", "interrupted", "running"
+"""What run.json says of a run."""
 
+LOST, NOT_BEGUN = "lost", "not begun"
+"""What only a look at the folder shows: that it says running and nobody is at work on it; that it says nothing yet."""
+
+NAME = re.compile(r"(?P<stem>.+)-s(?P<seed>[^-]*)-[0-9a-f]{10}")
+"""What a run is called, see ``run_name``."""
+
+PARTS = ("tables", "checkpoints", "wandb", ".hydra")
+"""Folders inside a run's, which hold no other run."""
 
 CLAIM = ".claim"
 ATTEMPTS, PAUSE = 5, 0.02
@@ -102,7 +113,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / CLAIM).open("a+") as file:
-            if not _locked(file):
+            if not _locked(file, fcntl.LOCK_EX):
                 raise Claimed(f"another process is at work on {self.path}")
             file.truncate(0)
             print(os.getpid(), socket.gethostname(), file=file, flush=True)
@@ -111,10 +122,9 @@ class RunFolder:
     def owner(self) -> tuple[int, str] | None:
         """Process and machine that are at work on the run; None where none is."""
         try:
-            with (self.path / CLAIM).open("a+") as file:
-                if _locked(file, attempts=1):
+            with (self.path / CLAIM).open() as file:
+                if _locked(file, fcntl.LOCK_SH, attempts=1):  # which those who ask have in common
                     return None
-                file.seek(0)
                 process, _, machine = file.read().strip().partition(" ")
         except FileNotFoundError:
             return None
@@ -133,10 +143,25 @@ class RunFolder:
         return (self.path / "run.json").exists() and self.read()["status"] == FINISHED
 
 
-def _locked(file: IO[str], attempts: int = ATTEMPTS) -> bool:
+def run_folders(root: Path) -> Iterator[RunFolder]:
+    """Every folder that is a run's, ``root`` or below it: it holds run.json, or is called as runs are.
+
+    One that cannot be looked into comes too, whatever it holds, so that who reads it learns why.
+    """
+    closed: list[OSError] = []
+    for place, inside, files in os.walk(root.resolve(), onerror=closed.append):
+        folder = RunFolder(Path(place))
+        if "run.json" in files or NAME.fullmatch(folder.run):
+            inside[:] = [name for name in inside if name not in PARTS]
+            yield folder
+        inside.sort()
+    yield from (RunFolder(Path(error.filename)) for error in closed if not isinstance(error, FileNotFoundError))
+
+
+def _locked(file: IO[str], kind: int, attempts: int = ATTEMPTS) -> bool:
     for _ in range(attempts):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             time.sleep(PAUSE)
@@ -166,7 +191,7 @@ def _without(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} cannot be read: it holds no mapping")

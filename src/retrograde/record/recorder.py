@@ -64,7 +64,7 @@ class RunRecorder:
         """The record is complete once run.json says how the run ended; what the view makes of it comes after."""
         self.flush()
         self.writer.merge()
-        ended = {**summary, "status": status}
+        ended = {**summary, "tables": self.writer.names(), "status": status}
         self.folder.write({**self.metadata, **ended})
         if self.view is None:
             return

@@ -1,24 +1,65 @@
 """The reading side: the runs below a folder, as pandas tables."""
 
+import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
-from retrograde.record.folder import RunFolder
-from retrograde.record.tables import LABELS, METRICS, READING, columns_of, table_files
+from retrograde.record.folder import FINISHED, RunFolder, run_folders
+from retrograde.record.metadata import read_card, read_run, shown
+from retrograde.record.tables import (
+    LABELS,
+    METRICS,
+    PART_NAME,
+    READINGS,
+    columns_of,
+    is_there,
+    parts_of,
+    read_table,
+    table_files,
+)
+
+TRIES = 3
+"""How often a table is read whose files are merged meanwhile."""
+
+
+BEGUN = "run.json", "tables", "checkpoints"
+"""What a run's folder holds one of, once the run has begun; they come in this order."""
+
+ALWAYS = "metrics", "labels"
+"""Tables of a finished run that does not say which it had."""
+
+SAID = 5
+"""Folders that are named where none can be read."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one file says of a run."""
+
+    folder: RunFolder
+    file: Path
+    table: pa.Table
+
+    @property
+    def kinds(self) -> list[tuple[str, bool]]:
+        """The columns, each with whether it holds texts."""
+        return [(field.name, pa.types.is_dictionary(field.type)) for field in self.table.schema]
 
 
 class FolderStore:
     """Every run that lies below ``root``, at any depth, or ``root`` itself where it is a run.
 
     Raises ValueError, in one line, for a folder that is missing or holds no run. What cannot be read is left out, a run
-    or a table of a run, and ``unreadable`` says which and why.
+    or a file of one of its tables, and ``unreadable`` says which and why, by run; of tables once they have been asked
+    for. Nothing is made of a file but its numbers and texts.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -28,21 +69,36 @@ class FolderStore:
         self.folders: dict[str, RunFolder] = {}
         self.unreadable: dict[str, str] = {}
         self._metadata: dict[str, dict[str, Any]] = {}
-        for file in sorted(self.root.glob("**/run.json")):
-            folder = RunFolder(file.parent.resolve())
+        for folder in sorted(run_folders(self.root), key=lambda folder: folder.path):
+            if not any(is_there(folder.path / part) for part in BEGUN) and os.access(folder.path, os.X_OK):
+                continue
             try:
-                metadata = folder.read()
+                metadata = read_run(folder)
             except ValueError as error:
-                self.unreadable[folder.run] = str(error)
+                self._say(folder.run, str(error))
                 continue
             if folder.run in self.folders:
-                self.unreadable[str(folder.path)] = f"{folder.path} is another copy of {self.folders[folder.run].path}"
+                self._say(str(folder.path), f"{folder.path} is another copy of {self.folders[folder.run].path}")
                 continue
             self._metadata[folder.run] = metadata
             self.folders[folder.run] = folder
+            for name in metadata.get("tables", ALWAYS if metadata["status"] == FINISHED else ()):
+                file = folder.tables / f"{name}.parquet"
+                if not is_there(file):
+                    self._say(folder.run, f"{file} is missing")
         if not self.folders:
-            why = "; ".join(self.unreadable.values()) or "there is no run.json below it"
+            said = list(self.unreadable.values())
+            more = [f"and {len(said) - SAID} more"] if len(said) > SAID else []
+            why = "; ".join([*said[:SAID], *more]) or "there is no run.json below it"
             raise ValueError(f"'{self.root}' holds no run that can be read: {why}")
+
+    def _say(self, who: str, what: str) -> None:
+        """Note in one line what could not be read, once."""
+        said = self.unreadable.get(shown(who))
+        if said is None:
+            self.unreadable[shown(who)] = shown(what)
+        elif shown(what) not in said:
+            self.unreadable[shown(who)] = f"{said}; {shown(what)}"
 
     def runs(self) -> pd.DataFrame:
         """One row a run, ordered by study, model, task, seed; every setting is a column, its keys joined by dots."""
@@ -58,16 +114,23 @@ class FolderStore:
         return self._metadata[run]
 
     def card(self, run: str) -> dict[str, Any]:
-        """The task's card as it was when the run was made."""
-        return self.folders[run].read_card()
+        """The task's card as it was when the run was made; raises ValueError, naming the file, where there is none."""
+        return read_card(self.folders[run])
+
+    def at_work(self, run: str) -> bool:
+        """Whether a process is at work on the run, as far as this machine knows."""
+        try:
+            return self.folders[run].owner() is not None
+        except (OSError, ValueError):  # nobody can be at work on what cannot be claimed
+            return False
 
     def metrics(self, runs: Sequence[str] | None = None) -> pd.DataFrame:
         """run, step, split, quantity, value, status."""
-        return self._table("metrics", runs, None, METRICS.names)
+        return self._table("metrics", runs, None, METRICS)
 
     def labels(self, runs: Sequence[str] | None = None) -> pd.DataFrame:
-        """The probe batch in words: run, sample, time, label, scored."""
-        return self._table("labels", runs, None, LABELS.names)
+        """The probe batch in words: run, side, sample, time, label, scored."""
+        return self._table("labels", runs, None, LABELS)
 
     def tables(self, runs: Sequence[str] | None = None) -> list[str]:
         """The names, ``probe/quantity``, of the readings that any of the runs holds."""
@@ -75,14 +138,15 @@ class FolderStore:
         for folder in self._chosen(runs):
             root = folder.tables / "readings"
             names |= {f"{file.parent.name}/{file.stem}" for file in root.glob("*/*.parquet")}
-            names |= {f"{part.parent.parent.name}/{part.parent.name}" for part in root.glob("*/*/part-*.parquet")}
+            parts = [part for part in root.glob("*/*/part-*.parquet") if PART_NAME.fullmatch(part.name)]
+            names |= {f"{part.parent.parent.name}/{part.parent.name}" for part in parts}
         return sorted(names)
 
     def readings(
         self, name: str, runs: Sequence[str] | None = None, steps: Sequence[int] | None = None
     ) -> pd.DataFrame:
         """run, step, layer, component, the reading's dims, value, status."""
-        return self._table(f"readings/{name}", runs, steps, READING)
+        return self._table(f"readings/{name}", runs, steps, READINGS)
 
     def _chosen(self, runs: Sequence[str] | None) -> list[RunFolder]:
         names = self._runs["run"] if runs is None else runs
@@ -92,25 +156,70 @@ class FolderStore:
         return [self.folders[run] for run in names]
 
     def _table(
-        self, name: str, runs: Sequence[str] | None, steps: Sequence[int] | None, columns: Sequence[str]
+        self, name: str, runs: Sequence[str] | None, steps: Sequence[int] | None, schema: pa.Schema
     ) -> pd.DataFrame:
-        tables = []
-        for folder in self._chosen(runs):
-            try:
-                tables += [_read(file, steps) for file in table_files(folder.tables, name)]
-            except ValueError as error:  # one damaged file costs its run's table, not everybody's
-                self.unreadable[folder.run] = str(error)
-        if not tables:
-            return pd.DataFrame({column: [] for column in columns})
-        table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
-        frame = table.to_pandas()
+        found = [
+            Piece(folder, file, table)
+            for folder in self._chosen(runs)
+            for file, table in self._read(folder, name, steps, schema).items()
+        ]
+        pieces = self._alike(found)
+        if not pieces:
+            return pd.DataFrame({column: [] for column in schema.names})
+        table = pa.concat_tables([piece.table for piece in pieces], promote_options="permissive").unify_dictionaries()
+        frame = self._once(table.to_pandas(), pieces)
         texts = frame.select_dtypes("category").columns
         return frame.astype(dict.fromkeys(texts, "str"))
 
+    def _read(
+        self, folder: RunFolder, name: str, steps: Sequence[int] | None, schema: pa.Schema
+    ) -> dict[Path, pa.Table]:
+        """A run's table by file; a file that cannot be read costs its own rows and nobody else's."""
+        merged = folder.tables / f"{name}.parquet"
+        for _ in range(TRIES):
+            before, found, bad = _state(merged), {}, []
+            try:
+                files = table_files(folder.tables, name)
+            except ValueError as error:
+                files, bad = parts_of(folder.tables, name), [str(error)]
+            for file in files:
+                try:
+                    found[file] = read_table(file, folder.run, schema, steps)
+                except ValueError as error:
+                    bad.append(str(error))
+            if _state(merged) == before and all(is_there(file) for file in files):  # else they were merged meanwhile
+                break
+        for what in bad:
+            self._say(folder.run, what)
+        return found
 
-def _read(file: Path, steps: Sequence[int] | None) -> pa.Table:
+    def _alike(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Without those of which a dim holds texts where most have numbers, or the other way round."""
+        count = Counter((column, is_text) for piece in pieces for column, is_text in piece.kinds)
+        kept = []
+        for piece in pieces:
+            odd = [column for column, is_text in piece.kinds if count[column, is_text] < count[column, not is_text]]
+            if odd:
+                self._say(piece.folder.run, f"{piece.file} cannot be read: '{odd[0]}' is of another kind elsewhere")
+            else:
+                kept.append(piece)
+        return kept
+
+    def _once(self, frame: pd.DataFrame, pieces: Sequence[Piece]) -> pd.DataFrame:
+        """The rows of these pieces, each once."""
+        again = frame.duplicated().to_numpy()
+        if not again.any():
+            return frame
+        for piece, end in zip(pieces, accumulate(len(piece.table) for piece in pieces), strict=True):
+            if again[end - len(piece.table) : end].any():
+                self._say(piece.folder.run, f"{piece.file} holds rows a second time; they count once")
+        return frame[~again].reset_index(drop=True)
+
+
+def _state(file: Path) -> tuple[int, ...] | None:
+    """What changes where a file is replaced; None where there is none."""
     try:
-        wanted = None if steps is None else ds.field("step").isin(list(steps))
-        return pq.read_table(file, filters=wanted).replace_schema_metadata(None)
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -9,8 +9,11 @@ Strings are dictionary-coded, so that a long table stays small.
 """
 
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retrograde.core.statuses import FINITE, INF, NAN, STATUSES, ZERO
+from retrograde.record.metadata import shown
 
 if TYPE_CHECKING:  # at run time it would load torch, which a reader of tables does without
     from retrograde.core.records import Reading
@@ -32,7 +36,11 @@ METRICS = pa.schema(
 LABELS = pa.schema(
     {"run": TEXT, "side": TEXT, "sample": pa.int32(), "time": pa.int32(), "label": TEXT, "scored": pa.bool_()}
 )
-READING = ("run", "step", "layer", "component", "value", "status")
+READINGS = pa.schema(
+    {"run": TEXT, "step": pa.int64(), "layer": TEXT, "component": TEXT, "value": pa.float64(), "status": TEXT}
+)
+"""What all readings have; each has dims of its own beside, of numbers or texts."""
+READING = tuple(READINGS.names)
 
 Side = Literal["input", "target"]
 
@@ -40,7 +48,11 @@ LOWEST = "0."
 """How the name of the lowest layer begins; an encoder-decoder has none, nor a lag from source to target."""
 
 PART = "part-{:06d}.parquet"
+PART_NAME = re.compile(r"part-([0-9]{6,18})\.parquet")
 MERGED = b"retrograde.merged_parts"
+
+MOST_ROWS = 2_000
+"""Rows for each byte of a file: a group of 2^20, all the same, takes more than 1,000 bytes."""
 
 
 def place(where: str) -> tuple[str, str]:
@@ -105,10 +117,10 @@ def labels_table(run: str, labels: Sequence[Sequence[str]], scored: np.ndarray, 
 
 
 def write_aside(table: pa.Table, path: Path) -> None:
-    """The file appears whole or not at all."""
+    """The file appears whole or not at all; a byte of its pages that changes later is found out in reading."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, aside, compression="zstd")
+    pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
     aside.replace(path)
 
 
@@ -133,6 +145,11 @@ class TableWriter:
             write_aside(_together(tables), self.root / name / PART.format(self.parts))
         self.parts += bool(self.pending)
         self.pending.clear()
+
+    def names(self) -> list[str]:
+        """Of all tables that have been merged."""
+        merged = [path for path in self.root.glob("**/*.parquet") if not path.name.startswith("part-")]
+        return sorted(path.relative_to(self.root).with_suffix("").as_posix() for path in merged)
 
     def merge(self) -> None:
         """One file per table, ``<name>.parquet``, with what was merged before."""
@@ -195,25 +212,101 @@ def stored(root: Path, name: str) -> pa.Table:
 
 
 def table_files(root: Path, name: str) -> list[Path]:
-    """The files that make up a table: the merged one, and the parts that it does not hold."""
+    """The files that make up a table: the merged one, and the parts that it does not hold.
+
+    Raises ValueError, naming the file, where the merged one cannot be read.
+    """
     merged = root / f"{name}.parquet"
-    until = merged_parts(merged) if merged.exists() else 0
-    parts = sorted(part for part in (root / name).glob("part-*.parquet") if part_number(part) >= until)
-    return [merged, *parts] if merged.exists() else parts
+    if not is_there(merged):
+        return parts_of(root, name)
+    return [merged, *parts_of(root, name, merged_parts(merged))]
+
+
+def parts_of(root: Path, name: str, since: int = 0) -> list[Path]:
+    """A table's parts from that number on, in order; a file of another name is none."""
+    parts = [part for part in (root / name).glob("part-*.parquet") if PART_NAME.fullmatch(part.name)]
+    return sorted(part for part in parts if part_number(part) >= since)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is anything of that name, also a link that leads nowhere."""
+    return os.path.lexists(path)
 
 
 def part_number(path: Path) -> int:
-    """The number of a part, from its name."""
-    return int(path.stem.removeprefix("part-"))
+    """The number of a part, from its name; raises ValueError, naming the file, where it has none."""
+    named = PART_NAME.fullmatch(path.name)
+    if named is None:
+        raise ValueError(f"{shown(path)} is no part of a table: a part is called {PART.format(0)}, with its number")
+    return int(named[1])
 
 
 def merged_parts(path: Path) -> int:
     """Up to which part a merged file holds everything; raises ValueError, naming the file, where it cannot be read."""
+    with _naming(path):
+        number = (pq.read_schema(_regular(path)).metadata or {}).get(MERGED, b"0")
+        if not number.isdigit():
+            raise ValueError(f"{MERGED.decode()} must be a number, not {number!r}")
+        return int(number)
+
+
+def read_table(path: Path, run: str, schema: pa.Schema, steps: Sequence[int] | None = None) -> pa.Table:
+    """A file of one of a run's tables: the columns of ``schema``, and dims beside, which are numbers or texts.
+
+    Raises ValueError, in one line that names the file, where it cannot be read or is not such a table of that run.
+    """
+    with _naming(path):
+        rows = pq.read_metadata(_regular(path)).num_rows
+        if rows > MOST_ROWS * path.stat().st_size:
+            raise ValueError(f"it claims {rows:,} rows in {path.stat().st_size:,} bytes")
+        wanted = None if steps is None else pc.field("step").isin(list(steps))
+        table = pq.read_table(path, filters=wanted, page_checksum_verification=True).replace_schema_metadata(None)
+        table.validate(full=True)
+        return _of_run(table, run, schema)
+
+
+def _of_run(table: pa.Table, run: str, schema: pa.Schema) -> pa.Table:
+    """The table with its texts coded alike, and its columns in the order of the schema."""
+    missing = [name for name in schema.names if table.column_names.count(name) != 1]
+    if missing:
+        raise ValueError(f"it must have one column '{missing[0]}'")
+    for place, field in enumerate(table.schema):
+        wanted = schema.field(field.name).type if field.name in schema.names else None
+        if _is_text(field.type) and wanted in (None, TEXT):
+            table = table.set_column(place, field.name, table.column(place).cast(TEXT))
+        elif field.type not in ([pa.int32(), pa.float64()] if wanted is None else [wanted]):
+            raise ValueError(f"column '{field.name}' must hold {wanted or 'numbers or texts'}, not {field.type}")
+        if wanted is not None and table.column(place).null_count:
+            raise ValueError(f"column '{field.name}' has rows without a value")
+    for name, known in {"run": [run], "status": STATUSES}.items():
+        found = pc.unique(table[name].cast(pa.string())).to_pylist() if name in schema.names else []
+        foreign = [value for value in found if value not in known]
+        if foreign:
+            raise ValueError(f"column '{name}' holds '{foreign[0]}'")
+    return table
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(plain) or pa.types.is_large_string(plain)
+
+
+def _regular(path: Path) -> Path:
+    """The path, of a file; a folder would be read as if all files in it were one table."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no file")
+    return path
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What goes wrong in reading a file becomes one line that names it."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    return int(metadata.get(MERGED, b"0"))
+        yield
+    except OSError as error:
+        raise ValueError(f"{shown(path)} cannot be read: {shown(error.strerror or error)}") from error
+    except (ValueError, MemoryError, pa.ArrowException) as error:
+        raise ValueError(f"{shown(path)} cannot be read: {shown(error)}") from error
 
 
 def _together(tables: Sequence[pa.Table]) -> pa.Table:

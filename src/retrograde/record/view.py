@@ -17,23 +17,32 @@ changes their steps.
 
 Nothing relies on a global ``wandb.run``: several views can be open in one process. ``trainer/global_step`` is the axis;
 W&B's own step counts calls.
+
+A view never ends a run. Where W&B cannot be reached the run goes on offline, and whatever else W&B fails to do is left
+undone: said in one line when it first happens, and kept in run.json under ``wandb``. What is wrong with a setting, such
+as the key, is raised before training.
 """
 
 import json
 import math
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import wandb
+from wandb.sdk import wandb_setup
 
 from retrograde.core.records import Reading
 from retrograde.core.statistics import OF_A_SET, STATISTICS
 from retrograde.record.alerts import TITLES
 from retrograde.record.folder import RunFolder
 from retrograde.record.palette import coloured
+from retrograde.record.secret import redacted
 from retrograde.record.tables import place, stored
 
 WANDB_LEVELS = {"error": "ERROR", "warning": "WARN", "info": "INFO"}
@@ -47,6 +56,12 @@ PICTURE_EVERY = 4
 AS_LONG_AS_WIDE = ("unit", "eigenvalue", "index")
 """Dims with an entry for each unit of a layer, or number of its state: hundreds of scalars, which stay in tables."""
 
+GRACE = 5.0
+"""Seconds that W&B has to notice by itself that the time for a run's end is over."""
+
+REFUSED = r"returned error 4(?!08|29)\d\d"
+"""What W&B says of a server that answers and does not let us in: no time will mend it."""
+
 SMALLEST_SIDE = 160
 """Pixels; smaller maps are magnified by a whole number so that a browser does not blur them."""
 
@@ -57,25 +72,48 @@ class WandbView:
     still_open: ClassVar[set[str]] = set()
 
     def __init__(
-        self, folder: Path, metadata: Mapping[str, Any], mode: Mode, project: str, entity: str | None, group: str
+        self,
+        folder: Path,
+        metadata: Mapping[str, Any],
+        mode: Mode,
+        project: str,
+        entity: str | None,
+        group: str,
+        init_timeout: float = 30.0,
+        finish_timeout: float = 60.0,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.run = wandb.init(
-            id=folder.name,
-            name=folder.name,
-            group=group,
-            project=project,
-            entity=entity,
-            dir=str(folder),
-            config=dict(metadata),
-            mode=mode,
-            reinit="create_new",
-            resume="allow",
-            settings=wandb.Settings(console="off", silent=True, x_transaction_log_flush_interval=1.0),
-        )
-        self.run.define_metric(STEP, hidden=True)
-        self.run.define_metric("*", step_metric=STEP)
-        self.still_open.add(self.run.id)
+        self.finish_timeout = finish_timeout
+        self.failures: dict[str, str] = {}
+        self.lost = False
+
+        def started(mode: Mode) -> wandb.Run:
+            return wandb.init(
+                id=folder.name,
+                name=folder.name,
+                group=group,
+                project=project,
+                entity=entity,
+                dir=str(folder),
+                config=dict(metadata),
+                mode=mode,
+                reinit="create_new",
+                resume="allow",
+                settings=wandb.Settings(
+                    console="off",
+                    silent=True,
+                    x_transaction_log_flush_interval=1.0,
+                    init_timeout=init_timeout,
+                    finish_timeout=finish_timeout,
+                    finish_timeout_raises=True,
+                ),
+            )
+
+        self.run: wandb.Run | None = None
+        if mode == "online":
+            self._go_online(started)
+        if self.run is None:
+            self._spared("start", lambda: self._open(started("disabled" if mode == "disabled" else "offline")))
         self.metadata = dict(metadata)
         self.curves: dict[str, tuple[str, str]] = {}
         self.maps: dict[str, tuple[int, Reading]] = {}
@@ -83,9 +121,13 @@ class WandbView:
         self.last_step = -1
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self.run.log({**values, STEP: step})
+        self._log(step, values)
 
     def readings(self, step: int, probe: str, readings: Iterable[Reading]) -> None:
+        if self.run is not None and not self.lost:
+            self._spared("log", lambda: self._readings(step, probe, readings))
+
+    def _readings(self, step: int, probe: str, readings: Iterable[Reading]) -> None:
         given = list(readings)
         is_snapshot = not given or not all(_is_of_a_set(reading) for reading in given)
         if is_snapshot and step != self.last_step:
@@ -111,23 +153,103 @@ class WandbView:
         if is_snapshot and self.snapshots % PICTURE_EVERY == 0:
             logged |= self._drawn_maps(step)
         if logged:
-            self.run.log({**logged, STEP: step})
+            self._log(step, logged)
 
     def close(self, folder: RunFolder, summary: Mapping[str, Any], failed: bool) -> None:
+        run = self.run
+        if run is not None:
+            if not self.lost:
+                alerts = [alert for alert in summary.get("alerts", ()) if alert["at_end"]]
+                self._spared("draw the last pictures", lambda: self._draw_last(folder))
+                self._spared("keep the summary", lambda: run.summary.update(dict(summary)))
+                self._spared("send the alerts", lambda: self._alert(run, alerts))
+                self._spared("take the tables", lambda: self._attach(run, folder, summary))
+            in_time = f"take everything within {self.finish_timeout:g} s (analysis/sync.py uploads the rest)"
+            self._spared(in_time, lambda: self._finish(run, exit_code=1 if failed else 0))
+            self._spared("end", self._teardown)
+        if self.failures:
+            failures = "; ".join(f"could not {what}: {why}" for what, why in self.failures.items())
+            folder.write({**folder.read(), "wandb": failures})
+
+    def _go_online(self, started: Callable[[Mode], wandb.Run]) -> None:
+        """Not where the server is out of reach; raises ValueError where a setting is wrong."""
+        try:
+            self._open(started("online"))
+        except (wandb.Error, OSError) as error:
+            is_setting = isinstance(error, (wandb.errors.UsageError, wandb.errors.AuthenticationError))
+            if is_setting or re.search(REFUSED, str(error)):
+                raise ValueError(
+                    f"recorder.mode=online: {_in_one_line(error)}; see that the key (wandb login) and recorder.entity "
+                    "are right, or choose recorder.mode=offline"
+                ) from None
+            self._failed("start online, so that the run goes on offline", error)
+            self._spared("end", self._teardown)  # until then the run's name counts as taken
+
+    def _open(self, run: wandb.Run) -> None:
+        self.run = run
+        self.still_open.add(run.id)
+        run.define_metric(STEP, hidden=True)
+        run.define_metric("*", step_metric=STEP)
+
+    def _spared(self, what: str, act: Callable[[], object]) -> None:
+        """The run is spared what goes wrong here."""
+        try:
+            act()
+        except Exception as error:
+            self._failed(what, error)
+            self.lost |= isinstance(error, ConnectionError)
+
+    def _failed(self, what: str, error: Exception) -> None:
+        """Said when it first happens; of a W&B that has died, nothing more."""
+        if what not in self.failures and not self.lost:
+            self.failures[what] = _in_one_line(error)
+            print(f"retrograde: W&B could not {what}: {self.failures[what]}", file=sys.stderr, flush=True)
+
+    def _finish(self, run: wandb.Run, exit_code: int) -> None:
+        """W&B's own limit does not hold where a server takes a request and never answers: then its process is ended."""
+        raised: list[Exception] = []
+
+        def finish() -> None:
+            try:
+                run.finish(exit_code=exit_code)
+            except Exception as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=finish, daemon=True)
+        thread.start()
+        thread.join(self.finish_timeout + GRACE)
+        self.still_open.discard(run.id)
+        if thread.is_alive():
+            if not self.still_open:  # the log is on disk, and at the end of this process it would wait once more
+                service = wandb_setup.singleton().assert_service()._proc
+                assert service is not None  # this process has started it
+                service._process.kill()
+                service.join()
+                thread.join(GRACE)
+            raise ConnectionAbortedError("the server does not answer")
+        if raised:
+            raise raised[0]
+
+    def _teardown(self) -> None:
+        """Ends W&B's process once no view is open: finish() can return before the log on disk is complete."""
+        if not self.still_open and wandb.run is None:
+            wandb.teardown()
+
+    def _log(self, step: int, values: Mapping[str, Any]) -> None:
+        run = self.run
+        if run is not None and not self.lost:
+            self._spared("log", lambda: run.log({**values, STEP: step}))
+
+    def _draw_last(self, folder: RunFolder) -> None:
         last = max(self.last_step, 0)
         for step in sorted({step for step, _ in self.maps.values()} - {last}):
-            self.run.log({**self._drawn_maps(step), STEP: step})
-        self.run.log({**self._drawn_maps(last), **self._drawn_curves(folder), STEP: last})
-        self.run.summary.update(dict(summary))
-        for alert in summary.get("alerts", ()):
-            if alert["at_end"]:
-                # one kind may hold in several layers; 0 would mean a minute without a second alert of one title
-                self.run.alert(TITLES[alert["kind"]], alert["text"], WANDB_LEVELS[alert["level"]], wait_duration=0.001)
-        self._attach(folder, summary)
-        self.run.finish(exit_code=1 if failed else 0)
-        self.still_open.discard(self.run.id)
-        if not self.still_open and wandb.run is None:
-            wandb.teardown()  # finish() can return before the log on disk is complete; this ends every open run
+            self._log(step, self._drawn_maps(step))
+        self._log(last, {**self._drawn_maps(last), **self._drawn_curves(folder)})
+
+    def _alert(self, run: wandb.Run, alerts: Iterable[Mapping[str, Any]]) -> None:
+        for alert in alerts:
+            # one kind may hold in several layers; 0 would mean a minute without a second alert of one title
+            run.alert(TITLES[alert["kind"]], alert["text"], WANDB_LEVELS[alert["level"]], wait_duration=0.001)
 
     def _curve(self, name: str, reading: Reading) -> dict[str, Any]:
         """Numbers at log-spaced lags; time is counted back from its end."""
@@ -164,12 +286,12 @@ class WandbView:
             )
         return drawn
 
-    def _attach(self, folder: RunFolder, summary: Mapping[str, Any]) -> None:
+    def _attach(self, run: wandb.Run, folder: RunFolder, summary: Mapping[str, Any]) -> None:
         """The record as files of the run, so that a synced project gives the same figures as the folder.
 
         What run.json is going to say is called metadata.json here: a second run.json would make a second run.
         """
-        target = Path(self.run.dir) / "retrograde"
+        target = Path(run.dir) / "retrograde"
         target.mkdir()
         if folder.tables.exists():  # a run that failed early has none
             shutil.copytree(folder.tables, target, dirs_exist_ok=True)
@@ -177,7 +299,13 @@ class WandbView:
         (target / "metadata.json").write_text(json.dumps({**self.metadata, **summary}, indent=1, default=str))
         # each file by its name: to save() a "**" means one level
         for file in sorted(file for file in target.glob("**/*") if file.is_file()):
-            self.run.save(str(file), base_path=self.run.dir, policy="end", glob=False)
+            run.save(str(file), base_path=run.dir, policy="end", glob=False)
+
+
+def _in_one_line(error: Exception) -> str:
+    """Without the details of retrying, which follow on lines of their own, and without keys."""
+    lines = str(error).strip().splitlines()
+    return redacted(lines[0] if lines else type(error).__name__)
 
 
 def _is_of_a_set(reading: Reading) -> bool:

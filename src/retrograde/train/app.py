@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,19 @@ from retrograde.record.folder import FAILED, FINISHED, Claimed, RunFolder, run_n
 from retrograde.train.closing import alert_lines, closing_line, other_code
 from retrograde.train.configuration import common_keys, config_folder, options
 from retrograde.train.errors import first_line, flags_first, in_one_line
-from retrograde.train.jobs import settings_of, study_name
+from retrograde.train.jobs import Composer, Planned, settings_of, study_name
 from retrograde.train.settings import check_against, check_keys, check_types, fits, takes
 from retrograde.train.sweep import IN_THIS_PROCESS, SweepError, place
 
 if TYPE_CHECKING:  # torch loads when a run begins
     from retrograde.core.contracts import SequenceModel, Task
-    from retrograde.train.options import Identity
+    from retrograde.train.options import Identity, Job
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 INTERRUPTED = "retrograde: interrupted"
+NO_FOLDER = ["hydra.run.dir=.", "hydra.output_subdir=null"]
+"""What keeps Hydra from making a folder for a single run that is only planned."""
+
 TRACEBACK_WANTED = os.environ.get(FULL_ERROR) == "1"
 
 
@@ -67,6 +71,8 @@ def settle() -> None:
 
 def _command() -> None:
     sys.argv[1:] = flags_first(sys.argv[1:])
+    if any(argument.lstrip("+").startswith("plan=") and argument != "plan=false" for argument in sys.argv[1:]):
+        sys.argv += NO_FOLDER
     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")(job)()
 
 
@@ -97,6 +103,9 @@ def job(config: DictConfig) -> float | None:
     """One run, in the folder that Hydra has made for it, and its score; None where another process is at work on it."""
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        if config.get("plan", False) is not False:
+            _planned(config, in_sweep)
+            return None
         line, score = _carried_out(config)
     except (KeyboardInterrupt, SystemExit) as error:
         if not in_sweep or IN_THIS_PROCESS.get():
@@ -127,10 +136,38 @@ def _record_failure(config: DictConfig, reason: str) -> None:
     folder.write({**who, "seed": settings["seed"], "status": FAILED, "reason": reason, "config": settings})
 
 
+def _planned(config: DictConfig, in_sweep: bool) -> None:
+    """What the run would be."""
+    from retrograde.train.plan import plan, wanted
+
+    every = wanted(config.plan) == "all"
+    if in_sweep:
+        raise ValueError(f"plan={config.plan} is asked of a whole sweep, not of some of its runs")
+    settings, choices = run_config(config), HydraConfig.get().runtime.choices
+    place = Path(config.outputs).resolve() / settings["study"]
+    folder = RunFolder(place / run_name(str(choices["model"]), str(choices["task"]), settings))
+    plan([Planned(1, (), folder, settings)], lambda job: _ready(config, settings, choices)[:2], 1, every, say)
+
+
+def plan_sweep(composer: Composer, jobs: Sequence[Planned]) -> None:
+    """What the jobs of a sweep would be."""
+    from retrograde.train.plan import plan, wanted, workers_of
+
+    def make(job: Planned) -> "tuple[Job, Identity]":
+        config = composer.loader.load_sweep_config(composer.master, list(job.overrides))
+        return _ready(config, job.settings, config.hydra.runtime.choices)[:2]
+
+    every = wanted(composer.master.plan) == "all"
+    plan(jobs, make, workers_of(composer.master, len(jobs)), every, say)
+
+
+def say(line: str) -> None:
+    """At once, also into a file."""
+    print(line, flush=True)
+
+
 def _carried_out(config: DictConfig) -> tuple[str, float]:
-    from retrograde.train.fit import fit
     from retrograde.train.job import carry_out, require_same_source
-    from retrograde.train.options import Identity, Job, ProbingSettings
 
     settings = run_config(config)
     choices = HydraConfig.get().runtime.choices
@@ -142,6 +179,16 @@ def _carried_out(config: DictConfig) -> tuple[str, float]:
         result = folder.read()
         line = f"{prefix}{closing_line(folder, result)} (finished already{other_code(result)})"
         return "\n".join([line, *alert_lines(result)]), result["score"]
+    run, identity, settings = _ready(config, settings, choices)
+    result = carry_out(run, folder, identity, settings, settings["progress"])
+    return "\n".join([f"{prefix}{closing_line(folder, result)}", *alert_lines(result)]), result["score"]
+
+
+def _ready(config: DictConfig, settings: dict[str, Any], choices: Any) -> "tuple[Job, Identity, dict[str, Any]]":
+    """Everything that a run with these settings needs, and the settings with the width that a budget leaves."""
+    from retrograde.train.fit import fit
+    from retrograde.train.options import Identity, Job, ProbingSettings
+
     if not fits(settings["width"], int) or settings["width"] < 1:
         raise ValueError(f"width must be a whole number of at least 1, not {settings['width']!r}")
     check_types(settings)
@@ -166,8 +213,7 @@ def _carried_out(config: DictConfig) -> tuple[str, float]:
         alerts=_made(settings["alerts"], "alerts"),
         regularizer=None if settings["regularizer"] is None else _made(settings["regularizer"], "regularizer"),
     )
-    result = carry_out(run, folder, identity, settings, settings["progress"])
-    return "\n".join([f"{prefix}{closing_line(folder, result)}", *alert_lines(result)]), result["score"]
+    return run, identity, settings
 
 
 def sized(config: DictConfig, settings: dict[str, Any], task: "Task", identity: "Identity") -> dict[str, Any]:

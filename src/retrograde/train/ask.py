@@ -39,6 +39,13 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, or a checkpoint in it")
     parser.add_argument("what", nargs="+", metavar="PROBE", help="probes by name; PROBE.KEY=VALUE sets one of theirs")
     parser.add_argument("--samples", type=int, help="sequences of the probe batch, where not as many as in the run")
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package of yours that the run's model and task may be made of; once for each",
+    )
     parser.add_argument("--config-dir", type=Path, help="a folder of configurations of your own")
     given = parser.parse_args()
     names = [word for word in given.what if "=" not in word]
@@ -46,7 +53,7 @@ def main() -> None:
     try:
         if given.config_dir:
             overrides.append(f"hydra.searchpath=['{given.config_dir.resolve()}']")
-        for line in ask(given.run, settings_of(names, overrides), given.samples):
+        for line in ask(given.run, settings_of(names, overrides), given.samples, given.trust):
             print(line, flush=True)
     except (ValueError, OSError, Unavailable, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"retrograde-probe: {in_one_line(error, [choice(names), *overrides])}")
@@ -73,23 +80,30 @@ def choice(names: Sequence[str]) -> str:
     return f"probe=[{','.join(names)}]"
 
 
-def ask(run: Path | str, probes: Mapping[str, Mapping[str, Any]], samples: int | None = None) -> "list[str]":
+def ask(
+    run: Path | str,
+    probes: Mapping[str, Mapping[str, Any]],
+    samples: int | None = None,
+    trusted: Sequence[str] = (),
+) -> "list[str]":
     """What the probes with these settings say of a run's weights, written to its tables; in lines for a person.
 
-    Raises ValueError where there is no such run or checkpoint, or another process is at work on the run.
+    ``trusted`` is as in ``load``. Raises ValueError where there is no such run or checkpoint, or another process is at
+    work on the run.
     """
     from hydra.utils import instantiate
 
     from retrograde.core.snapshot import snapshot
+    from retrograde.record.metadata import read_run
     from retrograde.record.tables import replace_readings
     from retrograde.train.load import restored
     from retrograde.train.probing import noting, probe_batch
     from retrograde.train.provenance import provenance
 
-    folder, model, task, step = restored(Path(run))
-    metadata = folder.read()
+    folder, model, task, step = restored(Path(run), trusted)
+    metadata = read_run(folder)
     with folder.claimed():
-        count = metadata["config"]["probing"]["samples"] if samples is None else samples
+        count = recorded_samples(metadata) if samples is None else samples
         if count < 1:
             raise ValueError(f"--samples must be at least 1, not {count}")
         taken = snapshot(model, task, probe_batch(task, count).beside(model.like), step)
@@ -106,6 +120,15 @@ def ask(run: Path | str, probes: Mapping[str, Mapping[str, Any]], samples: int |
             folder.write(metadata)
             lines += [*notes, *said(name, step, readings, folder.tables)]
     return lines
+
+
+def recorded_samples(metadata: Mapping[str, Any]) -> int:
+    """How many sequences the run was probed on; raises ValueError where it does not say."""
+    probing = metadata["config"].get("probing")
+    count = probing.get("samples") if isinstance(probing, Mapping) else None
+    if not isinstance(count, int):
+        raise ValueError(f"run {metadata['run']} does not say on how many sequences it was probed: give --samples")
+    return count
 
 
 def said(name: str, step: int, readings: "Sequence[Reading]", tables: Path) -> list[str]:

@@ -62,7 +62,7 @@ def in_one_line(error: BaseException, arguments: Sequence[str]) -> str:
         where = re.search(r"full_key: (\S+)", str(error))
         cause = error.__cause__ or error.__context__
         message = str(error).splitlines()[0] if cause is None else first_line(cause)
-        return f"{where[1]}: {message}" if where else message
+        return f"{where[1]}: {message}" if where and not isinstance(cause, Unavailable) else message
     if isinstance(error, OSError) and error.strerror:
         place = "" if error.filename is None else f"'{error.filename}': "
         way_out = "; outputs=FOLDER chooses another place" if error.errno in UNWRITABLE else ""

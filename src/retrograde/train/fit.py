@@ -12,7 +12,7 @@ from retrograde.core.contracts import Probe, Regularizer, SequenceModel, Task
 from retrograde.record.alerts import AlertSettings
 from retrograde.record.folder import RunFolder, run_name
 from retrograde.train.job import carry_out, require_same_source
-from retrograde.train.load import Run, load
+from retrograde.train.load import Run, called, load
 from retrograde.train.options import (
     Identity,
     Job,
@@ -72,9 +72,12 @@ def fit(
     }
     identity = Identity(study, _stem(made_of["model"]), _stem(made_of["task"]))
     folder = RunFolder(Path(outputs).resolve() / study / run_name(identity.model, identity.task, config))
+    trusted = [
+        name.partition(".")[0] for name in called([made_of["model"], made_of["task"]], folder.run)
+    ]  # by giving it
     if folder.is_finished():
         require_same_source(folder, task)
-        return load(folder.path)
+        return load(folder.path, trusted)
     job = Job(
         model=model,
         task=task,
@@ -91,7 +94,7 @@ def fit(
         alerts=alerts,
     )
     carry_out(job, folder, identity, config, progress)
-    return load(folder.path)
+    return load(folder.path, trusted)
 
 
 def default_probes() -> dict[str, Probe]:

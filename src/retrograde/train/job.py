@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch
 from retrograde.record.alerts import alerts, in_words
 from retrograde.record.folder import FAILED, FINISHED, INTERRUPTED, RunFolder
 from retrograde.record.recorder import RunRecorder
+from retrograde.record.secret import redact
 from retrograde.record.store import FolderStore
 from retrograde.record.tables import cut
 from retrograde.record.view import WandbView
@@ -93,7 +94,14 @@ def _claimed(
     view = None
     if job.recorder.mode != "disabled":
         view = WandbView(
-            folder.path, metadata, job.recorder.mode, job.recorder.project, job.recorder.entity, identity.study
+            folder.path,
+            metadata,
+            job.recorder.mode,
+            job.recorder.project,
+            job.recorder.entity,
+            identity.study,
+            job.recorder.init_timeout,
+            job.recorder.finish_timeout,
         )
     recorder = RunRecorder(folder, metadata, view)
     try:
@@ -110,6 +118,7 @@ def _claimed(
         recorder.flush()
         found = alerts(FolderStore(folder.path), folder.run, job.alerts, {**metadata, **summary})
     except BaseException as error:
+        redact(error)
         status = INTERRUPTED if isinstance(error, (KeyboardInterrupt, SystemExit)) else FAILED
         with suppress(
             OSError

@@ -110,6 +110,7 @@ class Composed:
         self.choices = config.hydra.runtime.choices
         self.study = study_name(self.choices)
         self.content = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        OmegaConf.set_struct(self.content, True)  # as in the whole, where a key that does not exist is refused
         self.plain = OmegaConf.to_container(self.content, resolve=False)
         self.references = {path: value for path, value in _leaves(self.plain) if "${" in str(value)}
         self.places: dict[tuple[str, ...], Path] = {}

@@ -85,11 +85,18 @@ class ProbingSettings:
 
 @dataclass(frozen=True)
 class RecorderSettings:
-    """Where W&B's view of the run goes; ``disabled`` keeps the tables alone."""
+    """Where W&B's view of a run goes, and how long it may keep the run waiting; ``disabled`` keeps the tables alone."""
 
     mode: Mode = "offline"
     project: str = "retrograde"
     entity: str | None = None
+    init_timeout: float = 30.0
+    finish_timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("init_timeout", "finish_timeout"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"recorder.{name} must be greater than 0 seconds, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

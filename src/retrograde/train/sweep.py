@@ -167,6 +167,7 @@ def _round(
     unfinished = [job for job in free if not job.folder.is_finished()]
     suspect = [job for job in unfinished if attempts.get(job.folder.run) == ATTEMPTS - 1]
     together = [job for job in unfinished if job not in suspect]
+    written = {job.folder.run: _written(job.folder) for job in unfinished}
     for part in [together] * bool(together) + [[job] for job in suspect]:
         try:
             known |= launch(part)
@@ -178,10 +179,12 @@ def _round(
         status = status_of(job.folder)
         if status == FINISHED:
             outcome.add(FINISHED, job)
-        elif status == CLAIMED:
+        elif status == CLAIMED or (status == INTERRUPTED and run not in written):
             again.append(job)
             continue
-        elif known.get(run) is not None or status in (FAILED, INTERRUPTED):
+        elif known.get(run) is not None or (
+            status in (FAILED, INTERRUPTED) and written.get(run) != _written(job.folder)  # and not of an earlier sweep
+        ):
             outcome.add(status or FAILED, job, known.get(run) or _reason(job.folder))
         else:
             lost = status == LOST or run in known  # of those that had not begun yet only the latter is known to be lost
@@ -211,6 +214,14 @@ def status_of(folder: RunFolder) -> str | None:
     return status if status in (FINISHED, FAILED, INTERRUPTED) else LOST
 
 
+def _written(folder: RunFolder) -> int | None:
+    """When the folder last said something; None where it never did."""
+    try:
+        return (folder.path / "run.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
 def _reason(folder: RunFolder) -> str | None:
     try:
         return folder.read().get("reason")
@@ -218,25 +229,26 @@ def _reason(folder: RunFolder) -> str | None:
         return str(error)
 
 
-@dataclass
+@dataclass(frozen=True)
 class InWorker:
     """A job as it is run in a worker, a process that a launcher has started.
 
-    The launching process alone is interrupted from the keyboard, and asks its workers with END. SIGTERM ends the one job,
-    whatever handler the launcher's package has for it. A worker that was asked to end begins no other job.
+    The launching process alone is interrupted from the keyboard, and asks its workers with END. SIGTERM ends the one
+    job, whatever handler the launcher's package has for it. A worker that was asked to end begins no other job.
     """
 
     job: Callable[[Any], Any]
+    heeds_interrupts: bool = False
+    """Whether SIGINT means this job, because it does not come from the keyboard."""
 
     def __call__(self, config: Any) -> Any:
         if _ASKED.is_set():
             raise SweepError("not begun: the sweep was asked to end")
         if threading.current_thread() is not threading.main_thread():
             return self.job(config)  # no signal arrives here
-        before = {
-            number: signal.signal(number, handler)
-            for number, handler in ((END, _end), (signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, signal.SIG_DFL))
-        }
+        interrupted = signal.default_int_handler if self.heeds_interrupts else signal.SIG_IGN
+        handlers = {END: _end, signal.SIGINT: interrupted, signal.SIGTERM: signal.SIG_DFL}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             return self.job(config)
         finally:
