@@ -186,7 +186,7 @@ def _label(axis: Axis, words: pd.DataFrame, shown: bool) -> None:
     """Labels where they fit; else times at round places, giving way to the labels of marked inputs, which are bold."""
     texts = {int(time): str(label) for time, label in zip(words["time"], words["label"], strict=True)}
     marked = [int(time) for time in words.loc[words["marked"], "time"]]
-    last = max(texts)
+    last = max(texts, default=0)  # without labels, where they cannot be read
     if last >= EVERY_LABEL:
         room = last / 12
         round_times = range(0, last + 1, max(5, round(last / 5 / 5) * 5))

@@ -56,7 +56,9 @@ from retrograde.record.folder import FINISHED, RunFolder
 from retrograde.record.recorder import RunRecorder
 from retrograde.record.view import WandbView
 from retrograde.tasks.adding import Adding
+from retrograde.train.checkpoints import Checkpoints
 from retrograde.train.fit import ADAM, default_probes
+from retrograde.train.interruption import Interruption
 from retrograde.train.module import Training
 from retrograde.train.options import Job, ProbingSettings, RecorderSettings, TrainerSettings
 from retrograde.train.probing import Probing, probe_batch, schedule
@@ -290,11 +292,13 @@ def measured(options: Options, folder: Path) -> Samples:
     view = WandbView(run.path, metadata, "offline", job.recorder.project, None, "benchmarks")
     recorder = RunRecorder(run, metadata, view)
     interleaved = Interleaved(options, job, recorder)
-    training = Training(job, job.model(job.task), recorder, interleaved.probing.scheduled, run.checkpoints)
+    checkpoints = Checkpoints(run.checkpoints, recorder, interleaved.probing.state_dict)
+    probed = interleaved.probing.scheduled
+    training = Training(job, job.model(job.task), recorder, probed, checkpoints, Interruption())
     try:
         trainer = pl.Trainer(
             accelerator=job.trainer.accelerator,
-            devices=job.trainer.devices,
+            devices=1,
             precision=job.trainer.precision,  # type: ignore[arg-type]  # Lightning checks it
             max_steps=job.steps,
             logger=False,

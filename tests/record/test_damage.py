@@ -215,3 +215,9 @@ def test_a_run_that_nobody_is_at_work_on_says_so(tmp_path: Path) -> None:
         "gru, seed 0, is not finished",
         "gru, seed 1, is not finished: nobody is at work on it",
     ]
+
+
+def test_a_claim_that_is_no_file_keeps_nobody_waiting(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, Fake("gru", status="running"))
+    os.mkfifo(folder.path / ".claim")
+    assert not FolderStore(tmp_path).at_work(folder.run)

@@ -369,6 +369,7 @@ def test_a_view_that_cannot_take_the_tables_costs_the_record_nothing(
         **identity(folder),
         "status": "finished",
         "score": 1.0,
+        "tables": ["metrics"],
         "wandb": "could not take the tables: [Errno 28] No space left on device",
     }
     assert stored(folder.tables, "metrics")["step"].to_pylist() == [2]

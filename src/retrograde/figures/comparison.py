@@ -77,9 +77,8 @@ class Comparison:
     def labels(self, run: str) -> pd.DataFrame:
         """The probe batch in words, each as long as it can be drawn."""
         table = self.store.labels([run])
-        return table.assign(
-            label=[f"{one[:LONGEST_LABEL]}{'…' * (len(one) > LONGEST_LABEL)}" for one in table["label"]]
-        )
+        short = [f"{one[:LONGEST_LABEL]}{'…' * (len(one) > LONGEST_LABEL)}" for one in table["label"]]
+        return table.assign(label=pd.Series(short, table.index, dtype="str"))
 
     def readings(self, name: str, steps: Sequence[int] | None = None) -> pd.DataFrame:
         """As the store gives them, with model and seed; raises NothingToDraw where no run holds any."""

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from retrograde.record.folder import FINISHED, RunFolder, run_folders
+from retrograde.record.folder import CLAIM, FINISHED, RunFolder, run_folders
 from retrograde.record.metadata import read_card, read_run, shown
 from retrograde.record.tables import (
     LABELS,
@@ -119,6 +119,8 @@ class FolderStore:
 
     def at_work(self, run: str) -> bool:
         """Whether a process is at work on the run, as far as this machine knows."""
+        if not (self.folders[run].path / CLAIM).is_file():  # a pipe would be waited for
+            return False
         try:
             return self.folders[run].owner() is not None
         except (OSError, ValueError):  # nobody can be at work on what cannot be claimed
@@ -164,9 +166,8 @@ class FolderStore:
             for file, table in self._read(folder, name, steps, schema).items()
         ]
         pieces = self._alike(found)
-        if not pieces:
-            return pd.DataFrame({column: [] for column in schema.names})
-        table = pa.concat_tables([piece.table for piece in pieces], promote_options="permissive").unify_dictionaries()
+        tables = [piece.table for piece in pieces] or [schema.empty_table()]
+        table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
         frame = self._once(table.to_pandas(), pieces)
         texts = frame.select_dtypes("category").columns
         return frame.astype(dict.fromkeys(texts, "str"))
