@@ -41,9 +41,10 @@ shapes: $(STAMP) ## shapes and types in signatures
 slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow -n logical
 
-faults: $(STAMP) ## sweeps killed at random moments, until they are done; some minutes
+faults: $(STAMP) ## sweeps killed at random moments, until they are done; a thousand damaged folders; half an hour
 	$(BIN)/python tests/faults.py --jobs 40
 	$(BIN)/python tests/faults.py --jobs 40 --launches 2
+	$(BIN)/python tests/record/damage_long.py 1000 30
 
 bench: $(STAMP) ## how exact measuring is, and what it costs as ratios within one run
 	$(BIN)/python benchmarks/exactness.py

@@ -106,7 +106,7 @@ class Outcome:
         counts += [f"{len(self.before)} finished before"] if self.before else []
         counts += [f"{len(jobs)} {status}" for status, jobs in self.ended.items() if status != FINISHED]
         where = sorted({str(job.folder.path.parent) for jobs in [self.before, *self.ended.values()] for job in jobs})
-        lines = [f"{total} runs: {', '.join(counts)}; {' '.join(where)}"]
+        lines = [f"{total} run{'s' * (total != 1)}: {', '.join(counts)}; {' '.join(where)}"]
         for status, jobs in self.ended.items():
             if status != FINISHED:
                 lines += [f"  {status}: {self._line(job)}" for job in jobs]
