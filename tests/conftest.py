@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb
+
+from loopback import LoopbackServer
 
 # tiny tensors: handing work to a second thread costs more than the work, above all when both cores are busy
 torch.set_num_threads(1)
@@ -22,3 +25,17 @@ def float64() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
+    """A stand-in for W&B's server, which this process and those that it starts take for the real one."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    with LoopbackServer() as server:
+        for name, value in server.environment(tmp_path / "wandb").items():
+            monkeypatch.setenv(name, value)
+        (tmp_path / "wandb").mkdir()
+        wandb.teardown()
+        yield server
+        wandb.teardown()

@@ -1,14 +1,11 @@
 """What is uploaded, what is not, and that what is missing is named: against a server that counts what it was sent."""
 
 import math
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import wandb
 
 from fake_runs import CARD
 from loopback import HISTORY, LoopbackServer
@@ -19,19 +16,6 @@ from retrograde.record.wandb_log import BLOCK, read_logs
 
 STEP = "trainer/global_step"
 AT_ONCE = ("--patience", "0", "--timeout", "5")
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    with LoopbackServer() as server:
-        for name, value in server.environment(tmp_path / "wandb").items():
-            monkeypatch.setenv(name, value)
-        (tmp_path / "wandb").mkdir()
-        wandb.teardown()
-        yield server
-        wandb.teardown()
 
 
 @pytest.fixture

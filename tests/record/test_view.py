@@ -419,19 +419,6 @@ def test_when_w_and_b_dies_the_run_goes_on(tmp_path: Path) -> None:
     assert history(again)[0] == {STEP: 1, "train/loss": 0.5}
 
 
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    with LoopbackServer() as server:
-        for name, value in server.environment(tmp_path / "wandb").items():
-            monkeypatch.setenv(name, value)
-        (tmp_path / "wandb").mkdir()
-        wandb.teardown()
-        yield server
-        wandb.teardown()
-
-
 class Trouble:
     """A regularizer that adds nothing and, once, does ``due`` in the middle of a step, which no setting tells."""
 

@@ -198,7 +198,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A file to write in place of ``path``, which then appears whole or, where writing fails, not at all."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=1, default=str))
-    aside.replace(path)
+    with aside(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1, default=str))

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retrograde.core.statuses import FINITE, INF, NAN, STATUSES, ZERO
+from retrograde.record.folder import aside
 from retrograde.record.metadata import shown
 
 if TYPE_CHECKING:  # at run time it would load torch, which a reader of tables does without
@@ -119,9 +120,8 @@ def labels_table(run: str, labels: Sequence[Sequence[str]], scored: np.ndarray, 
 def write_aside(table: pa.Table, path: Path) -> None:
     """The file appears whole or not at all; a byte of its pages that changes later is found out in reading."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, aside, compression="zstd", write_page_checksum=True)
-    aside.replace(path)
+    with aside(path) as unfinished:
+        pq.write_table(table, unfinished, compression="zstd", write_page_checksum=True)
 
 
 class TableWriter:

@@ -11,7 +11,6 @@ plain values is read back.
 """
 
 import io
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from retrograde.core.contracts import Recorder
+from retrograde.record.folder import aside
 from retrograde.train.marks import Mark, marked
 
 if TYPE_CHECKING:  # which uses this module
@@ -101,12 +101,8 @@ def write_aside(content: State, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save(content, buffer)  # not to the file: of a full disk torch says nothing that a person would understand
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(buffer.getbuffer())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with aside(path) as unfinished:
+        unfinished.write_bytes(buffer.getbuffer())
 
 
 def newest(folder: Path) -> Resumption | None:
