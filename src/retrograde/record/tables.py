@@ -193,7 +193,7 @@ def cut(root: Path, step: int, without: Sequence[str]) -> None:
         unfinished.unlink()
     for file in root.glob("**/*.parquet"):
         try:
-            table = pq.read_table(file)
+            table = pq.ParquetFile(file).read()
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
         if "step" not in table.column_names:
@@ -208,7 +208,7 @@ def cut(root: Path, step: int, without: Sequence[str]) -> None:
 
 def stored(root: Path, name: str) -> pa.Table:
     """All that there is of a table."""
-    return _together([pq.read_table(file) for file in table_files(root, name)])
+    return _together([pq.ParquetFile(file).read() for file in table_files(root, name)])
 
 
 def table_files(root: Path, name: str) -> list[Path]:
@@ -256,11 +256,16 @@ def read_table(path: Path, run: str, schema: pa.Schema, steps: Sequence[int] | N
     Raises ValueError, in one line that names the file, where it cannot be read or is not such a table of that run.
     """
     with _naming(path):
-        rows = pq.read_metadata(_regular(path)).num_rows
+        file = pq.ParquetFile(_regular(path), page_checksum_verification=True)
+        rows = file.metadata.num_rows
         if rows > MOST_ROWS * path.stat().st_size:
             raise ValueError(f"it claims {rows:,} rows in {path.stat().st_size:,} bytes")
-        wanted = None if steps is None else pc.field("step").isin(list(steps))
-        table = pq.read_table(path, filters=wanted, page_checksum_verification=True).replace_schema_metadata(None)
+        if steps is None:
+            table = file.read()
+        else:
+            wanted = pc.field("step").isin(list(steps))
+            table = pq.read_table(path, filters=wanted, page_checksum_verification=True)
+        table = table.replace_schema_metadata(None)
         table.validate(full=True)
         return _of_run(table, run, schema)
 

@@ -30,10 +30,14 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import wandb
 from wandb.sdk import wandb_setup
 
@@ -273,12 +277,13 @@ class WandbView:
     def _drawn_curves(self, folder: RunFolder) -> dict[str, Any]:
         """The curves of all snapshots, one below the other; of the tables, where also those of earlier attempts are."""
         drawn = {}
+        tables: dict[str, pa.Table] = {}
         for name, (dim, unit) in self.curves.items():
             probe, quantity, where = (*name.split("/", 2), "")[:3]
-            layer, component = place(where)
-            rows = stored(folder.tables, f"readings/{probe}/{quantity}").to_pandas()
-            rows = rows[(rows.layer == layer) & (rows.component == component) & (rows.statistic == "mean")]
-            values = rows.pivot(index="step", columns=dim, values="value").to_numpy()
+            table = f"readings/{probe}/{quantity}"
+            if table not in tables:
+                tables[table] = stored(folder.tables, table)
+            values = _over_steps(tables[table], where, dim)
             finite = values[np.isfinite(values)]
             low, high = (0.0, 1.0) if unit == "share" or not len(finite) else (finite.min(), finite.max())
             drawn[f"{name}/over_{dim}"] = _picture(
@@ -300,6 +305,16 @@ class WandbView:
         # each file by its name: to save() a "**" means one level
         for file in sorted(file for file in target.glob("**/*") if file.is_file()):
             run.save(str(file), base_path=run.dir, policy="end", glob=False)
+
+
+def start_ahead() -> None:
+    """Start W&B's process for the next run, beside other work: to wait for it would take a fifth of a second."""
+
+    def start() -> None:
+        with suppress(Exception):  # the next run meets the same, and says it
+            wandb.setup()
+
+    threading.Thread(target=start, daemon=True).start()
 
 
 def _in_one_line(error: Exception) -> str:
@@ -324,6 +339,18 @@ def _of_a_set(name: str, reading: Reading) -> dict[str, float]:
 def log_spaced(largest: int) -> np.ndarray:
     """0, 1, 2, 4, 8, … up to ``largest``."""
     return np.array([0, *(2**power for power in range(int(math.log2(max(largest, 1))) + 1))])
+
+
+def _over_steps(table: pa.Table, where: str, dim: str) -> np.ndarray:
+    """The means of one place as (step, coordinate); NaN where a step has none."""
+    layer, component = place(where)
+    wanted = {"layer": layer, "component": component, "statistic": "mean"}
+    rows = table.filter(reduce(pc.and_, [pc.equal(table[column], value) for column, value in wanted.items()]))
+    steps, down = np.unique(rows["step"].to_numpy(), return_inverse=True)
+    coordinates, right = np.unique(rows[dim].to_numpy(), return_inverse=True)
+    values = np.full((len(steps), len(coordinates)), np.nan)
+    values[down, right] = rows["value"].to_numpy()
+    return values
 
 
 def _picture(values: np.ndarray, low: float, high: float, caption: str) -> wandb.Image:

@@ -24,7 +24,7 @@ from retrograde.record.recorder import RunRecorder
 from retrograde.record.secret import redact
 from retrograde.record.store import FolderStore
 from retrograde.record.tables import cut
-from retrograde.record.view import WandbView
+from retrograde.record.view import WandbView, start_ahead
 from retrograde.train.checkpoints import BEST, PREFIX, Checkpoints, Resumption, newest, write_aside
 from retrograde.train.closing import changed
 from retrograde.train.divergence import Divergence
@@ -55,7 +55,11 @@ def carry_out(
     with folder.claimed(), interruption.heeded(), threads(job.trainer.threads), torch.random.fork_rng():
         # the caller's random numbers go on as if nothing had been
         torch.manual_seed(job.seed)
-        return _claimed(job, folder, identity, config, progress, interruption)
+        result = _claimed(job, folder, identity, config, progress, interruption)
+    where = place()
+    if where is not None and where[0] < where[1] and job.recorder.mode != "disabled":
+        start_ahead()
+    return result
 
 
 def _claimed(
