@@ -165,8 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = FolderStore(options.outputs)
         found, left_out = comparisons(store)
         asked = questions()
+        folder.mkdir(parents=True, exist_ok=True)
         sections = [section(comparison, asked, folder) for comparison in found]
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     root = f"{options.outputs.resolve()}/"
@@ -178,8 +179,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for run, reason in left_out.items():
         print(f"left out: {run}: {reason}")
     index = folder / "index.html"
-    folder.mkdir(parents=True, exist_ok=True)
-    index.write_text(page(sections, left_out, store.runs()["study"].unique().tolist(), folder), encoding="utf-8")
+    content = page(sections, left_out, store.runs()["study"].unique().tolist(), folder)
+    try:
+        index.write_text(content, encoding="utf-8")
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
     print(index)
     mistaken = any(one.failed for one in sections) or not sections
     return 1 if mistaken and not any(one.answers for one in sections) else 0

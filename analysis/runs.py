@@ -16,83 +16,44 @@ import csv
 import json
 import math
 import os
-import re
-import shlex
-import statistics
+import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from io import TextIOWrapper
-from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any, TextIO
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import yaml
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from retrograde.core.choices import nearest
-from retrograde.record.folder import (
-    FAILED,
-    FINISHED,
-    INTERRUPTED,
-    LOST,
-    NAME,
-    NOT_BEGUN,
-    NOT_PART_OF_THE_RESULT,
-    RUNNING,
-    RunFolder,
-    config_hash,
-    run_folders,
+from retrograde.record.command import command
+from retrograde.record.folder import FINISHED, RUNNING
+from retrograde.record.selection import as_number, condition, ordered, require_known
+from retrograde.record.survey import (
+    DIVERGED,
+    RUN,
+    SEEDS,
+    STATUSES,
+    UNREADABLE,
+    Reader,
+    Row,
+    Run,
+    configurations,
+    counted,
+    length,
+    number_of,
+    printable,
+    words,
 )
-from retrograde.record.metadata import read_run, shown
-from retrograde.record.tables import METRICS, columns_of, read_table, table_files
 
-DIVERGED, UNREADABLE = "diverged", "unreadable"
-
-STATUSES = {
-    RUNNING: "cyan", UNREADABLE: "red", FAILED: "red", LOST: "red", INTERRUPTED: "yellow", NOT_BEGUN: "yellow",
-    DIVERGED: "magenta", FINISHED: "green",
-}  # fmt: skip
-"""What a run can be, in its colour; where not all fit on the screen, the first come first."""
-
-Row = dict[str, Any]
-
-RECORDED = ("run", "study", "model", "task", "seed", "score", "baseline", "solved", "duration", "started", "reason")
-"""What is called in a table as it is in run.json."""
-
-RUN = (
-    "run", "status", "study", "model", "task", "settings", "seed", "step", "steps", "score", "last_score", "baseline",
-    "solved", "seeds_finished", "seeds", "duration", "started", "worker", "where", "reason",
-)  # fmt: skip
-"""The columns of a run; everything that run.json says besides has one of its own, such as ``config.task.length``."""
-
-COMPUTED = {*RUN, "attempts"} - {*RECORDED}
-
-SEEDS = (
-    "study", "model", "task", "settings", "seeds_finished", "seeds", "score", "score_low", "score_high", "baseline",
-    "solved", "others", "duration", "runs",
-)  # fmt: skip
-"""Those of a configuration: medians over the seeds that finished, and how many of them solved the task."""
-
-SHOWN = {
-    RUN: (
-        "run", "status", "study", "model", "task", "settings", "seed", "step", "score", "baseline", "solved", "seeds",
-        "duration", "started", "worker", "where",
-    ),
-    SEEDS: (
-        "study", "model", "task", "settings", "seeds", "score", "range", "baseline", "solved", "others", "duration",
-    ),
-}  # fmt: skip
-"""On a terminal, where the rest is part of one of these."""
+COLOURS = dict(zip(STATUSES, ("cyan", "red", "red", "red", "yellow", "yellow", "magenta", "green"), strict=True))
 
 IMPORTANT = {
     RUN: ("run", "status", "score", "baseline", "solved", "step", "settings", "seeds", "duration", "started", "study",
@@ -101,6 +62,12 @@ IMPORTANT = {
             "duration"),
 }  # fmt: skip
 """The most important first: a run's name holds its model, task and seed."""
+
+ORDER = (
+    "run", "status", "study", "model", "task", "settings", "seed", "seeds", "step", "score", "range", "baseline",
+    "solved", "others", "duration", "started", "worker", "where",
+)  # fmt: skip
+"""How these follow one another on a terminal, where the rest is part of one of them."""
 
 NUMBERS = ("step", "score", "baseline", "seeds", "duration", "seed", "range")
 """Those that end at the right."""
@@ -111,9 +78,6 @@ WIDEST = 32
 NARROWEST = 16
 """Characters that are left of a column which is cut off."""
 
-EARLY = 100
-"""Runs that ended early whose tables are read for the screen, at some milliseconds each."""
-
 REASONS = 12
 """Lines on what went wrong."""
 
@@ -121,339 +85,8 @@ PATIENCE = 15.0
 """Seconds without a running run after which a watch ends: between two jobs of a sweep none is running."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """``row`` is all that is known; ``configuration`` is None where the settings are not known."""
-
-    folder: RunFolder
-    row: Row
-    configuration: tuple[str, ...] | None
-
-
-@dataclass
-class Reader:
-    """Reads the runs below ``root``; what is finished is read once as long as nobody writes to it.
-
-    The tables of runs that ended before they were finished are read where these are no more than ``most``.
-    """
-
-    root: Path
-    most: float = math.inf
-    finished: dict[Path, tuple[int, Run]] = field(default_factory=dict)
-    passed_over: int = 0
-
-    def __post_init__(self) -> None:
-        self.place = self.root.resolve()
-
-    def runs(self) -> list[Run]:
-        """Ordered by study, model, task, seed; raises ValueError, in one line, where there is none."""
-        if not self.root.is_dir():
-            raise ValueError(f"'{self.root}' is not a folder: give one that holds runs, such as outputs/demo")
-        found = [self._run(folder) for folder in run_folders(self.root)]
-        if not found:
-            raise ValueError(f"'{self.root}' holds no run: there is no run.json below it")
-        early = [run for run in found if run.row["status"] in (LOST, INTERRUPTED, FAILED)]
-        self.passed_over = len(early) if len(early) > self.most else 0
-        for run in early[: len(early) - self.passed_over]:
-            reason = run.row["reason"]
-            run.row.update(progress(run.folder))
-            run.row["reason"] = "; ".join(filter(None, dict.fromkeys([reason, run.row["reason"]]))) or None
-        found = without_copies(found)
-        compare(found)
-        order = ("study", "model", "task", "seed", "run")
-        return sorted(found, key=lambda run: [in_order(run.row[name]) for name in order])
-
-    def _run(self, folder: RunFolder) -> Run:
-        where = str(self.root / folder.path.relative_to(self.place))
-        blank = dict.fromkeys(RUN) | {"run": printable(folder.run), "where": printable(where)}
-        try:
-            written = _written(folder)
-            if folder.path in self.finished and self.finished[folder.path][0] == written:
-                return self.finished[folder.path][1]
-            said, status, owner = look(folder)
-            run = described(folder, said, status, owner, blank)
-        except (OSError, ValueError) as error:
-            return Run(folder, blank | {"status": UNREADABLE, "reason": printable(str(error))}, None)
-        if status == FINISHED and written is not None:
-            self.finished[folder.path] = written, run
-        return run
-
-
-def _written(folder: RunFolder) -> int | None:
-    try:
-        return (folder.path / "run.json").stat().st_mtime_ns
-    except FileNotFoundError:
-        return None
-
-
-Owner = tuple[int, str] | None
-
-
-def look(folder: RunFolder) -> tuple[Row, str, Owner]:
-    """What run.json says, what the run is, and who is at work on it; raises ValueError where it cannot be read.
-
-    A record is read twice before its run is called lost: it may have ended, or begun again, in between.
-    """
-    while True:
-        said = _said(folder)
-        status = said["status"] if said else NOT_BEGUN
-        if status == FINISHED:
-            return said, status, None
-        if (owner := folder.owner()) is not None:
-            return said, RUNNING, owner
-        if status != RUNNING:
-            return said, status, None
-        if repr(_said(folder)) == repr(said):  # NaN is not equal to itself
-            return said, LOST, None
-
-
-def _said(folder: RunFolder) -> Row:
-    try:
-        return read_run(folder)
-    except ValueError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return {}
-        raise
-
-
-def described(folder: RunFolder, said: Row, status: str, owner: Owner, blank: Row) -> Run:
-    """A run, as a look at its folder shows it; raises ValueError for a time that is none."""
-    begun = started(said, folder)
-    row = blank | {
-        printable(name): printable(value) for name, value in columns_of(said).items() if name not in COMPUTED
-    }
-    row |= {"status": status, "attempts": len(said.get("attempts", ())) or None}
-    if not said:
-        row |= named(folder)
-    if status == FINISHED:
-        row["step"] = said.get("steps")
-        if said.get("diverged_step") is not None:
-            row["status"] = DIVERGED
-    else:
-        row["score"] = None
-    if status == RUNNING:
-        row |= progress(folder)
-    if status == RUNNING and begun is not None:
-        elapsed = time.time() - begun.timestamp()
-        row["duration"] = elapsed if elapsed >= 0 else None  # by a clock that was set back nothing can be told
-    if status == LOST:
-        row["reason"] = "no process is at work on it: launched again, it goes on from its last checkpoint"
-    if status == NOT_BEGUN:
-        row["reason"] = "nothing is recorded: it is being launched, or ended before it was a run"
-    if owner is not None:
-        row["worker"] = printable(f"{owner[1]} {owner[0]}")
-    if not said:
-        return Run(folder, row, None)
-    row["steps"] = row.get("config.steps")
-    without_seed = {key: value for key, value in said["config"].items() if key != "seed"}
-    return Run(folder, row, (row["study"], row["model"], row["task"], config_hash(without_seed)))
-
-
-def started(said: Row, folder: RunFolder) -> datetime | None:
-    try:
-        return datetime.fromisoformat(said["started"]).astimezone() if said.get("started") else None
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{folder.path / 'run.json'} cannot be read: started must be a time: {error}") from error
-
-
-def named(folder: RunFolder) -> Row:
-    """What a name alone tells of a run."""
-    found = NAME.fullmatch(folder.run)
-    if found is None or found["stem"].count("-") != 1:
-        return {}
-    model, _, task = found["stem"].partition("-")
-    seed = int(found["seed"]) if found["seed"].isdecimal() else found["seed"]
-    return {"study": folder.path.parent.name, "model": model, "task": task, "seed": seed}
-
-
-def progress(folder: RunFolder) -> Row:
-    """Step and last validation score of a run that has not finished, from the newest of its tables alone.
-
-    A table that cannot be read is the reason why they are missing, but for one that was merged meanwhile.
-    """
-    row: Row = {}
-    try:
-        for file in reversed(table_files(folder.tables, "metrics")):
-            table = read_table(file, folder.run, METRICS)
-            row.setdefault("step", pc.max(table["step"]).as_py())
-            split, quantity = (table[name].cast(pa.string()) for name in ("split", "quantity"))
-            scores = table["value"].filter(pc.and_(pc.equal(split, "validation"), pc.equal(quantity, "score")))
-            if len(scores):
-                return row | {"last_score": scores[-1].as_py()}
-    except ValueError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            row["reason"] = printable(str(error))
-    return row
-
-
-def without_copies(runs: Sequence[Run]) -> list[Run]:
-    """A run that lies in two folders counts once among the seeds; of the other it is said."""
-    first: dict[str, Run] = {}
-    made = []
-    for run in runs:
-        one = first.setdefault(run.row["run"], run)
-        if one is not run:
-            run = Run(run.folder, run.row | {"reason": f"another copy of {one.row['where']}"}, None)
-        made.append(run)
-    return made
-
-
-def compare(runs: Sequence[Run]) -> None:
-    """Fill in what is known of a run only beside the others: the settings that differ, and the seeds.
-
-    Settings are compared among the runs of one model on one task of one study.
-    """
-    seeds: dict[tuple[str, ...], list[Run]] = {}
-    alike: dict[tuple[str, ...], list[Run]] = {}
-    for run in runs:
-        if run.configuration is not None:
-            seeds.setdefault(run.configuration, []).append(run)
-            alike.setdefault(run.configuration[:3], []).append(run)
-    for of_one in seeds.values():
-        finished = sum(run.row["status"] in (FINISHED, DIVERGED) for run in of_one)
-        for run in of_one:
-            run.row.update({"seeds": len(of_one), "seeds_finished": finished})
-    for of_model in alike.values():
-        names = differing([run.row for run in of_model])
-        for run in of_model:
-            run.row["settings"] = ", ".join(f"{name}={words(run.row.get(key))}" for key, name in names.items()) or None
-
-
-def differing(rows: Sequence[Row]) -> dict[str, str]:
-    """The settings, other than the seed, in which runs differ, each with the shortest name that tells it.
-
-    >>> differing([{"config.model.hidden": 8, "config.seed": 0}, {"config.model.hidden": 16, "config.seed": 1}])
-    {'config.model.hidden': 'hidden'}
-    >>> list(differing([{"config.model.size": 1, "config.task.size": 1}, {"config.model.size": 2}]).values())
-    ['model.size', 'task.size']
-    """
-    left_out = tuple(f"config.{name}." for name in ("seed", "study", *NOT_PART_OF_THE_RESULT))
-    keys = dict.fromkeys(key for row in rows for key in row if key.startswith("config."))
-    chosen = [
-        key for key in keys if not f"{key}.".startswith(left_out) and len({words(row.get(key)) for row in rows}) > 1
-    ]
-    last = Counter(key.rpartition(".")[2] for key in chosen)
-    return {
-        key: (short if last[short := key.rpartition(".")[2]] == 1 else key.removeprefix("config.")) for key in chosen
-    }
-
-
-def configurations(runs: Sequence[Run]) -> list[Row]:
-    """One row a configuration."""
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for run in runs:
-        if run.configuration is not None:
-            groups.setdefault(run.configuration, []).append(run.row)
-    made = []
-    for rows in groups.values():
-        ended = [row for row in rows if row["status"] in (FINISHED, DIVERGED)]
-        scores = [row["score"] for row in ended if row["score"] is not None and not math.isnan(row["score"])]
-        durations = [row["duration"] for row in ended if row["duration"] is not None]
-        others = Counter(row["status"] for row in rows if row["status"] != FINISHED)
-        baselines = [row["baseline"] for row in rows if row["baseline"] is not None]
-        made.append(
-            {name: rows[0][name] for name in ("study", "model", "task", "settings")}
-            | {
-                "seeds_finished": len(ended),
-                "seeds": len(rows),
-                "score": statistics.median(scores) if scores else None,
-                "score_low": min(scores, default=None),
-                "score_high": max(scores, default=None),
-                "baseline": baselines[0] if baselines else None,
-                "solved": sum(row["solved"] is True for row in ended),
-                "others": counted(others) or None,
-                "duration": statistics.median(durations) if durations else None,
-                "runs": " ".join(row["run"] for row in rows),
-            }
-        )
-    return made
-
-
-@dataclass(frozen=True)
-class Condition:
-    """``column=value`` with ``*`` for anything, ``!=``, or an order: of numbers where both are, of texts else."""
-
-    column: str
-    sign: str
-    value: str
-
-    def holds(self, row: Row) -> bool:
-        """Of what is missing no order holds; ``column=`` asks for it."""
-        found = row.get(self.column)
-        if self.sign in ("=", "!="):
-            return self._equal(found) == (self.sign == "=")
-        order = {">": gt, ">=": ge, "<": lt, "<=": le}[self.sign]
-        if found is None:
-            return False
-        if isinstance(found, str):
-            return order(found, self.value)
-        asked = as_number(self.value)
-        if asked is None:
-            raise ValueError(
-                f"'{self.column}{self.sign}{self.value}': {self.column} is a number, '{self.value}' is none"
-            )
-        return order(found, asked)
-
-    def _equal(self, found: Any) -> bool:
-        if found is None or self.value == "":
-            return found is None and self.value in ("", "null", "-")
-        if isinstance(found, bool):
-            return self.value.lower() in (("true", "yes") if found else ("false", "no"))
-        if isinstance(found, (int, float)) and (asked := as_number(self.value)) is not None:
-            return found == asked
-        return re.fullmatch(".*".join(map(re.escape, self.value.split("*"))), str(found)) is not None
-
-
 class NothingLeft(ValueError):
     """No run is as was asked."""
-
-
-def condition(text: str) -> Condition:
-    """Raises ValueError for what is none."""
-    found = re.fullmatch(r"\s*([^=!<>\s]+)\s*(==?|!=|>=|<=|>|<)\s*(.*?)\s*", text)
-    if found is None:
-        raise ValueError(f"'{text}' is no condition: write column=value, !=, >, >=, < or <=, in quotation marks")
-    return Condition(found[1], "=" if found[2] == "==" else found[2], found[3])
-
-
-def as_number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def require_known(names: Iterable[str], rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """Raise ValueError for a column that no row has."""
-    known = dict.fromkeys([*columns, *(key for row in rows for key in row)])
-    for name in names:
-        if name not in known:
-            hint = nearest(name, [*known, *(key.rpartition(".")[2] for key in known)])
-            whole = [key for key in known if key.endswith(f".{name}")]
-            hint = f"; did you mean {' or '.join(map(repr, whole))}?" if whole else hint
-            raise ValueError(f"there is no column '{name}'{hint or '; known: ' + ', '.join(columns)}")
-
-
-def ordered(rows: Sequence[Row], by: Sequence[str]) -> list[Row]:
-    """By these columns, descending where one begins with a minus; what is missing comes last."""
-    made = list(rows)
-    for name in reversed(by):
-        column = name.removeprefix("-")
-        there = [row for row in made if not missing(row.get(column))]
-        there.sort(key=lambda row: in_order(row[column]), reverse=name.startswith("-"))
-        made = there + [row for row in made if missing(row.get(column))]
-    return made
-
-
-def missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def in_order(value: Any) -> tuple[bool, float, str]:
-    """A key for values of different kinds: numbers, then texts, then what is missing."""
-    if value is None:
-        return True, math.inf, ""
-    return (True, 0.0, value) if isinstance(value, str) else (False, value, "")
 
 
 @dataclass(frozen=True)
@@ -464,12 +97,11 @@ class Chosen:
     rows: list[Row]
     runs: list[Run]
     of: int
-    passed_over: int
 
     def counts(self) -> str:
         """How many there are of each status."""
-        some = f" of {self.of}" if len(self.runs) < self.of else ""
-        return f"{len(self.runs)}{some} runs: {counted(Counter(run.row['status'] for run in self.runs))}"
+        some = f"{len(self.runs)} of " if len(self.runs) < self.of else ""
+        return f"{some}{number_of(self.of, 'run')}: {counted(Counter(run.row['status'] for run in self.runs))}"
 
 
 def chosen(reader: Reader, options: argparse.Namespace) -> Chosen:
@@ -479,73 +111,31 @@ def chosen(reader: Reader, options: argparse.Namespace) -> Chosen:
     require_known([one.column for one in conditions], [run.row for run in every], RUN)
     runs = [run for run in every if all(one.holds(run.row) for one in conditions)]
     if not runs:
-        raise NothingLeft(f"none of the {len(every)} runs below '{reader.root}' has {' and '.join(options.where)}")
+        raise NothingLeft(
+            f"of {number_of(len(every), 'run')} below '{reader.root}' none has {' and '.join(options.where)}"
+        )
     kind = SEEDS if options.seeds else RUN
     rows = configurations(runs) if options.seeds else [run.row for run in runs]
     if not rows:
-        raise ValueError(f"of none of the {len(runs)} runs below '{reader.root}' the configuration can be read")
+        raise ValueError(f"of {number_of(len(runs), 'run')} below '{reader.root}' no configuration can be read")
     require_known([name.removeprefix("-") for name in options.sort], rows, kind)
-    require_known(options.columns, rows, kind if options.csv else (*kind, *SHOWN[kind]))
-    return Chosen(kind, ordered(rows, options.sort), runs, len(every), reader.passed_over)
+    require_known(options.columns, rows, kind if options.csv else (*kind, *IMPORTANT[kind]))
+    return Chosen(kind, ordered(rows, options.sort), runs, len(every))
 
 
-def printable(value: Any) -> Any:
-    """A text from outside on one line, without what a terminal would take for a command.
-
-    >>> printable("red \\x1b[31m\\n text")
-    'red \\\\x1b[31m text'
-    """
-    if not isinstance(value, str) or value.isprintable():
-        return value
-    return shown(" ".join(value.split()))
-
-
-def words(value: Any) -> str:
-    """
-    >>> [words(value) for value in (0.98765, 2000.0, 3, True, None, float("nan"), "x")]
-    ['0.9877', '2000', '3', 'yes', '-', 'nan', 'x']
-    """
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1000 else str(value).removesuffix(".0")
-
-
-def length(seconds: float) -> str:
-    """
-    >>> [length(seconds) for seconds in (2.345, 83, 7500, 200000)]
-    ['2.3 s', '1 m 23 s', '2 h 05 m', '2 d 07 h']
-    """
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, days = minutes // 60, minutes // 1440
-    if days:
-        return f"{days} d {hours % 24:02} h"
-    return f"{hours} h {minutes % 60:02} m" if hours else f"{minutes} m {rest:02} s"
-
-
-def of_run(name: str, row: Row) -> str:
-    """A cell as a reader wants it."""
+def cell(name: str, row: Row) -> str:
+    """A value of a run, or of a configuration, as a reader wants it."""
     value = row.get(name)
-    if name == "score" and value is None and row["last_score"] is not None:
-        return f"({row['last_score']:.3f})"
-    if name == "step" and value is not None and row["steps"] is not None and row["status"] not in (FINISHED, DIVERGED):
-        return f"{value}/{words(row['steps'])}"
-    return of_any(name, row)
-
-
-def of_configuration(name: str, row: Row) -> str:
     if name == "range" and row["score_low"] is not None:
         return f"{row['score_low']:.3f} to {row['score_high']:.3f}"
-    return f"{row['solved']} of {row['seeds_finished']}" if name == "solved" else of_any(name, row)
-
-
-def of_any(name: str, row: Row) -> str:
-    value = row.get(name)
+    if name == "score" and value is None and row.get("last_score") is not None:
+        return f"({row['last_score']:.3f})"
     if value is None:
         return "-"
+    if name == "solved" and "others" in row:
+        return f"{value} of {row['seeds_finished']}"
+    if name == "step" and row["steps"] is not None and row["status"] not in (FINISHED, DIVERGED):
+        return f"{value}/{words(row['steps'])}"
     if name in ("score", "baseline"):
         return f"{value:.3f}"
     if name == "seeds":
@@ -562,13 +152,14 @@ def table(chosen: Chosen, columns: Sequence[str], width: int | None, height: int
 
     ``columns`` are those asked for, none for the usual ones: the least important are left out, and said to be.
     """
-    cell = of_configuration if chosen.kind == SEEDS else of_run
     below = [chosen.counts(), *notes(chosen)]
     rows = chosen.rows
     if height is not None and len(rows) > (room := max(height - len(below) - 5, 1)):
         rows = foremost(rows, room)
-        below.insert(1, f"{len(chosen.rows) - room} rows more than there is room for")
-    asked = columns or [name for name in SHOWN[chosen.kind] if any(cell(name, row) != "-" for row in rows)]
+        below.insert(1, f"{number_of(len(chosen.rows) - room, 'row')} more than there is room for")
+    asked = columns or [
+        name for name in ORDER if name in IMPORTANT[chosen.kind] and any(cell(name, row) != "-" for row in rows)
+    ]
     cells = {name: [name, *(cell(name, row) for row in rows)] for name in asked}
     widths = {name: max(map(cell_len, texts)) for name, texts in cells.items()}
     if width is not None:
@@ -582,7 +173,7 @@ def table(chosen: Chosen, columns: Sequence[str], width: int | None, height: int
     made = Text(no_wrap=True, end="")
     for at in range(len(rows) + 1):
         for name in kept:
-            style = "bold" if at == 0 else STATUSES[cells[name][at]] if name == "status" else ""
+            style = "bold" if at == 0 else COLOURS[cells[name][at]] if name == "status" else ""
             made.append(padded(cells[name][at], widths[name], right=name in NUMBERS), style)
             made.append("\n" if name == kept[-1] else "  ")
     return made.append("\n".join(["", *(cut_off(line, width or UNLIMITED) for line in below), ""]))
@@ -610,49 +201,29 @@ def fitting(widths: Mapping[str, int], important: Sequence[str], width: int | No
 
 def foremost(rows: Sequence[Row], room: int) -> list[Row]:
     """As many rows as there is room for, in their order: those that go on or went wrong before those that finished."""
-    ranks = list(STATUSES)
-    first = sorted(range(len(rows)), key=lambda at: ranks.index(rows[at].get("status", FINISHED)))[:room]
+    first = sorted(range(len(rows)), key=lambda at: STATUSES.index(rows[at].get("status", FINISHED)))[:room]
     return [rows[at] for at in sorted(first)]
 
 
 def notes(chosen: Chosen) -> list[str]:
     """What went wrong, by reason, and how to run one again."""
+    rows = [run.row for run in chosen.runs]
     reasons: dict[tuple[str, str], list[str]] = {}
-    for run in chosen.runs:
-        if run.row["reason"] is not None:
-            reasons.setdefault((run.row["status"], run.row["reason"]), []).append(run.row["run"])
-    said = sorted(reasons.items(), key=lambda entry: list(STATUSES).index(entry[0][0]))
+    for row in rows:
+        if row["reason"] is not None:
+            reasons.setdefault((row["status"], row["reason"]), []).append(row["run"])
+    said = sorted(reasons.items(), key=lambda entry: STATUSES.index(entry[0][0]))
     lines = [
         f"{status}: {runs[0]}{f' and {len(runs) - 1} more' if len(runs) > 1 else ''}: {reason}"
         for (status, reason), runs in said[:REASONS]
     ]
     if len(said) > REASONS:
-        lines.append(f"and {len(said) - REASONS} reasons more: --csv has all")
-    if chosen.kind == RUN and any(
-        run.row["score"] is None and run.row["last_score"] is not None for run in chosen.runs
-    ):
+        lines.append(f"and {number_of(len(said) - REASONS, 'reason')} more: --csv has all")
+    if chosen.kind == RUN and any(row["score"] is None and row["last_score"] is not None for row in rows):
         lines.append("(score): the last validation of a run that has not finished")
-    if chosen.passed_over:
-        lines.append(f"how far {chosen.passed_over} runs came that ended early is not looked up for this: --csv has it")
-    if wrong := [run.row["run"] for run in chosen.runs if run.row["status"] not in (FINISHED, RUNNING, UNREADABLE)]:
+    if wrong := [row["run"] for row in rows if row["status"] not in (FINISHED, RUNNING, UNREADABLE)]:
         lines.append(f"how to run one again: --command RUN, such as --command {wrong[0]}")
     return lines
-
-
-def counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{counts[status]} {status}" for status in reversed(STATUSES) if counts.get(status))
-
-
-def terminal_width() -> int | None:
-    """None where nothing says how wide it is, such as in a pipe without a terminal: then nothing is left out."""
-    if os.environ.get("COLUMNS", "").isdecimal():
-        return int(os.environ["COLUMNS"])
-    for stream in (1, 2, 0):
-        try:
-            return os.get_terminal_size(stream).columns or None
-        except OSError:
-            continue
-    return None
 
 
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
@@ -662,7 +233,7 @@ UNLIMITED = 10_000
 
 
 def show(chosen: Chosen, options: argparse.Namespace) -> None:
-    width = terminal_width()
+    width = shutil.get_terminal_size((0, 0)).columns or None  # nothing is left out where nobody says how wide it is
     Console(width=width or UNLIMITED, **PLAIN).print(table(chosen, options.columns, width), end="")
 
 
@@ -713,79 +284,22 @@ def write(chosen: Chosen, columns: Sequence[str], file: TextIO) -> None:
         writer.writerow([json.dumps(value) if isinstance(value, (bool, float)) else value for value in values])
 
 
-def command(reader: Reader, asked: str) -> str:
-    """The command line that leads to that run; raises ValueError where there is none.
-
-    It is what was recorded beside the run when it was launched. In a sweep that is the one job, with a launcher of its
-    own where one was chosen.
-    """
-    folder = found(reader, asked)
-    record = folder.path / ".hydra"
-    if not record.is_dir():
-        said = _said(folder)
-        if said and "outputs" not in said["config"]:
-            raise ValueError(f"{folder.run} was made from Python, by retrograde.fit: there is no command for it")
-        raise ValueError(f"{record} is missing, which holds the command that {folder.run} was launched with")
-    file = record / "hydra.yaml"
-    try:
-        hydra = yaml.safe_load(file.read_text())["hydra"]
-        overrides, runtime = hydra["overrides"], hydra["runtime"]
-        settings = [str(text) for text in overrides["task"]]
-        own = [str(text) for text in overrides["hydra"] if not text.lstrip("+~").startswith(OF_THE_LAUNCH)]
-        name, cwd = str(hydra["job"]["config_name"]), Path(runtime["cwd"])
-        sources = [source["path"] for source in runtime["config_sources"] if source["provider"] == "command-line"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    flags = [] if name == "train" else ["--config-name", name]
-    for source in sources:
-        flags += ["--config-dir", str(source)]
-    if any(text.startswith("launcher=") for text in settings):
-        own.append("hydra.mode=MULTIRUN")
-    elif any(text.startswith("study=") for text in settings):
-        own.append("hydra.mode=RUN")  # a study makes a sweep of itself
-    line = shlex.join(["retrograde", *flags, *settings, *own])
-    if cwd != Path.cwd() and cwd.is_dir():
-        line = f"cd {shlex.quote(str(cwd))} && {line}"
-    if not line.isprintable():
-        raise ValueError(f"{file} holds what cannot be printed: {line}")
-    return line
-
-
-OF_THE_LAUNCH = ("hydra.mode=", "hydra.job.env_set.RETROGRADE_PLACE=", "hydra.sweeper", "hydra/sweeper")
-"""Settings of Hydra's that a sweep has and one run of it does without."""
-
-
-def found(reader: Reader, asked: str) -> RunFolder:
-    """The run of that name or folder, or the only one whose name begins or ends so."""
-    folders = list(run_folders(reader.root)) if reader.root.is_dir() else []
-    path = Path(asked).resolve()
-    exact = [folder for folder in folders if folder.run == asked or folder.path == path]
-    near = [folder for folder in folders if folder.run.startswith(asked) or folder.run.endswith(asked)]
-    if exact:
-        return exact[0]
-    if len(near) == 1:
-        return near[0]
-    if near:
-        raise ValueError(f"'{asked}' may be any of {len(near)} runs, such as {near[0].run} or {near[1].run}")
-    hint = nearest(asked, [folder.run for folder in folders])
-    raise ValueError(f"there is no run '{asked}' below '{reader.root}'{hint}")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 1, with one line that says why, where there is nothing to show."""
     options = parser().parse_args(minus_kept(sys.argv[1:] if arguments is None else arguments))
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # where not every character can be printed
-    reader = Reader(options.outputs, math.inf if options.csv else EARLY)
+    reader = Reader(options.outputs)
     try:
         if options.command is not None:
-            print(command(reader, options.command))
-        elif options.csv == "-":
-            write(chosen(reader, options), options.columns, sys.stdout)
+            print(command(options.outputs, options.command))
         elif options.csv is not None:
             rows = chosen(reader, options)
-            with Path(options.csv).open("w", newline="", encoding="utf-8") as file:
-                write(rows, options.columns, file)
+            if options.csv == "-":
+                write(rows, options.columns, sys.stdout)
+            else:
+                with Path(options.csv).open("w", newline="", encoding="utf-8") as file:
+                    write(rows, options.columns, file)
         elif options.watch is not None:
             watch(reader, options)
         else:

@@ -30,6 +30,8 @@ import wandb
 from retrograde.record.folder import Claimed, RunFolder
 from retrograde.record.secret import redacted
 from retrograde.record.store import FolderStore
+from retrograde.record.survey import number_of
+from retrograde.record.view import in_one_line
 from retrograde.record.wandb_log import Log, Row, flat, read_logs, write_rest
 
 TOGETHER = 20
@@ -122,7 +124,7 @@ def read_kept(folder: RunFolder) -> Kept:
             lost.append(f"{log.file} would upload {log.outside[0]!r}, which is outside its folder")
         else:
             own.append(log)
-    lost += [f"what {log.damaged} damaged places of {log.file} held" for log in own if log.damaged]
+    lost += [f"what {number_of(log.damaged, 'damaged place')} of {log.file} held" for log in own if log.damaged]
     if own and not own[-1].ended and folder.is_finished():
         lost.append(f"the end of {own[-1].file}, which is cut off")
     return Kept([log for log in own if log.rows or log.ended] or own[-1:], lost)
@@ -136,16 +138,16 @@ def missing(kept: Kept, there: There) -> list[str]:
     if there.state is None:
         return ["the run"]
     if absent:
-        found.append(f"{absent} of {len(kept.rows)} rows")
+        found.append(f"{absent} of {number_of(len(kept.rows), 'row')}")
     other = sum(TIME in row and row[TIME] in by_time and not _same_row(row, by_time[row[TIME]]) for row in kept.rows)
     if other:
-        found.append(f"{other} rows are not what was logged")
+        found.append(f"what was logged in {number_of(other, 'row')} that W&B holds otherwise")
     keys = [key for key, value in sorted(kept.summary.items()) if not _same(value, there.summary.get(key))]
     if keys:
         found.append(f"the summary's {_named(keys)}")
     files = [name for name, file in sorted(kept.files.items()) if not _is_there(file, there.files.get(name))]
     if files:
-        found.append(f"{len(files)} files: {_named(files)}")
+        found.append(f"{number_of(len(files), 'file')}: {_named(files)}")
     if kept.logs and kept.logs[-1].ended and there.state in ("running", "crashed"):
         found.append("its end")
     return found
@@ -188,13 +190,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 chosen = [store.folders[name] for name in names[at : at + TOGETHER]]
                 wanting += _synced(chosen, place, options, scratch)
     except (ValueError, OSError, wandb.Error) as error:
-        print(redacted(str(error).strip().splitlines()[0]), file=sys.stderr)
+        print(in_one_line(error), file=sys.stderr)
         return 1
     for run, why in store.unreadable.items():
         if run not in store.folders:  # else it is a table of a run, which is uploaded as it is
             print(f"missing: {run}: {why}")
             wanting += 1
-    print(f"{len(names)} runs: {f'{wanting} not wholly in W&B' if wanting else 'W&B holds all that is to be held'}")
+    outcome = f"{wanting} not wholly in W&B" if wanting else "W&B holds all that is to be held"
+    print(f"{number_of(len(names), 'run')}: {outcome}")
     return 1 if wanting else 0
 
 
@@ -214,6 +217,9 @@ def _synced(folders: Sequence[RunFolder], place: Place, options: argparse.Namesp
                 except Claimed:
                     print(f"left alone: {folder.run}: a process is at work on it")
                     continue
+                except (ValueError, OSError) as error:  # such as of somebody else's run
+                    wanting += _said("", folder, [in_one_line(error)])
+                    continue
             kept = read_kept(folder)
             if not kept.logs:
                 wanting += _said("nothing to upload", folder, kept.lost)
@@ -228,8 +234,9 @@ def _synced(folders: Sequence[RunFolder], place: Place, options: argparse.Namesp
                 paths += uploads(kept, there, rest)
                 sent.append((folder, kept))
         said = upload(paths, options, scratch) if paths else ""
+        deadline = time.monotonic() + options.patience
         for folder, kept in sent:
-            lacking = _verified(kept, place, options.patience)
+            lacking = _verified(kept, place, deadline)
             wanting += _said("uploaded", folder, lacking + kept.lost)
             if lacking and (complaints := [line for line in said.splitlines() if re.search("error|fail", line, re.I)]):
                 print(f"  {redacted(complaints[0])}", file=sys.stderr)
@@ -242,11 +249,10 @@ def _said(well: str, folder: RunFolder, lacking: Sequence[str]) -> bool:
     return bool(lacking)
 
 
-def _verified(kept: Kept, place: Place, patience: float) -> list[str]:
+def _verified(kept: Kept, place: Place, deadline: float) -> list[str]:
     """What is missing still; a server may take a while to show what it has received."""
-    deadline = time.monotonic() + patience
-    while (lacking := missing(kept, place.read(kept.logs[-1]))) and time.monotonic() < deadline:
-        time.sleep(min(2.0, patience))
+    while (lacking := missing(kept, place.read(kept.logs[-1]))) and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(2.0, left))
     return lacking
 
 

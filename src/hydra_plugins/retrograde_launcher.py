@@ -17,6 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from retrograde.train.app import plan_sweep
+from retrograde.train.closing import numbered
 from retrograde.train.jobs import Composer, Planned
 from retrograde.train.sweep import (
     PLACE,
@@ -70,7 +71,7 @@ class SweepLauncher(Launcher):
             for line in outcome.lines():
                 print(line, flush=True)
             if outcome.bad:
-                raise SweepError(f"{outcome.bad} of {len(jobs)} runs did not finish")
+                raise SweepError(f"{outcome.bad} of {numbered(len(jobs), 'run')} did not finish")
         return [_returned(job) for job in jobs]
 
 

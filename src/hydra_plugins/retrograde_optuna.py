@@ -20,6 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.retrograde_launcher import SweepLauncher
 from hydra_plugins.retrograde_workers import needed
 from retrograde.record.folder import config_hash
+from retrograde.train.closing import numbered
+from retrograde.train.errors import first_line
 from retrograde.train.jobs import Composer
 from retrograde.train.sweep import SweepError
 
@@ -67,6 +69,7 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """As Hydra calls it, with what the command line sets or leaves open."""
+        assert self.config is not None and isinstance(self.launcher, SweepLauncher)  # from setup
         given = self.parser.parse_overrides([f"{key}={value}" for key, value in self.params.items()] + arguments)
         latest = {override.get_key_element(): override for override in given}
         space = {
@@ -94,7 +97,7 @@ class OptunaSweeper(Sweeper):
         for line in self._lines(study):
             print(line, flush=True)
         if failed:
-            raise SweepError(f"{failed} of {self.n_trials} trials failed")
+            raise SweepError(f"{failed} of {numbered(self.n_trials, 'trial')} failed")
 
     def _study(self, space: Mapping[str, "BaseDistribution"], fixed: Sequence[str]) -> "Study":
         """The one of this name in the storage, or a new one; its name, unless given, is that of what is searched."""
@@ -110,7 +113,7 @@ class OptunaSweeper(Sweeper):
                 load_if_exists=True,
             )
         except Exception as error:  # each database has one of its own
-            raise ValueError(f"hydra.sweeper.storage: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"hydra.sweeper.storage: {first_line(error)}") from error
         if study.direction.name.lower() != self.direction:
             raise ValueError(
                 f"hydra.sweeper.direction: '{study.study_name}' is there to {study.direction.name.lower()}"
@@ -138,6 +141,7 @@ class OptunaSweeper(Sweeper):
 
     def _tried(self, study: "Study", chosen: Mapping[int, tuple[str, ...]], begun: int) -> int:
         """Launches trials and tells the study their scores; how many of them failed."""
+        assert self.launcher is not None  # from setup
         different = list(dict.fromkeys(chosen.values()))
         try:
             returned = dict(zip(different, self.launcher.launch(different, begun), strict=True))
@@ -157,7 +161,7 @@ class OptunaSweeper(Sweeper):
         """What was found, for a person."""
         states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        lines = [f"{len(states)} trials of '{study.study_name}': {counts}"]
+        lines = [f"{numbered(len(states), 'trial')} of '{study.study_name}': {counts}"]
         if "complete" in states:
             settings = " ".join(f"{key}={value}" for key, value in study.best_params.items())
             lines.append(f"  best score {study.best_value:.4g}: {settings}")

@@ -25,7 +25,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from retrograde.core.choices import Unavailable
 from retrograde.record.folder import RunFolder
 from retrograde.train.closing import closing_line
-from retrograde.train.sweep import GRACE, PLACE, InWorker, SweepError
+from retrograde.train.sweep import GRACE, PLACE, InWorker, SweepError, at_a_time
+
+PAUSE = {"local": 0.2, "slurm": 1.0}
+"""Seconds between two looks at the jobs that submitit has started."""
 
 
 def needed(module: str, setting: str, package: str, extra: str) -> Any:
@@ -64,10 +67,10 @@ class RayLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """As Hydra calls it."""
         if not self.ray.is_initialized():
-            before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            before = {asked: signal.getsignal(asked) for asked in (signal.SIGINT, signal.SIGTERM)}
             self.ray.init(**self.init)
-            for number, handler in before.items():  # Ray has one that would leave at once
-                signal.signal(number, handler)
+            for asked, handler in before.items():  # Ray has one that would leave at once
+                signal.signal(asked, handler)
         tasks: dict[Any, Sequence[str]] = {}
         returned: dict[Any, JobReturn] = {}
         try:
@@ -105,6 +108,7 @@ class RayLauncher(Launcher):
 
 def said(result: JobReturn) -> JobReturn:
     """The result, after the line that its job has printed where nobody looks."""
+    assert result.hydra_cfg is not None  # which every job leaves that was begun
     folder = RunFolder(Path(result.hydra_cfg.hydra.runtime.output_dir))
     if result.status == JobStatus.COMPLETED and folder.is_finished():  # and not another launch's, still at work
         line = closing_line(folder, folder.read())
@@ -119,14 +123,22 @@ class SubmititLauncher(Launcher):
     """
 
     def __init__(
-        self, cluster: Literal["local", "slurm"], folder: str, requeues: int, parameters: Mapping[str, Any]
+        self,
+        cluster: Literal["local", "slurm"],
+        folder: str,
+        requeues: int,
+        parameters: Mapping[str, Any],
+        n_jobs: int = -1,
     ) -> None:
+        if type(n_jobs) is not int or n_jobs == 0:
+            raise ValueError(f"n_jobs must be a whole number other than 0, not {n_jobs!r}")
         self.cluster = cluster
         self.folder = folder
         self.requeues = requeues
+        self.n_jobs = n_jobs
         content = OmegaConf.to_container(parameters, resolve=True) if OmegaConf.is_config(parameters) else parameters
         assert isinstance(content, Mapping)
-        self.parameters = {name: value for name, value in content.items() if value is not None}
+        self.parameters = {str(name): value for name, value in content.items() if value is not None}
         option = {"local": "submitit_local", "slurm": "slurm"}[cluster]
         needed("submitit", f"launcher={option}", "submitit", "submitit")
         if cluster == "slurm" and shutil.which("srun") is None:
@@ -145,20 +157,33 @@ class SubmititLauncher(Launcher):
         logging.getLogger("submitit").setLevel(logging.ERROR)  # which warns of a SLURM that keeps no accounts
         executor = submitit.AutoExecutor(self.folder, cluster=self.cluster, slurm_max_num_timeout=self.requeues)
         executor.update_parameters(**self.parameters)
-        numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        overrides = [list(one) for one in job_overrides]
-        jobs = executor.map_array(self, overrides, numbers, [Singleton.get_state()] * len(overrides))
+        given = [
+            ([*overrides], number, Singleton.get_state())
+            for number, overrides in enumerate(job_overrides, initial_job_idx)
+        ]
+        jobs: list[Any] = []
+        returned: dict[int, JobReturn] = {}
         try:
-            return [self._result(job, one) for job, one in zip(jobs, overrides, strict=True)]
+            if self.cluster == "slurm":
+                jobs += executor.map_array(self, *zip(*given, strict=True))
+            while True:
+                for place, job in enumerate(jobs):
+                    if place not in returned and job.done():
+                        returned[place] = self._result(job, given[place][0])
+                if len(returned) == len(given):
+                    return [returned[place] for place in range(len(given))]
+                room = at_a_time(self.n_jobs) - (len(jobs) - len(returned))  # submitit itself starts all at once
+                jobs += [executor.submit(self, *one) for one in given[len(jobs) :][: max(0, room)]]
+                time.sleep(PAUSE[self.cluster])
         except BaseException:
             for job in jobs:
                 job.cancel(check=False)
             while self.cluster == "local" and not all(job.done() for job in jobs):
-                time.sleep(0.1)
+                time.sleep(PAUSE["local"])
             raise
 
     def _result(self, job: Any, overrides: Sequence[str]) -> JobReturn:
-        """Waits for it."""
+        """Of one that has ended."""
         from submitit.core.utils import FailedJobError, UncompletedJobError
 
         try:

@@ -217,6 +217,14 @@ def test_folders_without_runs_end_in_one_line(script, capsys, tmp_path: Path, st
         assert message in said.err and name in said.err
 
 
+def test_a_place_that_cannot_be_written_to_is_one_line(script, capsys, tmp_path: Path) -> None:
+    write_run(tmp_path / "outputs", Fake("gru"))
+    (tmp_path / "file").touch()
+    code, out, error = report(script, capsys, tmp_path / "outputs", "--to", tmp_path / "file" / "report")
+    assert (code, out) == (1, "")
+    assert error == f"[Errno 20] Not a directory: '{tmp_path}/file/report'\n"
+
+
 def test_a_torn_table_costs_its_run_that_table_and_is_named(script, capsys, tmp_path: Path):
     folder = write_run(tmp_path / "outputs", Fake("gru"))
     write_run(tmp_path / "outputs", Fake("gru", seed=1))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.types import RunMode
 
 from fake_runs import Fake, write_run
+from retrograde.record import survey
 from retrograde.record.folder import RunFolder, run_name
 from retrograde.record.tables import TableWriter, metrics_table
 from retrograde.train.app import run_folder
@@ -126,7 +128,7 @@ def test_a_run_that_goes_on_has_the_step_and_the_score_of_its_newest_tables(show
     (row,) = rows(tmp_path).values()
     assert (row["step"], row["steps"], row["score"], row["last_score"]) == ("350", "1000", "", "0.3")
     lines = shown(tmp_path).lines
-    assert lines[1].startswith(f"{folder.run}  lost") and "350/1000  (0.300)" in lines[1]
+    assert lines[1].startswith(f"{folder.run}  lost") and "0/1  350/1000  (0.300)" in lines[1]
     assert "(score): the last validation of a run that has not finished" in lines
 
 
@@ -142,16 +144,16 @@ def test_an_older_table_that_is_damaged_costs_nothing_and_the_newest_is_named(ro
 
 
 def test_tables_are_read_of_runs_that_have_not_finished_alone(
-    runs, rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    true = runs.read_table
+    true = survey.read_table
 
     def noted(file: Path, run: str, *more: Any) -> Any:
         read.append(run)
         return true(file, run, *more)
 
-    monkeypatch.setattr(runs, "read_table", noted)
+    monkeypatch.setattr(survey, "read_table", noted)
     write_run(tmp_path, Fake("gru"))
     running = unfinished(tmp_path, "lru")
     with running.claimed():
@@ -159,16 +161,33 @@ def test_tables_are_read_of_runs_that_have_not_finished_alone(
     assert read == [running.run]
 
 
-def test_where_many_ended_early_their_tables_are_read_for_csv_alone(
-    runs, shown, rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_has_ended_is_read_once_as_long_as_nobody_writes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "EARLY", 1)
-    for seed in (0, 1):
-        unfinished(tmp_path, "lru", seed, status="interrupted")
-    text = shown(tmp_path)
-    assert not any("(0.200)" in line for line in text.lines)
-    assert any(line.startswith("how far 2 runs came") for line in text.lines)
-    assert {row["last_score"] for row in rows(tmp_path).values()} == {"0.2"}
+    read: list[str] = []
+    true = survey.columns_of
+    monkeypatch.setattr(survey, "columns_of", lambda said: read.append(said["run"]) or true(said))
+    finished, lost = write_run(tmp_path, Fake("gru")), unfinished(tmp_path, "lru")
+    reader = survey.Reader(tmp_path)
+    first, again = ([dict(run.row) for run in reader.runs()] for _ in range(2))
+    assert first == again and sorted(read) == sorted([finished.run, lost.run])
+    with lost.claimed():
+        assert [run.row["status"] for run in reader.runs()] == ["finished", "running"]
+    finished.write({**finished.read(), "score": 0.5})
+    assert [(run.row["status"], run.row["score"]) for run in reader.runs()] == [("finished", 0.5), ("lost", None)]
+
+
+def test_the_duration_of_a_run_that_goes_on_counts_its_earlier_attempts(rows, tmp_path: Path) -> None:
+    folder = unfinished(tmp_path, "lru")
+    now = datetime.now(UTC).isoformat()
+    attempts = [{"started": "2026-08-07T10:00:00+00:00"}, {"started": now, "from_step": 50, "from_seconds": 4000.5}]
+    with folder.claimed():
+        folder.write({**folder.read(), "started": now, "attempts": attempts})
+        (row,) = rows(tmp_path).values()
+        assert 4000.5 <= float(row["duration"]) < 4060
+        folder.write({**folder.read(), "attempts": [{"from_seconds": "long"}]})
+        (row,) = rows(tmp_path).values()
+        assert row["status"] == "unreadable" and "attempts[0].from_seconds must be a finite number" in row["reason"]
 
 
 def test_seeds_of_a_configuration_are_counted_and_settings_that_differ_are_named(rows, tmp_path: Path) -> None:
@@ -237,7 +256,7 @@ def test_conditions_leave_the_runs_of_which_all_hold(runs, shown, rows, tmp_path
         assert f"{len(left)} of 4 runs: " in "\n".join(shown(tmp_path, "--where", *conditions).lines)
     else:
         ended = shown(tmp_path, "--where", *conditions)
-        assert (ended.code, ended.error) == (1, [f"none of the 4 runs below '{tmp_path}' has {conditions[0]}"])
+        assert (ended.code, ended.error) == (1, [f"of 4 runs below '{tmp_path}' none has {conditions[0]}"])
 
 
 def test_rows_are_sorted_by_columns_and_what_is_missing_comes_last(rows, tmp_path: Path) -> None:
@@ -391,7 +410,7 @@ def test_a_watch_shows_what_changes_and_ends_with_the_last_run(
     worker.join()
     changes = [line.split(maxsplit=1)[1] for line in ended.lines if line[2:3] == ":"]
     assert changes == [f"{folder.run} running", f"{folder.run} finished, score 0.500"]
-    assert ended.code == 0 and ended.lines[-1] == "1 runs: 1 finished"
+    assert ended.code == 0 and ended.lines[-1] == "1 run: 1 finished"
 
 
 def test_a_watch_of_runs_that_go_on_ends_when_none_does(
@@ -411,7 +430,7 @@ def test_a_watch_of_runs_that_go_on_ends_when_none_does(
     monkeypatch.setattr(runs.Reader, "runs", ends)
     ended = shown(tmp_path, "--watch", "0.05", "--where", "status=running")
     assert ended.code == 1 and len(looks) > 2
-    assert ended.error == [f"none of the 1 runs below '{tmp_path}' has status=running"]
+    assert ended.error == [f"of 1 run below '{tmp_path}' none has status=running"]
 
 
 def test_a_screen_that_is_too_low_shows_what_goes_on_or_went_wrong(runs, tmp_path: Path) -> None:

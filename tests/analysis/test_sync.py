@@ -1,6 +1,7 @@
 """What is uploaded, what is not, and that what is missing is named: against a server that counts what it was sent."""
 
 import math
+import os
 import re
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +10,7 @@ import pytest
 
 from fake_runs import CARD
 from loopback import HISTORY, LoopbackServer
-from retrograde.record.folder import RunFolder
+from retrograde.record.folder import CLAIM, RunFolder
 from retrograde.record.tables import TableWriter, metrics_table
 from retrograde.record.view import WandbView
 from retrograde.record.wandb_log import BLOCK, read_logs
@@ -74,7 +75,7 @@ def test_what_is_missing_is_uploaded_once(
         del rows[line]
     server.runs["whole"].files["retrograde/card.json"] = b"{"
     assert sync.main([*arguments, "--dry-run"]) == 1
-    assert said(capsys)[1:] == ["missing: resumed: 2 of 7 rows", "missing: whole: 1 files: retrograde/card.json"]
+    assert said(capsys)[1:] == ["missing: resumed: 2 of 7 rows", "missing: whole: 1 file: retrograde/card.json"]
     assert sync.main(arguments) == 0
     assert steps(server, "resumed") == [1, 2, 3, 4, 5]
     counted = [row["_step"] for row in server.runs["resumed"].rows]
@@ -106,8 +107,8 @@ def test_what_did_not_arrive_is_named(
     assert sync.main(arguments) == 1
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0] == (
-        "missing: run: 1 of 4 rows; 1 rows are not what was logged; the summary's score, status, "
-        "train/loss, …; 1 files: retrograde/metrics.parquet; its end"
+        "missing: run: 1 of 4 rows; what was logged in 1 row that W&B holds otherwise; the summary's score, status, "
+        "train/loss, …; 1 file: retrograde/metrics.parquet; its end"
     )
     assert printed.err == "  wandb: ERROR no room\n"
 
@@ -121,6 +122,8 @@ def test_what_must_not_be_uploaded_is_left(
     linked = attempt(outputs, "linked", range(1, 4))
     bare = attempt(outputs, "bare", range(1, 4))
     damaged = attempt(outputs, "damaged", range(1, 400))
+    odd = attempt(outputs, "odd", range(1, 4))
+    os.mkfifo(odd.path / CLAIM)
     (log,), _ = read_logs(foreign.path)
     log.folder.rename(outputs / "log")
     (outputs / "log" / log.file.name).rename(outputs / "log" / "run-busy.wandb")
@@ -143,15 +146,16 @@ def test_what_must_not_be_uploaded_is_left(
     with busy.claimed():
         assert sync.main([str(outputs), *AT_ONCE]) == 1
     lines = said(capsys)
-    assert lines[0] == "5 runs: 4 not wholly in W&B"
+    assert lines[0] == "6 runs: 5 not wholly in W&B"
     assert lines[1] == "left alone: busy: a process is at work on it"
-    assert [line.split(": ")[1] for line in lines[2:]] == ["bare", "damaged", "linked", "other"]
+    assert [line.split(": ")[1] for line in lines[2:]] == ["bare", "damaged", "linked", "odd", "other"]
     for line, end in zip(
         lines[2:],
         [
             "is no log of W&B",
-            "what 1 damaged places of .* held",
+            "what 1 damaged place of .* held",
             "would upload 'requirements.txt', which is outside its folder",
+            "cannot be locked: it is no file",
             "is of run 'foreign'",
         ],
         strict=True,

@@ -6,10 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
 
 import pytest
+from hydra.core.utils import JobReturn
 
+from hydra_plugins import retrograde_workers as workers
 from launched import FOUR, LONG, NEEDED, RAY, SHORT, answers, assert_equal, available, kill, present, wait_for
 from retrograde.record.folder import INTERRUPTED
 
@@ -107,3 +112,54 @@ def test_a_launcher_whose_package_is_missing_says_so_in_one_line(launcher: str, 
     code, output = launched(*FOUR, SHORT, f"launcher={launcher}").ended()
     assert code == 1
     assert output == f"retrograde: launcher={launcher} needs {package}: pip install 'retrograde[{extra}]'\n"
+
+
+@pytest.mark.parametrize(("cluster", "n_jobs", "most"), [("local", 2, 2), ("local", 9, 5), ("slurm", 1, 5)])
+def test_processes_of_this_machine_are_so_many_at_a_time(
+    cluster: Literal["local", "slurm"], n_jobs: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """submitit itself, which something stands in for here, starts all at once, and of SLURM's jobs that is asked."""
+    at_work: set[str] = set()
+    seen: list[int] = []
+
+    class Started:
+        def __init__(self, name: str) -> None:
+            self.name = name
+            self.looks = 0
+            at_work.add(name)
+
+        def done(self) -> bool:
+            self.looks += 1
+            seen.append(len(at_work))
+            if self.looks > ord(self.name) % 3:
+                at_work.discard(self.name)
+            return self.name not in at_work
+
+    class Executor:
+        def __init__(self, folder: str, **settings: object) -> None: ...
+
+        def update_parameters(self, **settings: object) -> None: ...
+
+        def submit(self, work: object, overrides: list[str], number: int, state: object) -> Started:
+            return Started(overrides[0])
+
+        def map_array(self, work: object, *given: Sequence) -> list[Started]:
+            return [self.submit(work, *one) for one in zip(*given, strict=True)]
+
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(AutoExecutor=Executor))
+    monkeypatch.setattr(workers.shutil, "which", lambda name: name)
+    monkeypatch.setattr(workers, "PAUSE", {"local": 0.0, "slurm": 0.0})
+    monkeypatch.setattr(
+        workers.SubmititLauncher, "_result", lambda self, job, overrides: JobReturn(_return_value=job.name)
+    )
+    launcher = workers.SubmititLauncher(cluster, "nowhere", 0, {}, n_jobs)
+    returned = launcher.launch([[name] for name in "abcde"], 0)
+    assert [result._return_value for result in returned] == list("abcde")
+    assert max(seen) == most
+    assert not at_work
+
+
+def test_no_processes_at_a_time_are_refused_in_one_line(command, tmp_path: Path) -> None:
+    ended = command("-m", "launcher=submitit_local", "hydra.launcher.over.n_jobs=0", f"outputs={tmp_path}")
+    assert ended.code == 1
+    assert ended.error == "retrograde: hydra.launcher.over: n_jobs must be a whole number other than 0, not 0\n"

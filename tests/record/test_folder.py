@@ -1,14 +1,28 @@
 """A run is called by its settings: by all that bear on the result, and by nothing else."""
 
 import json
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fake_runs import CARD
-from retrograde.record.folder import RunFolder, config_hash, run_name
+from retrograde.record.folder import (
+    CLAIM,
+    CLAIMED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    LOST,
+    RUNNING,
+    RunFolder,
+    config_hash,
+    run_name,
+    status_of,
+)
 
 CONFIG: dict[str, Any] = {
     "model": {"_target_": "retrograde.models.lstm.lstm", "hidden": 64, "dropout": 0.0},
@@ -109,6 +123,7 @@ def test_a_folder_without_a_record_is_not_finished(tmp_path: Path) -> None:
         ('{"run": "run", "sta', "cannot be read"),
         ("[1]", "cannot be read"),
         ('{"run": "another", "status": "finished"}', "does not describe run run"),
+        ('{"run": "run"}', "does not describe run run"),
     ],
 )
 def test_a_record_that_is_not_the_run_s_is_named_in_one_line(tmp_path: Path, content: str, message: str) -> None:
@@ -158,6 +173,67 @@ def test_a_run_is_one_process_s_at_a_time(tmp_path: Path) -> None:
         pass
     with folder.claimed():  # a claim ends with its holder
         pass
+
+
+NO_FILES: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("made", NO_FILES.values(), ids=NO_FILES)
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path: Path, made: Callable[[Path], object]) -> None:
+    folder = RunFolder(tmp_path)
+    made(tmp_path / "run.json")
+    with pytest.raises(ValueError, match=r"/run\.json cannot be read: it is no file$"):
+        folder.read()
+    assert status_of(folder) == FAILED
+    made(tmp_path / CLAIM)
+    assert folder.owner() is None
+    with pytest.raises(ValueError, match=rf"/{CLAIM} cannot be locked: it is no file$"), folder.claimed():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [(None, None), (FINISHED, FINISHED), (FAILED, FAILED), (INTERRUPTED, INTERRUPTED), (RUNNING, LOST), ("?", LOST)],
+)
+def test_what_becomes_of_a_run_is_what_its_folder_says(tmp_path: Path, said: str | None, status: str | None) -> None:
+    folder = RunFolder(tmp_path)
+    if said is not None:
+        folder.write({"run": folder.run, "status": said})
+    assert status_of(folder) == status
+    with folder.claimed():
+        assert status_of(folder) == CLAIMED
+    assert status_of(folder) == status
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, RUNNING), (RUNNING, FINISHED)])
+def test_a_run_that_begins_or_ends_while_it_is_looked_at_is_not_taken_for_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None, after: str
+) -> None:
+    """Between a look at what it says and one at who is at work on it."""
+    folder = RunFolder(tmp_path)
+    if before is not None:
+        folder.write({"run": folder.run, "status": before})
+    looks: list[int] = []
+
+    def owner(folder: RunFolder) -> tuple[int, str] | None:
+        looks.append(1)
+        if len(looks) == 1:
+            folder.write({"run": folder.run, "status": after})
+        return (4711, "machine") if len(looks) > 1 and after == RUNNING else None
+
+    monkeypatch.setattr(RunFolder, "owner", owner)
+    assert status_of(folder) == (CLAIMED if after == RUNNING else FINISHED)
+
+
+def test_a_claim_that_says_nothing_readable_is_a_claim_all_the_same(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.claimed():
+        (tmp_path / CLAIM).write_bytes(b"\xb2\xff machine")
+        assert folder.owner() == (0, "machine")
 
 
 def test_settings_that_have_no_lasting_name_are_refused() -> None:

@@ -3,10 +3,12 @@
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -31,7 +33,7 @@ from retrograde.record.folder import RunFolder
 from retrograde.record.palette import ABOVE, BELOW, NONE, coloured
 from retrograde.record.recorder import RunRecorder
 from retrograde.record.tables import TableWriter, metrics_table, reading_table, stored
-from retrograde.record.view import OF_A_SET, Mode, WandbView, log_spaced
+from retrograde.record.view import OF_A_SET, Mode, WandbView, log_spaced, start_ahead
 from retrograde.record.wandb_log import read_logs
 from retrograde.tasks.adding import Adding
 
@@ -407,7 +409,7 @@ def test_when_w_and_b_dies_the_run_goes_on(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     again = RunFolder(tmp_path / "again")
     again.path.mkdir()
-    again.write(identity(again))
+    again.write({**identity(again), "status": "running"})
     command = [sys.executable, "-W", "error", "-c", KILLED, str(folder.path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
@@ -417,6 +419,84 @@ def test_when_w_and_b_dies_the_run_goes_on(tmp_path: Path) -> None:
     assert (folder.read()["status"], folder.read()["wandb"]) == ("finished", first.partition("W&B ")[2])
     assert set(stored(folder.tables, "metrics")["step"].to_pylist()) == {2}
     assert history(again)[0] == {STEP: 1, "train/loss": 0.5}
+
+
+def test_a_view_that_cannot_note_what_it_could_not_do_costs_the_record_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that is full from the end of the record on."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    recorder, view, folder = recorded(tmp_path, "run", "offline")
+    monkeypatch.setattr(view, "_attach", full)
+    true = RunFolder.write
+    monkeypatch.setattr(RunFolder, "write", lambda at, said: full() if "wandb" in said else true(at, said))
+    recorder.close("finished", {"score": 1.0})
+    assert capfd.readouterr().err.splitlines() == [
+        f"retrograde: W&B could not {what}: [Errno 28] No space left on device"
+        for what in ("take the tables", "note that in run.json")
+    ]
+    assert folder.read()["status"] == "finished" and "wandb" not in folder.read()
+
+
+def test_a_process_of_w_and_b_that_ends_badly_ends_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """W&B itself would exit with its code."""
+
+    def ends(*_: object) -> None:
+        raise SystemExit(-9)
+
+    recorder, _, folder = recorded(tmp_path, "run", "offline")
+    monkeypatch.setattr(wandb, "teardown", ends)
+    recorder.close("finished", {"score": 1.0})
+    monkeypatch.undo()
+    assert capfd.readouterr().err == "retrograde: W&B could not end: its process ended with -9\n"
+    assert folder.read()["wandb"] == "could not end: its process ended with -9"
+
+
+def test_a_run_whose_process_was_started_ahead_is_as_any_other(tmp_path: Path) -> None:
+    ends, shows = sys.exit, sys.excepthook
+    for name in ("first", "second"):
+        view, folder = opened(tmp_path, name)
+        view.metrics(2, {"train/loss": 0.5})
+        view.close(folder, {"score": 1.0}, failed=False)
+        assert history(folder)[0] == {STEP: 2, "train/loss": 0.5}
+        start_ahead()
+    assert WandbView.starting is not None
+    WandbView.starting.join()
+    assert wandb.setup().assert_service().owns_service  # which is there before anybody asks
+    assert (sys.exit, sys.excepthook) == (ends, shows)  # W&B puts its own in their place, each time on top
+
+
+STARTED = "import os, time; from retrograde.record.view import start_ahead; start_ahead(); "
+
+
+@pytest.mark.parametrize("then", ["", "time.sleep(0.03)", "time.sleep(1)", "os._exit(0)"])
+def test_a_process_that_exits_while_w_and_b_starts_leaves_nothing_behind(then: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", STARTED + then], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as one:
+        assert (one.communicate(timeout=60)[0], one.returncode) == (b"", 0)
+    deadline = time.monotonic() + (10 if "_exit" in then else 0)  # then W&B's process has to notice it by itself
+    while (left := of_w_and_b(one.pid)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == []
+
+
+def of_w_and_b(process: int) -> list[str]:
+    """The processes that W&B has started for that one."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = file.read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if b"wandb-core" in words[0] and str(process).encode() in words:
+            found.append(file.parent.name)
+    return found
 
 
 class Trouble:
@@ -576,6 +656,23 @@ def test_an_outage_holds_a_run_no_longer_than_it_is_told(
     (log,), _ = read_logs(folder.path)  # which holds everything, so that it can be uploaded later
     assert [row.get("train/loss") for row in log.rows] == [0.5, 0.25, None]
     assert log.ended and log.summary["score"] == 1.0
+
+
+def test_a_version_of_w_and_b_whose_process_cannot_be_ended_costs_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """It is found by names of W&B's own that are not public."""
+    monkeypatch.setattr("retrograde.record.view.GRACE", 0.1)
+    recorder, view, folder = recorded(tmp_path, "run", "offline", finish_timeout=0.1)
+    answered = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(view.run, "finish", lambda exit_code: answered.wait())
+        patch.delattr(wandb.setup().assert_service(), "_proc")
+        recorder.close("finished", {"score": 1.0})
+    answered.set()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.search(r"the server does not answer, and W&B 0\.31\.\S+ waits for it until this process is ended$", line)
+    assert folder.read()["wandb"] == line.partition("W&B ")[2]
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])

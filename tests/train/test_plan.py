@@ -1,6 +1,7 @@
 """A plan says what a launch would do, and how long that takes, and leaves no trace of itself."""
 
 import dataclasses
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from retrograde import Run
@@ -20,6 +22,8 @@ from retrograde.train.fit import ADAM, default_probes
 from retrograde.train.jobs import Planned
 from retrograde.train.options import Identity, Job, ProbingSettings, RecorderSettings, TrainerSettings
 from retrograde.train.plan import (
+    BEFORE,
+    REFUSED,
     Configuration,
     bearing,
     configured,
@@ -42,6 +46,7 @@ COST = Cost(
     setup=1.0,
     step=0.01,
     validation=0.1,
+    saving=0.2,
     firing=0.5,
     test=2.0,
     checkpoint=1000,
@@ -170,9 +175,27 @@ def test_a_failed_run_runs_again_and_says_why_it_failed(tmp_path: Path) -> None:
     assert found.words == "runs again, since it failed: ValueError: no memory"
 
 
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+def test_a_damaged_record_is_named_and_its_run_fails_as_it_would(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
-    assert str(tmp_path / "run.json") in standing(planned(tmp_path)).words
+    found = standing(planned(tmp_path))
+    assert not found.left
+    assert found.words.startswith(f"would fail: {tmp_path}/run.json cannot be read: ")
+
+
+def test_a_finished_run_whose_data_have_changed_fails_in_the_plan_as_it_would(finished: Run, tmp_path: Path) -> None:
+    file = tmp_path / "texts.csv"
+    rows = "".join(f"{word} {number},{word}\n" for word in ("sun", "rain") for number in range(40))
+    file.write_text(f"text,label\n{rows}")
+    task = {"_target_": "retrograde.tasks.classify_text.ClassifyText", "path": str(file)}
+    job = planned(tmp_path / "run", task=task)
+    job.folder.path.mkdir()
+    job.folder.write({**finished.metadata, "run": "run"})
+    job.folder.write_card(instantiate(task).card)
+    assert standing(job).word == BEFORE
+    file.write_text(f"text,label\nsnow 1,rain\n{rows}")
+    found = standing(job)
+    assert (found.word, found.left) == (REFUSED, False)
+    assert found.words.startswith(f"would fail: {job.folder.path} is a finished run on texts.csv ")
 
 
 def test_an_interrupted_run_goes_on_from_its_newest_checkpoint(finished: Run, tmp_path: Path) -> None:
@@ -202,18 +225,18 @@ def test_a_run_that_another_process_is_at_work_on_is_not_ours(tmp_path: Path) ->
 def test_a_run_takes_as_long_as_its_parts() -> None:
     fired = [0, 1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316, 562, 1000]
     assert COST.fired(RUN_OF) == fired
-    assert COST.seconds(RUN_OF) == pytest.approx(1 + 1000 * 0.01 + 10 * 0.1 + 14 * 0.5 + 2)
+    assert COST.seconds(RUN_OF) == pytest.approx(1 + 1000 * 0.01 + 10 * 0.1 + 11 * 0.2 + 14 * 0.5 + 2)
 
 
 def test_a_resumed_run_takes_as_long_as_what_is_left_of_it() -> None:
-    assert COST.seconds(RUN_OF, after=350) == pytest.approx(1 + 650 * 0.01 + 7 * 0.1 + 2 * 0.5 + 2)
+    assert COST.seconds(RUN_OF, after=350) == pytest.approx(1 + 650 * 0.01 + 7 * 0.1 + 8 * 0.2 + 2 * 0.5 + 2)
     assert COST.seconds(RUN_OF, after=1000, ended=True) == pytest.approx(1 + 2)
 
 
 def test_probes_keep_to_their_share() -> None:
     bounded = {**RUN_OF, "probing": {**RUN_OF["probing"], "share": 0.1}}
     assert COST.fired(bounded) == [0, 1, 1000]  # 0.1 of 11 s of training, with half a second each
-    assert COST.seconds(bounded) == pytest.approx(1 + 10 + 1 + 3 * 0.5 + 2)
+    assert COST.seconds(bounded) == pytest.approx(1 + 10 + 1 + 11 * 0.2 + 3 * 0.5 + 2)
 
 
 def test_a_model_that_has_nothing_to_learn_is_only_looked_at() -> None:
@@ -230,7 +253,7 @@ def test_disk_holds_two_checkpoints_and_the_tables_twice_where_w_and_b_has_a_cop
 
 def test_what_is_timed_is_what_a_run_does(cost: Cost, finished: Run) -> None:
     assert 0 < cost.step < cost.setup + 1
-    assert min(cost.validation, cost.firing, cost.test, cost.setup) > 0
+    assert min(cost.validation, cost.saving, cost.firing, cost.test, cost.setup) > 0
     kept = (finished.folder.checkpoints / "last.ckpt").stat().st_size
     assert kept / 1.5 < cost.checkpoint < kept * 1.5
 
@@ -323,13 +346,14 @@ def test_runs_side_by_side_share_the_time() -> None:
         ({"n_jobs": -1}, 9, 2),
         ({"n_jobs": -2}, 9, 1),
         ({"cluster": "slurm", "parameters": {"slurm_array_parallelism": 5}}, 9, 5),
-        ({"cluster": "local", "parameters": {"timeout_min": 5}}, 9, 2),
+        ({"cluster": "local", "n_jobs": 4, "parameters": {"timeout_min": 5}}, 9, 4),
+        ({"remote": {"num_cpus": 1}}, 9, 2),
     ],
 )
 def test_workers_are_those_of_the_launcher(
     over: dict[str, Any] | None, jobs: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     config = OmegaConf.create({"hydra": {"launcher": {} if over is None else {"over": over}}})
     assert workers_of(config, jobs) == workers
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +27,7 @@ from retrograde.record.folder import INTERRUPTED, RUNNING, RunFolder
 from retrograde.record.store import FolderStore
 from retrograde.tasks.adding import Adding
 from retrograde.train import checkpoints, closing, job
-from retrograde.train.checkpoints import BEST, LAST, weights_of
+from retrograde.train.checkpoints import BEST, LAST, newest, read, weights_of
 from retrograde.train.closing import alert_lines
 from retrograde.train.interruption import Interrupted
 
@@ -146,6 +147,120 @@ def test_what_cannot_be_gone_on_from_begins_anew(small_run: Fit, tmp_path: Path,
     again = small_run(regularizer=Bell(), outputs=tmp_path)
     assert len(again.metadata["attempts"]) == 1
     require_equal(undisturbed.folder.path, again.folder.path)
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """Some bytes flipped, a block zeroed, or the end cut off."""
+    place = chance.randrange(len(content))
+    match chance.choice(["flip", "zero", "cut"]):
+        case "flip":
+            bad = bytearray(content)
+            for flipped in (place, *chance.sample(range(len(content)), chance.choice([0, 0, 9]))):
+                bad[flipped] ^= 1 << chance.randrange(8)
+            return bytes(bad)
+        case "zero":
+            size = chance.choice([1, 16, 512, 4096])
+            return content[:place] + bytes(min(size, len(content) - place)) + content[place + size :]
+    return content[:place]
+
+
+def test_what_is_read_of_a_damaged_checkpoint_is_nothing_or_all_of_it(finished: Run, tmp_path: Path) -> None:
+    """torch writes a checksum with each tensor, and reads a tensor with flipped bytes without a look at it."""
+    file = finished.folder.checkpoints / LAST
+    whole, chance = read(file), random.Random(0)
+    read_back = 0
+    for _ in range(300):
+        (tmp_path / LAST).write_bytes(damaged(file.read_bytes(), chance))
+        if newest(tmp_path) is not None:  # what fills the file up was damaged
+            read_back += 1
+            assert same(read(tmp_path / LAST), whole)
+    assert 0 < read_back < 100
+
+
+def test_a_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LAST)
+    assert newest(tmp_path) is None
+
+
+def put(content: Any, path: str, value: object) -> None:
+    """Set what a path leads to, or take it away."""
+    *parts, last = path.split(".")
+    for part in parts:
+        content = content[part]
+    if value is MISSING:
+        del content[last]
+    else:
+        content[last] = value
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("global_step", "20"),
+        ("global_step", MISSING),
+        ("state_dict", MISSING),
+        ("state_dict.model.readout.bias", [1.0]),
+        ("state_dict", {3: torch.zeros(1)}),
+        ("optimizer", [1]),
+        ("schedulers", [None]),
+        ("drawn", None),
+        ("random", {"cpu": 3}),
+        ("random", {0: torch.zeros(1)}),
+        ("training", MISSING),
+        ("training.best_score", "high"),
+        ("training.diverged", {"loss": 1.0}),
+        ("training.losses", MISSING),
+        ("training.model", None),
+        ("probing.horizons", {"one": 1.0}),
+        ("probing.firings", ["1.0"]),
+        ("probing.trained", MISSING),
+        ("seconds", None),
+        ("ended", 1),
+    ],
+)
+def test_what_is_no_moment_of_a_run_is_not_gone_on_from(
+    finished: Run, tmp_path: Path, path: str, value: object
+) -> None:
+    content = read(finished.folder.checkpoints / LAST)
+    torch.save(content, tmp_path / LAST)
+    assert newest(tmp_path) is not None
+    if path.startswith("state_dict."):
+        content["state_dict"][path.removeprefix("state_dict.")] = value
+    else:
+        put(content, path, value)
+    torch.save(content, tmp_path / LAST)
+    assert newest(tmp_path) is None
+
+
+def test_a_moment_of_another_training_is_named_and_the_next_launch_begins_anew(small_run: Fit, tmp_path: Path) -> None:
+    """As where the code was changed since."""
+    Bell.due = 3, signal.SIGTERM
+    with pytest.raises(Interrupted):
+        small_run(regularizer=Bell(), outputs=tmp_path)
+    folder = only_run(tmp_path)
+    stopped, kept = folder.read(), (folder.checkpoints / LAST).read_bytes()
+    others = {"state_dict": {"model.other": torch.zeros(1)}, "optimizer": {}, "drawn": torch.zeros(3), "random": {}}
+    for name, value in others.items():
+        folder.write(stopped)
+        (folder.checkpoints / LAST).write_bytes(kept)
+        torch.save({**read(folder.checkpoints / LAST), name: value}, folder.checkpoints / LAST)
+        with pytest.raises(
+            ValueError, match=r"checkpoints is of another model or optimizer than this run, of step 3: "
+        ):
+            small_run(regularizer=Bell(), outputs=tmp_path)
+    again = small_run(regularizer=Bell(), outputs=tmp_path)
+    assert len(again.metadata["attempts"]) == 1
 
 
 def test_a_checkpoint_is_kept_where_it_is_due_and_all_is_known_to_be_finite(

@@ -1,8 +1,14 @@
 """A sweep: the installed command, one folder and one W&B run a job, and nothing done twice."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +16,16 @@ import pytest
 import torch
 
 from retrograde import TrainerSettings
-from retrograde.record.folder import RunFolder
+from retrograde.record.folder import FAILED, FINISHED, INTERRUPTED, RunFolder
 from retrograde.record.store import FolderStore
+from retrograde.tasks.adding import Adding
 from retrograde.train import listing
+from retrograde.train import sweep as sweeping
+from retrograde.train.closing import other_code
 from retrograde.train.configuration import config_folder
 from retrograde.train.job import device_of
-from retrograde.train.sweep import PLACE, place
+from retrograde.train.jobs import Planned
+from retrograde.train.sweep import PLACE, Outcome, at_a_time, place, require_same_data, workers_end_first
 
 KNOWN = ", ".join(listing.GROUPS)
 
@@ -172,3 +182,169 @@ def test_jobs_share_the_gpus_in_turn(
     if where:
         monkeypatch.setenv(PLACE, where)
     assert device_of(TrainerSettings(devices=devices)) == expected
+
+
+def jobs_in(outputs: Path, number: int) -> list[Planned]:
+    return [Planned(place, (), RunFolder(outputs / f"run{place}"), {}) for place in range(1, number + 1)]
+
+
+def say(job: Planned, status: str, **more: object) -> None:
+    job.folder.path.mkdir(exist_ok=True)
+    job.folder.write({"run": job.folder.run, "status": status, **more})
+
+
+def finishing(jobs: Sequence[Planned]) -> Mapping[str, str | None]:
+    """A launcher whose jobs all finish."""
+    for job in jobs:
+        say(job, FINISHED)
+    return {job.folder.run: None for job in jobs}
+
+
+def swept(jobs: Sequence[Planned], launch: Callable[..., Mapping[str, str | None]]) -> tuple[Outcome, list[str]]:
+    lines: list[str] = []
+    return sweeping.sweep(jobs, launch, lambda job: f"{job.folder.run} was finished", lines.append), lines
+
+
+def test_a_record_that_cannot_be_read_does_not_keep_the_other_jobs_from_running(tmp_path: Path) -> None:
+    jobs = jobs_in(tmp_path, 3)
+    say(jobs[0], FINISHED)
+    jobs[1].folder.path.mkdir()
+    (jobs[1].folder.path / "run.json").write_text("{")
+    outcome, lines = swept(jobs, finishing)
+    assert lines == ["run1 was finished"]
+    counts, failure = outcome.lines()
+    assert counts == f"3 runs: 1 finished, 1 finished before, 1 failed; {tmp_path}"
+    assert failure.startswith(f"  failed: {jobs[1].folder.path}: {jobs[1].folder.path}/run.json cannot be read")
+
+
+def test_a_finished_record_that_lacks_something_is_named(tmp_path: Path) -> None:
+    (job,) = jobs_in(tmp_path, 1)
+    say(job, FINISHED)
+    job.folder.write_card(Adding(length=5).card)
+    with pytest.raises(ValueError, match=r"/run1/run\.json is no finished run's: KeyError: 'solved'$"):
+        sweeping.said_before(job, 1)
+    unlike = pytest.raises(ValueError, match=r"/run1/run\.json is no finished run's: KeyError: 'commit'$")
+    with unlike, sweeping.a_whole_record(job.folder):
+        other_code(job.folder.read())
+
+
+@contextmanager
+def claimed(folder: RunFolder, seconds: float) -> Iterator[None]:
+    """By somebody else, for so long."""
+    has_it = threading.Event()
+
+    def hold() -> None:
+        with folder.claimed():
+            has_it.set()
+            time.sleep(seconds)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    has_it.wait()
+    yield
+    holder.join()
+
+
+def test_a_run_of_another_launch_is_waited_for_and_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "POLL", 0.02)
+    jobs = jobs_in(tmp_path, 1)
+    with claimed(jobs[0].folder, 0.1):
+        outcome, lines = swept(jobs, finishing)
+    assert lines == ["waiting for 1 run that another process is at work on"]
+    assert outcome.lines() == [f"1 run: 1 finished; {tmp_path}"]
+
+
+def test_a_sweep_that_is_ended_says_what_became_of_every_job(tmp_path: Path) -> None:
+    jobs = jobs_in(tmp_path, 4)
+    say(jobs[2], FAILED, reason="ValueError: of an earlier launch")
+
+    def ended(jobs: Sequence[Planned]) -> Mapping[str, str | None]:
+        say(jobs[0], FINISHED)
+        say(jobs[1], INTERRUPTED)
+        raise KeyboardInterrupt
+
+    lines: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        sweeping.sweep(jobs, ended, lambda job: "", lines.append)
+    assert lines == [
+        f"4 runs: 1 finished, 1 interrupted, 1 failed, 1 not begun; {tmp_path}",
+        f"  interrupted: {jobs[1].folder.path}",
+        f"  failed: {jobs[2].folder.path}: ValueError: of an earlier launch",
+        f"  not begun: {jobs[3].folder.path}",
+    ]
+
+
+def test_runs_on_other_machines_are_waited_for_when_a_sweep_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They have heard of it from their launcher, and still hold their claims while they keep what they have."""
+    monkeypatch.setattr(sweeping, "POLL", 0.02)
+    jobs = jobs_in(tmp_path, 2)
+    told: list[str] = []
+    with claimed(jobs[1].folder, 0.2):
+        with pytest.raises(KeyboardInterrupt), workers_end_first(jobs):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)
+            except KeyboardInterrupt:
+                told.append("by the launcher")
+                assert jobs[1].folder.owner() is not None
+                raise
+        assert jobs[1].folder.owner() is None
+    assert told
+    assert capfd.readouterr().err == "retrograde: runs end after their step\n"
+
+
+def test_a_second_request_to_end_waits_for_nobody(tmp_path: Path) -> None:
+    jobs = jobs_in(tmp_path, 1)
+    with claimed(jobs[0].folder, 0.2):
+        with pytest.raises(KeyboardInterrupt), workers_end_first(jobs):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert jobs[0].folder.owner() is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ps is asked")
+def test_who_started_a_process_is_known_without_ps(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import subprocess; subprocess.run(['sleep', '60'])"
+    with subprocess.Popen([sys.executable, "-S", "-c", code]) as child:
+        try:
+            children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+            while not children.read_text():
+                time.sleep(0.01)
+            (grandchild,) = map(int, children.read_text().split())
+            monkeypatch.setenv("PATH", "")
+            assert list(sweeping._ancestors(grandchild))[:2] == [child.pid, os.getpid()]
+            os.kill(grandchild, signal.SIGKILL)
+        finally:
+            child.kill()
+    assert list(sweeping._ancestors(child.pid)) == [0]
+
+
+@pytest.mark.parametrize(("n_jobs", "runs"), [(1, 1), (7, 7), (-1, 4), (-2, 3), (-9, 1)])
+def test_runs_at_a_time_are_counted_from_the_number_of_cores(
+    n_jobs: int, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    assert at_a_time(n_jobs) == runs
+
+
+def test_a_finished_job_whose_data_are_gone_or_changed_is_told_from_one_that_can_be_left(tmp_path: Path) -> None:
+    file = tmp_path / "texts.csv"
+    rows = "".join(f"{'good' if row % 2 else 'bad'} {row},{'up' if row % 2 else 'down'}\n" for row in range(30))
+    file.write_text("text,label\n" + rows)
+    task = {"_target_": "retrograde.tasks.classify_text.ClassifyText", "path": str(file), "label": "label"}
+    job = Planned(1, (), RunFolder(tmp_path / "run"), {"task": task})
+    job.folder.path.mkdir()
+    from hydra.utils import instantiate
+
+    job.folder.write_card(instantiate(task).card)
+    require_same_data(job)
+    file.write_text("text,label\nother 1,up\n" + rows)
+    with pytest.raises(ValueError, match=r"is a finished run on texts\.csv .* and what is there now is texts\.csv"):
+        require_same_data(job)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"^task: .*texts\.csv"):
+        require_same_data(job)

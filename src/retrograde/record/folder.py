@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,8 +44,9 @@ NOT_PART_OF_THE_RESULT = (
 FINISHED, FAILED, INTERRUPTED, RUNNING = "finished", "failed", "interrupted", "running"
 """What run.json says of a run."""
 
-LOST, NOT_BEGUN = "lost", "not begun"
-"""What only a look at the folder shows: that it says running and nobody is at work on it; that it says nothing yet."""
+CLAIMED, LOST, NOT_BEGUN = "claimed", "lost", "not begun"
+"""What only a look at the folder shows: that a process is at work on it; that it says running and none is; that it says
+nothing yet."""
 
 NAME = re.compile(r"(?P<stem>.+)-s(?P<seed>[^-]*)-[0-9a-f]{10}")
 """What a run is called, see ``run_name``."""
@@ -82,7 +84,7 @@ class RunFolder:
     def read(self) -> dict[str, Any]:
         """What run.json says; raises ValueError, naming the file, where it is not a run's."""
         metadata = _read_json(self.path / "run.json")
-        if metadata.get("run") != self.run:
+        if metadata.get("run") != self.run or "status" not in metadata:
             raise ValueError(f"{self.path / 'run.json'} does not describe run {self.run}")
         return metadata
 
@@ -112,7 +114,10 @@ class RunFolder:
         The claim is a lock on a file, which says whose it is: it ends with the process, however that ends.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / CLAIM).open("a+") as file:
+        claim = self.path / CLAIM
+        if os.path.lexists(claim) and not claim.is_file():
+            raise ValueError(f"{claim} cannot be locked: it is no file")
+        with claim.open("a+") as file:
             if not _locked(file, fcntl.LOCK_EX):
                 raise Claimed(f"another process is at work on {self.path}")
             file.truncate(0)
@@ -120,15 +125,15 @@ class RunFolder:
             yield
 
     def owner(self) -> tuple[int, str] | None:
-        """Process and machine that are at work on the run; None where none is."""
+        """Process and machine that are at work on the run, as far as this machine knows; None where none is."""
         try:
-            with (self.path / CLAIM).open() as file:
+            with regular(self.path / CLAIM).open(errors="replace") as file:
                 if _locked(file, fcntl.LOCK_SH, attempts=1):  # which those who ask have in common
                     return None
                 process, _, machine = file.read().strip().partition(" ")
-        except FileNotFoundError:
+        except (OSError, ValueError):  # nobody can be at work on what cannot be claimed
             return None
-        return (int(process), machine) if process.isdigit() else (0, machine)  # it has not said so yet
+        return (int(process), machine) if process.isdecimal() else (0, machine)  # it has not said so yet
 
     def is_interrupted(self) -> bool:
         """Whether an attempt ended before its end, by a signal or without a word, so that it can be gone on from."""
@@ -136,11 +141,29 @@ class RunFolder:
             return False
         try:
             return self.read()["status"] in (RUNNING, INTERRUPTED)
-        except (ValueError, KeyError):  # nobody can go on from what cannot be read
+        except ValueError:  # nobody can go on from what cannot be read
             return False
 
     def is_finished(self) -> bool:
         return (self.path / "run.json").exists() and self.read()["status"] == FINISHED
+
+
+def status_of(folder: RunFolder) -> str | None:
+    """FINISHED, FAILED, INTERRUPTED, CLAIMED or LOST, as the folder shows it; None where nothing has begun.
+
+    A run whose record cannot be read has failed. One that says running is lost where nobody is at work on it.
+    """
+    record = folder.path / "run.json"
+    while True:
+        before = stamp(record)
+        try:
+            status = folder.read()["status"] if record.exists() else None
+        except ValueError:
+            status = FAILED
+        if folder.owner() is not None:
+            return CLAIMED
+        if stamp(record) == before:  # else it has begun or ended in between
+            return status if status in (None, FINISHED, FAILED, INTERRUPTED) else LOST
 
 
 def run_folders(root: Path) -> Iterator[RunFolder]:
@@ -188,9 +211,25 @@ def _without(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     }
 
 
+def regular(path: Path) -> Path:
+    """The path, of a file; raises ValueError for anything else: a pipe would be waited for without end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no file")
+    return path
+
+
+def stamp(file: Path) -> tuple[int, ...] | None:
+    """What changes where a file is replaced; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(regular(path).read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):

@@ -7,12 +7,11 @@ hold anything that JSON can say.
 
 import json
 import math
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from retrograde.record.folder import FAILED, FINISHED, INTERRUPTED, RUNNING, RunFolder
+from retrograde.record.folder import FAILED, FINISHED, INTERRUPTED, RUNNING, RunFolder, regular
 
 LARGEST = 16 * 2**20
 """Bytes of a file of either kind; those of long runs with many alerts take some tens of thousands."""
@@ -52,11 +51,9 @@ def shown(text: object) -> str:
 
 def _read(file: Path, check: Check) -> dict[str, Any]:
     try:
-        found = file.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no file")
-        if found.st_size > LARGEST:
-            raise ValueError(f"it has {found.st_size:,} bytes, more than the {LARGEST:,} that it may")
+        size = regular(file).stat().st_size
+        if size > LARGEST:
+            raise ValueError(f"it has {size:,} bytes, more than the {LARGEST:,} that it may")
         content = json.loads(file.read_text(encoding="utf-8"))
         _plain(content)
         check(content, "")
@@ -209,7 +206,7 @@ _RUN = _mapping(
         "nonfinite": _maybe(_mapping({})),
         "probing": _mapping({}, {"notes": _each(_TEXT)}),
         "tables": _each(_TEXT),
-        "attempts": _each(_mapping({})),
+        "attempts": _each(_mapping({}, {"from_seconds": _FINITE})),
         "asked": _each(_mapping({})),
         **dict.fromkeys(("test", "longer"), _values(_maybe(_NUMBER))),
     },

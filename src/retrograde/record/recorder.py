@@ -1,12 +1,10 @@
 """The recorder of a run: complete tables in its folder, and the W&B view beside them."""
 
 import time
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import wandb
 
 from retrograde.core.records import Reading
 from retrograde.record.folder import FINISHED, RUNNING, RunFolder
@@ -66,9 +64,5 @@ class RunRecorder:
         self.writer.merge()
         ended = {**summary, "tables": self.writer.names(), "status": status}
         self.folder.write({**self.metadata, **ended})
-        if self.view is None:
-            return
-        try:
+        if self.view is not None:
             self.view.close(self.folder, ended, failed=status != FINISHED)
-        except (OSError, wandb.Error) as error:
-            warnings.warn(f"the W&B run of {self.folder.run} could not be closed: {error}", stacklevel=2)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from retrograde.record.folder import CLAIM, FINISHED, RunFolder, run_folders
+from retrograde.record.folder import FINISHED, RunFolder, run_folders, stamp
 from retrograde.record.metadata import read_card, read_run, shown
 from retrograde.record.tables import (
     LABELS,
@@ -119,12 +119,7 @@ class FolderStore:
 
     def at_work(self, run: str) -> bool:
         """Whether a process is at work on the run, as far as this machine knows."""
-        if not (self.folders[run].path / CLAIM).is_file():  # a pipe would be waited for
-            return False
-        try:
-            return self.folders[run].owner() is not None
-        except (OSError, ValueError):  # nobody can be at work on what cannot be claimed
-            return False
+        return self.folders[run].owner() is not None
 
     def metrics(self, runs: Sequence[str] | None = None) -> pd.DataFrame:
         """run, step, split, quantity, value, status."""
@@ -168,9 +163,7 @@ class FolderStore:
         pieces = self._alike(found)
         tables = [piece.table for piece in pieces] or [schema.empty_table()]
         table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
-        frame = self._once(table.to_pandas(), pieces)
-        texts = frame.select_dtypes("category").columns
-        return frame.astype(dict.fromkeys(texts, "str"))
+        return _decoded(self._once(table, pieces)).to_pandas()
 
     def _read(
         self, folder: RunFolder, name: str, steps: Sequence[int] | None, schema: pa.Schema
@@ -178,7 +171,7 @@ class FolderStore:
         """A run's table by file; a file that cannot be read costs its own rows and nobody else's."""
         merged = folder.tables / f"{name}.parquet"
         for _ in range(TRIES):
-            before, found, bad = _state(merged), {}, []
+            before, found, bad = stamp(merged), {}, []
             try:
                 files = table_files(folder.tables, name)
             except ValueError as error:
@@ -188,7 +181,7 @@ class FolderStore:
                     found[file] = read_table(file, folder.run, schema, steps)
                 except ValueError as error:
                     bad.append(str(error))
-            if _state(merged) == before and all(is_there(file) for file in files):  # else they were merged meanwhile
+            if stamp(merged) == before and all(is_there(file) for file in files):  # else they were merged meanwhile
                 break
         for what in bad:
             self._say(folder.run, what)
@@ -206,21 +199,21 @@ class FolderStore:
                 kept.append(piece)
         return kept
 
-    def _once(self, frame: pd.DataFrame, pieces: Sequence[Piece]) -> pd.DataFrame:
+    def _once(self, table: pa.Table, pieces: Sequence[Piece]) -> pa.Table:
         """The rows of these pieces, each once."""
-        again = frame.duplicated().to_numpy()
-        if not again.any():
-            return frame
+        where = table.select([name for name in table.column_names if name not in ("value", "status")])
+        if not where.to_pandas().duplicated().any():  # which is faster than a look at what they say as well
+            return table
+        again = table.to_pandas().duplicated().to_numpy()
         for piece, end in zip(pieces, accumulate(len(piece.table) for piece in pieces), strict=True):
             if again[end - len(piece.table) : end].any():
                 self._say(piece.folder.run, f"{piece.file} holds rows a second time; they count once")
-        return frame[~again].reset_index(drop=True)
+        return table.filter(pa.array(~again))
 
 
-def _state(file: Path) -> tuple[int, ...] | None:
-    """What changes where a file is replaced; None where there is none."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+def _decoded(table: pa.Table) -> pa.Table:
+    """The table with its texts as such; pandas takes several times as long for it."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(place, field.name, table.column(place).cast(pa.large_string()))
+    return table

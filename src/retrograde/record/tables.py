@@ -11,7 +11,6 @@ Strings are dictionary-coded, so that a long table stays small.
 import os
 import re
 import shutil
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from retrograde.core.statuses import FINITE, INF, NAN, STATUSES, ZERO
-from retrograde.record.folder import aside
+from retrograde.record.folder import aside, regular
 from retrograde.record.metadata import shown
 
 if TYPE_CHECKING:  # at run time it would load torch, which a reader of tables does without
@@ -216,16 +215,16 @@ def table_files(root: Path, name: str) -> list[Path]:
 
     Raises ValueError, naming the file, where the merged one cannot be read.
     """
-    merged = root / f"{name}.parquet"
+    merged, parts = root / f"{name}.parquet", parts_of(root, name)
     if not is_there(merged):
-        return parts_of(root, name)
-    return [merged, *parts_of(root, name, merged_parts(merged))]
+        return parts
+    since = merged_parts(merged) if parts else 0
+    return [merged, *(part for part in parts if part_number(part) >= since)]
 
 
-def parts_of(root: Path, name: str, since: int = 0) -> list[Path]:
-    """A table's parts from that number on, in order; a file of another name is none."""
-    parts = [part for part in (root / name).glob("part-*.parquet") if PART_NAME.fullmatch(part.name)]
-    return sorted(part for part in parts if part_number(part) >= since)
+def parts_of(root: Path, name: str) -> list[Path]:
+    """A table's parts, in order; a file of another name is none."""
+    return sorted(part for part in (root / name).glob("part-*.parquet") if PART_NAME.fullmatch(part.name))
 
 
 def is_there(path: Path) -> bool:
@@ -244,7 +243,7 @@ def part_number(path: Path) -> int:
 def merged_parts(path: Path) -> int:
     """Up to which part a merged file holds everything; raises ValueError, naming the file, where it cannot be read."""
     with _naming(path):
-        number = (pq.read_schema(_regular(path)).metadata or {}).get(MERGED, b"0")
+        number = (pq.read_schema(regular(path)).metadata or {}).get(MERGED, b"0")
         if not number.isdigit():
             raise ValueError(f"{MERGED.decode()} must be a number, not {number!r}")
         return int(number)
@@ -256,7 +255,7 @@ def read_table(path: Path, run: str, schema: pa.Schema, steps: Sequence[int] | N
     Raises ValueError, in one line that names the file, where it cannot be read or is not such a table of that run.
     """
     with _naming(path):
-        file = pq.ParquetFile(_regular(path), page_checksum_verification=True)
+        file = pq.ParquetFile(regular(path), page_checksum_verification=True)
         rows = file.metadata.num_rows
         if rows > MOST_ROWS * path.stat().st_size:
             raise ValueError(f"it claims {rows:,} rows in {path.stat().st_size:,} bytes")
@@ -278,7 +277,8 @@ def _of_run(table: pa.Table, run: str, schema: pa.Schema) -> pa.Table:
     for place, field in enumerate(table.schema):
         wanted = schema.field(field.name).type if field.name in schema.names else None
         if _is_text(field.type) and wanted in (None, TEXT):
-            table = table.set_column(place, field.name, table.column(place).cast(TEXT))
+            if field.type != TEXT:
+                table = table.set_column(place, field.name, table.column(place).cast(TEXT))
         elif field.type not in ([pa.int32(), pa.float64()] if wanted is None else [wanted]):
             raise ValueError(f"column '{field.name}' must hold {wanted or 'numbers or texts'}, not {field.type}")
         if wanted is not None and table.column(place).null_count:
@@ -294,13 +294,6 @@ def _of_run(table: pa.Table, run: str, schema: pa.Schema) -> pa.Table:
 def _is_text(kind: pa.DataType) -> bool:
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
     return pa.types.is_string(plain) or pa.types.is_large_string(plain)
-
-
-def _regular(path: Path) -> Path:
-    """The path, of a file; a folder would be read as if all files in it were one table."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is no file")
-    return path
 
 
 @contextmanager

@@ -29,8 +29,8 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -39,7 +39,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import wandb
-from wandb.sdk import wandb_setup
 
 from retrograde.core.records import Reading
 from retrograde.core.statistics import OF_A_SET, STATISTICS
@@ -74,6 +73,8 @@ class WandbView:
     """Opens a run of its own; ``close`` attaches the record. Once the last view is closed, every log is complete."""
 
     still_open: ClassVar[set[str]] = set()
+    starting: ClassVar[threading.Thread | None] = None
+    """What starts W&B's process for the next view, see ``start_ahead``."""
 
     def __init__(
         self,
@@ -90,7 +91,10 @@ class WandbView:
         self.finish_timeout = finish_timeout
         self.failures: dict[str, str] = {}
         self.lost = False
+        if self.starting is not None:
+            self.starting.join()
 
+        @_as_it_was()
         def started(mode: Mode) -> wandb.Run:
             return wandb.init(
                 id=folder.name,
@@ -173,7 +177,7 @@ class WandbView:
             self._spared("end", self._teardown)
         if self.failures:
             failures = "; ".join(f"could not {what}: {why}" for what, why in self.failures.items())
-            folder.write({**folder.read(), "wandb": failures})
+            self._spared("note that in run.json", lambda: folder.write({**folder.read(), "wandb": failures}))
 
     def _go_online(self, started: Callable[[Mode], wandb.Run]) -> None:
         """Not where the server is out of reach; raises ValueError where a setting is wrong."""
@@ -183,7 +187,7 @@ class WandbView:
             is_setting = isinstance(error, (wandb.errors.UsageError, wandb.errors.AuthenticationError))
             if is_setting or re.search(REFUSED, str(error)):
                 raise ValueError(
-                    f"recorder.mode=online: {_in_one_line(error)}; see that the key (wandb login) and recorder.entity "
+                    f"recorder.mode=online: {in_one_line(error)}; see that the key (wandb login) and recorder.entity "
                     "are right, or choose recorder.mode=offline"
                 ) from None
             self._failed("start online, so that the run goes on offline", error)
@@ -206,7 +210,7 @@ class WandbView:
     def _failed(self, what: str, error: Exception) -> None:
         """Said when it first happens; of a W&B that has died, nothing more."""
         if what not in self.failures and not self.lost:
-            self.failures[what] = _in_one_line(error)
+            self.failures[what] = in_one_line(error)
             print(f"retrograde: W&B could not {what}: {self.failures[what]}", file=sys.stderr, flush=True)
 
     def _finish(self, run: wandb.Run, exit_code: int) -> None:
@@ -222,22 +226,26 @@ class WandbView:
         thread = threading.Thread(target=finish, daemon=True)
         thread.start()
         thread.join(self.finish_timeout + GRACE)
-        self.still_open.discard(run.id)
         if thread.is_alive():
-            if not self.still_open:  # the log is on disk, and at the end of this process it would wait once more
-                service = wandb_setup.singleton().assert_service()._proc
-                assert service is not None  # this process has started it
-                service._process.kill()
-                service.join()
+            if self.still_open == {run.id}:  # the log is on disk, and nobody else needs W&B's process
+                _end_process()
                 thread.join(GRACE)
+            self.still_open.discard(run.id)
             raise ConnectionAbortedError("the server does not answer")
+        self.still_open.discard(run.id)
         if raised:
             raise raised[0]
 
     def _teardown(self) -> None:
         """Ends W&B's process once no view is open: finish() can return before the log on disk is complete."""
-        if not self.still_open and wandb.run is None:
+        if self.still_open or wandb.run is not None:
+            return
+        try:
             wandb.teardown()
+        except SystemExit as error:
+            if type(error) is not SystemExit:  # a signal's
+                raise
+            raise ConnectionAbortedError(f"its process ended with {error.code}") from None
 
     def _log(self, step: int, values: Mapping[str, Any]) -> None:
         run = self.run
@@ -310,14 +318,47 @@ class WandbView:
 def start_ahead() -> None:
     """Start W&B's process for the next run, beside other work: to wait for it would take a fifth of a second."""
 
+    @_as_it_was()
     def start() -> None:
         with suppress(Exception):  # the next run meets the same, and says it
             wandb.setup()
 
-    threading.Thread(target=start, daemon=True).start()
+    # no daemon: who exits before it has started waits until it can be told to end
+    WandbView.starting = threading.Thread(target=start)
+    WandbView.starting.start()
 
 
-def _in_one_line(error: Exception) -> str:
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Whoever starts W&B's process here keeps the functions that end this one and show an error.
+
+    W&B puts its own on top of those that it put there before, and after a thousand runs an exit would be too deep.
+    """
+    before = sys.exit, sys.excepthook
+    try:
+        yield
+    finally:
+        sys.exit, sys.excepthook = before
+
+
+def _end_process() -> None:
+    """Kill W&B's process, which would be waited for at the end of this one. W&B itself has no way to.
+
+    Raises ConnectionAbortedError where it is not found, such as in another version of W&B.
+    """
+    try:
+        service = wandb.setup().assert_service()._proc
+        assert service is not None  # it belongs to whoever started this process
+        process = service._process
+    except (AttributeError, AssertionError):
+        raise ConnectionAbortedError(
+            f"the server does not answer, and W&B {wandb.__version__} waits for it until this process is ended"
+        ) from None
+    process.kill()
+    service.join()
+
+
+def in_one_line(error: Exception) -> str:
     """Without the details of retrying, which follow on lines of their own, and without keys."""
     lines = str(error).strip().splitlines()
     return redacted(lines[0] if lines else type(error).__name__)

@@ -15,14 +15,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
+from types import NoneType
 from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor
 
 from retrograde.core.contracts import Recorder
-from retrograde.record.folder import aside
+from retrograde.record.folder import aside, regular
 from retrograde.train.marks import Mark, marked
 
 if TYPE_CHECKING:  # which uses this module
@@ -40,6 +41,38 @@ SHARE = 0.02
 """Of training's time that checkpoints may take, where a large model makes them slow."""
 
 State = dict[str, Any]
+
+WEIGHTS = {"state_dict": {str: Tensor}, "global_step": int}
+"""What every checkpoint consists of, see ``_is``."""
+
+MOMENT = {
+    "optimizer": dict,
+    "schedulers": [dict],
+    "precision": dict,
+    "drawn": Tensor,
+    "random": {str: Tensor},
+    "training": {
+        "solved_step": (int, NoneType),
+        "best_score": (float, NoneType),
+        "validated": (int, NoneType),
+        "diverged": (dict, NoneType),
+        "losses": Tensor,
+        "clipped": Tensor,
+        "clipped_steps": int,
+    },
+    "probing": {
+        "last": int,
+        "horizons": [float],
+        "firings": [float],
+        "left_out": [int],
+        "seconds": {str: float},
+        "notes": [str],
+        "trained": float,
+    },
+    "seconds": float,
+    "ended": bool,
+}
+"""What a moment that can be gone on from consists of, see ``_is``."""
 
 
 @dataclass(frozen=True)
@@ -113,26 +146,46 @@ def newest(folder: Path) -> Resumption | None:
     found = []
     for name in (LAST, BEST):
         try:
-            found.append(_resumption(read(folder / name)))
-        except (ValueError, KeyError, TypeError, AttributeError):  # torn, foreign, or of another version
+            found.append(_resumption(folder / name))
+        except ValueError:  # torn, foreign, or of another version
             continue
     return max(found, key=lambda one: one.mark.step, default=None)
 
 
-def _resumption(content: State) -> Resumption:
-    weights = {name.removeprefix(PREFIX): value for name, value in content["state_dict"].items()}
+def _resumption(file: Path) -> Resumption:
+    """Raises ValueError where the file is no checkpoint, or none that a run goes on from."""
+    content = read(file)
+    weights, step = content.pop("state_dict"), content.pop("global_step")
+    diverged = content["training"]["diverged"] if _is(content, MOMENT) else {}
+    if diverged is not None and type(diverged.get("step")) is not int:
+        raise ValueError(f"{file} holds no moment to go on from")
     moment = {name: content[name] for name in ("optimizer", "schedulers", "precision", "drawn", "random")}
     parts = {name: content[name] for name in ("training", "probing", "seconds", "ended")}
-    return Resumption(Mark(content["global_step"], weights, **moment), **parts)
+    return Resumption(
+        Mark(step, {name.removeprefix(PREFIX): value for name, value in weights.items()}, **moment), **parts
+    )
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a kind: one of some types; a list of one kind; a mapping of certain or of any names."""
+    if isinstance(kind, list):
+        return type(value) is list and all(_is(one, kind[0]) for one in value)
+    if isinstance(kind, dict):
+        if type(value) is not dict or (str not in kind and value.keys() != kind.keys()):
+            return False
+        return all(type(name) is str and _is(one, kind.get(name, kind.get(str))) for name, one in value.items())
+    return type(value) in (kind if isinstance(kind, tuple) else (kind,))
 
 
 def read(file: Path) -> State:
     """A checkpoint's content, on the CPU; raises ValueError, naming the file, where it is none."""
     try:
-        content = torch.load(file, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, ValueError) as error:
+        with ZipFile(regular(file)) as parts:
+            intact = parts.testzip() is None  # torch writes checksums, and looks at none
+        content = torch.load(file, weights_only=True, map_location="cpu") if intact else None
+    except Exception as error:  # damage may look like anything
         raise ValueError(f"{file} cannot be read as a checkpoint") from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+    if not isinstance(content, dict) or not _is({name: content.get(name) for name in WEIGHTS}, WEIGHTS):
         raise ValueError(f"{file} cannot be read as a checkpoint")
     return content
 

@@ -46,18 +46,27 @@ def marked(trainer: pl.Trainer, training: "Training") -> Mark:
 
 
 def go_back(trainer: pl.Trainer, training: "Training", mark: Mark) -> None:
-    """Training as it was at the mark, for whoever asks for its step as well."""
+    """Training as it was at the mark, for whoever asks for its step as well.
+
+    Raises ValueError where the mark is of another training, as one that other code has left may be.
+    """
     (optimizer,) = trainer.optimizers
-    training.model.load_state_dict(mark.weights)
-    optimizer.load_state_dict(copy.deepcopy(mark.optimizer))
-    for config, state in zip(trainer.lr_scheduler_configs, mark.schedulers, strict=True):
-        config.scheduler.load_state_dict(copy.deepcopy(state))
-    trainer.precision_plugin.load_state_dict(copy.deepcopy(mark.precision))
-    training.stream.set_state(mark.drawn)
-    torch.set_rng_state(mark.random["cpu"])
-    for device, generator in mark.random.items():
-        if device != "cpu":
-            torch.get_device_module(device).set_rng_state(generator)
+    try:
+        training.model.load_state_dict(mark.weights)
+        optimizer.load_state_dict(copy.deepcopy(mark.optimizer))
+        for config, state in zip(trainer.lr_scheduler_configs, mark.schedulers, strict=True):
+            config.scheduler.load_state_dict(copy.deepcopy(state))
+        trainer.precision_plugin.load_state_dict(copy.deepcopy(mark.precision))
+        training.stream.set_state(mark.drawn)
+        torch.set_rng_state(mark.random["cpu"])
+        for device, generator in mark.random.items():
+            if device != "cpu":
+                torch.get_device_module(device).set_rng_state(generator)
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{training.checkpoints.folder} is of another model or optimizer than this run, of step {mark.step}: "
+            "launched once more it begins anew"
+        ) from error
     at_step(trainer, mark.step)
 
 

@@ -8,7 +8,6 @@ the nearest of these. Nothing is written: tables and checkpoints are made in mem
 
 import heapq
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from retrograde.record.folder import FAILED, FINISHED
-from retrograde.train.closing import other_code
+from retrograde.record.folder import CLAIMED, FAILED, FINISHED, status_of
+from retrograde.train.closing import numbered, other_code
 from retrograde.train.jobs import Planned
-from retrograde.train.sweep import CLAIMED, status_of
+from retrograde.train.sweep import a_whole_record, at_a_time, require_same_data
 
 if TYPE_CHECKING:  # torch loads when something is timed
     from retrograde.train.options import Identity, Job
@@ -44,7 +43,8 @@ KINDS = {"model._target_": 8.0, "task._target_": 8.0}
 Make = Callable[[Planned], "tuple[Job, Identity]"]
 """Makes ready what a job needs, as the job itself would."""
 
-BEFORE, ELSEWHERE, RESUMED, AGAIN, NEW = "finished before", "of another process", "to go on", "to run again", "new"
+BEFORE, ELSEWHERE, REFUSED = "finished before", "of another process", "to fail"
+RESUMED, AGAIN, NEW = "to go on", "to run again", "new"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Standing:
     @property
     def left(self) -> bool:
         """Whether this launch would run it."""
-        return self.word not in (BEFORE, ELSEWHERE)
+        return self.word in (RESUMED, AGAIN, NEW)
 
 
 def wanted(value: Any) -> Literal["some", "all"] | None:
@@ -98,14 +98,16 @@ def standing(job: Planned) -> Standing:
         return Standing(job, ELSEWHERE, f"another process is at work on it{who}")
     if status is None:
         return Standing(job, NEW, "new")
-    if status == FINISHED:
-        return Standing(job, BEFORE, f"finished before{other_code(job.folder.read())}")
-    if status == FAILED:
-        try:
+    try:
+        if status == FINISHED:
+            require_same_data(job)
+            with a_whole_record(job.folder):
+                return Standing(job, BEFORE, f"finished before{other_code(job.folder.read())}")
+        if status == FAILED:
             reason = job.folder.read().get("reason") or "for a reason that is not recorded"
-        except ValueError as error:
-            reason = str(error)
-        return Standing(job, AGAIN, f"runs again, since it failed: {_short(reason)}")
+            return Standing(job, AGAIN, f"runs again, since it failed: {_short(reason)}")
+    except ValueError as error:  # with which the launch fails as well
+        return Standing(job, REFUSED, f"would fail: {_short(error)}")
     return _resumed(job)
 
 
@@ -129,8 +131,9 @@ def listed(standings: Sequence[Standing], every: bool) -> Iterator[str]:
     """All that is there of the jobs, in numbers, and the jobs one by one."""
     counts = {word: sum(one.word == word for one in standings) for word in dict.fromkeys(s.word for s in standings)}
     places = sorted({str(one.job.folder.path.parent) for one in standings})
-    yield f"{_runs(len(standings))}: {', '.join(f'{n} {word}' for word, n in counts.items())}; {' '.join(places)}"
-    shown = standings if every else standings[:LISTED]
+    told = ", ".join(f"{count} {word}" for word, count in counts.items())
+    yield f"{numbered(len(standings), 'run')}: {told}; {' '.join(places)}"
+    shown = [one for place, one in enumerate(standings) if every or place < LISTED or one.word == REFUSED]
     for one in shown:
         yield f"  [{one.job.number}/{len(standings)}] {one.job.folder.run} {one.words}"
     if len(shown) < len(standings):
@@ -172,17 +175,16 @@ def estimated(
         wall = loaded + wall_time(durations, workers)
         how = "one after the other" if workers == 1 else f"{workers} at a time"
         alone = "" if len(durations) == 1 else f" {how}"
-        yield f"left: {_runs(len(durations))}, about {in_words(wall)}{alone}, {in_bytes(disk)}"
+        yield f"left: {numbered(len(durations), 'run')}, about {in_words(wall)}{alone}, {in_bytes(disk)}"
         if any(one.runs[0].job.settings["trainer"]["stop_when_solved"] for one in configurations):
             yield "  a run whose task is solved ends earlier than that"
     if failing:
-        yield f"{_runs(failing)} would fail as said above"
+        yield f"{numbered(failing, 'run')} would fail as said above"
     timed = [one for one in configurations if one.timed]
     others = [one for one in configurations if not one.timed]
-    yield f"  timed {_number(len(timed), 'configuration')} in {in_words(taken)}" + (
-        f"; {_runs(sum(len(one.runs) for one in others))} of {_number(len(others), 'other')} taken for the nearest"
-        if others
-        else ""
+    nearest = numbered(sum(len(one.runs) for one in others), "run")
+    yield f"  timed {numbered(len(timed), 'configuration')} in {in_words(taken)}" + (
+        f"; {nearest} of {numbered(len(others), 'other')} taken for the nearest" if others else ""
     )
 
 
@@ -286,13 +288,8 @@ def workers_of(config: DictConfig, jobs: int) -> int:
     over = OmegaConf.select(config, "hydra.launcher.over")
     if over is None:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    at_a_time = OmegaConf.select(over, "n_jobs") or OmegaConf.select(over, "parameters.slurm_array_parallelism")
-    if at_a_time is None:
-        at_a_time = cores  # as many as it likes, which share these
-    if at_a_time < 0:
-        at_a_time = max(1, cores + 1 + at_a_time)  # as joblib counts
-    return max(1, min(int(at_a_time), jobs))
+    given = OmegaConf.select(over, "n_jobs") or OmegaConf.select(over, "parameters.slurm_array_parallelism")
+    return min(at_a_time(-1 if given is None else int(given)), jobs)
 
 
 def in_words(seconds: float) -> str:
@@ -314,7 +311,7 @@ def in_bytes(size: float) -> str:
 
 
 def _told(one: Configuration) -> str:
-    number = _runs(len(one.runs))
+    number = numbered(len(one.runs), "run")
     if one.failure is not None:
         return f"{number} would fail: {one.failure}"
     if one.cost is None:
@@ -341,11 +338,3 @@ def _short(error: object) -> str:
     lines = str(error).strip().splitlines()
     line = lines[0] if lines else type(error).__name__
     return line if len(line) <= 200 else f"{line[:197]}..."
-
-
-def _runs(number: int) -> str:
-    return _number(number, "run")
-
-
-def _number(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

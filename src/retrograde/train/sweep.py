@@ -16,10 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from retrograde.record.folder import FAILED, FINISHED, INTERRUPTED, RunFolder
-from retrograde.train.closing import alert_lines, closing_line, other_code
+from hydra.errors import InstantiationException
+
+from retrograde.record.folder import CLAIMED, FAILED, FINISHED, INTERRUPTED, LOST, NOT_BEGUN, RunFolder, status_of
+from retrograde.train.closing import alert_lines, closing_line, numbered, other_code
+from retrograde.train.errors import first_line
 from retrograde.train.jobs import Planned
 
 PLACE = "RETROGRADE_PLACE"
@@ -38,9 +42,6 @@ GRACE = 30.0
 END = signal.SIGUSR1
 """By which the launching process asks a worker to end its job and to begin no other."""
 
-LOST = "lost"
-CLAIMED = "claimed"
-
 
 class SweepError(ValueError):
     """Some runs of a sweep did not finish."""
@@ -52,6 +53,12 @@ def place() -> tuple[int, int] | None:
         return None
     number, _, size = os.environ[PLACE].partition("/")
     return int(number), int(size)
+
+
+def at_a_time(n_jobs: int) -> int:
+    """How many runs side by side that is: below 0 it counts from the number of cores, as joblib counts."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return n_jobs if n_jobs > 0 else max(1, cores + 1 + n_jobs)
 
 
 IN_THIS_PROCESS = ContextVar("in_this_process", default=False)
@@ -69,16 +76,39 @@ def in_this_process() -> Iterator[None]:
 
 
 def said_before(job: Planned, total: int) -> str:
-    """What is said of a job that is finished already; raises ValueError where its task would read other data now."""
-    if job.folder.read_card().get("source") is not None:
-        from hydra.utils import instantiate
+    """What is said of a job that is finished already.
 
-        from retrograde.train.job import require_same_source
-
-        require_same_source(job.folder, instantiate(job.settings["task"]))
+    Raises ValueError where its task would read other data now, or its record is not a finished run's.
+    """
+    require_same_data(job)
     result = job.folder.read()
-    line = f"[{job.number}/{total}] {closing_line(job.folder, result)} (finished already{other_code(result)})"
-    return "\n".join([line, *alert_lines(result)])
+    with a_whole_record(job.folder):
+        line = f"[{job.number}/{total}] {closing_line(job.folder, result)} (finished already{other_code(result)})"
+        return "\n".join([line, *alert_lines(result)])
+
+
+@contextmanager
+def a_whole_record(folder: RunFolder) -> Iterator[None]:
+    """Raise ValueError, naming the file, for what a finished run's record lacks or has in another form."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder.path / 'run.json'} is no finished run's: {type(error).__name__}: {error}") from error
+
+
+def require_same_data(job: Planned) -> None:
+    """Raise ValueError where the task of a finished job would read other data now, or none."""
+    if job.folder.read_card().get("source") is None:
+        return
+    from hydra.utils import instantiate
+
+    from retrograde.train.job import require_same_source
+
+    try:
+        task = instantiate(job.settings["task"])
+    except InstantiationException as error:
+        raise ValueError(f"task: {first_line(error.__cause__ or error)}") from error
+    require_same_source(job.folder, task)
 
 
 @dataclass
@@ -106,7 +136,7 @@ class Outcome:
         counts += [f"{len(self.before)} finished before"] if self.before else []
         counts += [f"{len(jobs)} {status}" for status, jobs in self.ended.items() if status != FINISHED]
         where = sorted({str(job.folder.path.parent) for jobs in [self.before, *self.ended.values()] for job in jobs})
-        lines = [f"{total} run{'s' * (total != 1)}: {', '.join(counts)}; {' '.join(where)}"]
+        lines = [f"{numbered(total, 'run')}: {', '.join(counts)}; {' '.join(where)}"]
         for status, jobs in self.ended.items():
             if status != FINISHED:
                 lines += [f"  {status}: {self._line(job)}" for job in jobs]
@@ -131,13 +161,13 @@ def sweep(
     outcome = Outcome()
     left = []
     for job in jobs:
-        if not job.folder.is_finished():
-            left.append(job)
-            continue
         try:
+            if not job.folder.is_finished():
+                left.append(job)
+                continue
             say(before(job))
             outcome.before.append(job)
-        except ValueError as error:
+        except ValueError as error:  # other data, or a record that cannot be read: the others go on
             outcome.add(FAILED, job, str(error))
     attempts: dict[str, int] = {}
     try:
@@ -145,7 +175,8 @@ def sweep(
             left = _round(left, launch, outcome, attempts, say)
     except BaseException:
         for job in left:
-            outcome.add(status_of(job.folder) or "not begun", job)
+            status = status_of(job.folder) or NOT_BEGUN
+            outcome.add(status, job, _reason(job.folder) if status == FAILED else None)
         for line in outcome.lines():
             say(line)
         raise
@@ -158,13 +189,13 @@ def _round(
     """One launch of what is left; what has to be launched once more comes back."""
     free = [job for job in left if job.folder.owner() is None]
     if not free:
-        say(f"waiting for {len(left)} runs that another process is at work on")
+        say(f"waiting for {numbered(len(left), 'run')} that another process is at work on")
         while all(job.folder.owner() is not None for job in left):
             time.sleep(POLL)
         free = [job for job in left if job.folder.owner() is None]
     known: dict[str, str | None] = {}
     stopped: Exception | None = None
-    unfinished = [job for job in free if not job.folder.is_finished()]
+    unfinished = [job for job in free if status_of(job.folder) != FINISHED]
     suspect = [job for job in unfinished if attempts.get(job.folder.run) == ATTEMPTS - 1]
     together = [job for job in unfinished if job not in suspect]
     written = {job.folder.run: _written(job.folder) for job in unfinished}
@@ -199,19 +230,6 @@ def _round(
     if stopped is not None and not ended:
         raise stopped
     return again
-
-
-def status_of(folder: RunFolder) -> str | None:
-    """What the folder says; lost where it says that the run goes on and nobody is at work on it. None: not begun."""
-    if folder.owner() is not None:
-        return CLAIMED
-    if not (folder.path / "run.json").exists():
-        return None
-    try:
-        status = folder.read()["status"]
-    except (ValueError, KeyError):
-        return FAILED
-    return status if status in (FINISHED, FAILED, INTERRUPTED) else LOST
 
 
 def _written(folder: RunFolder) -> int | None:
@@ -271,16 +289,16 @@ def _end(number: int, frame: Any) -> None:
 def workers_end_first(jobs: Sequence[Planned]) -> Iterator[None]:
     """For as long as this lasts, a request to end reaches the jobs' processes on this machine, and waits for them.
 
-    A second one does not wait.
+    Processes elsewhere hear of it from the launcher that has started them, and are waited for after that. A second
+    request does not wait.
     """
 
     def passed_on(number: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
         asked.append(number)
+        if len(asked) > 1:
+            raise KeyboardInterrupt
         deadline = time.monotonic() + GRACE
         print("retrograde: runs end after their step", file=sys.stderr, flush=True)
-        told: set[int] = set()
         while (workers := _workers(jobs)) and time.monotonic() < deadline:
             for process in workers - told:
                 told.add(process)
@@ -290,10 +308,17 @@ def workers_end_first(jobs: Sequence[Planned]) -> Iterator[None]:
         raise KeyboardInterrupt
 
     asked: list[int] = []
+    told: set[int] = set()
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, passed_on) for number in numbers}
     try:
         yield
+    except BaseException:
+        if len(asked) == 1 and not told:
+            deadline = time.monotonic() + GRACE
+            while any(job.folder.owner() is not None for job in jobs) and time.monotonic() < deadline:
+                time.sleep(POLL)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -310,6 +335,17 @@ def _workers(jobs: Sequence[Planned]) -> set[int]:
 def _ancestors(process: int) -> Iterator[int]:
     """Those that have started the process, the nearest first; none where it has ended."""
     while process > 1:
-        asked = subprocess.run(["ps", "-o", "ppid=", "-p", str(process)], capture_output=True, text=True, check=False)
-        process = int(asked.stdout or 0)
+        process = _parent(process)
         yield process
+
+
+def _parent(process: int) -> int:
+    """Who has started it; 0 where it has ended."""
+    if sys.platform != "linux":  # which says so without ps, that a container may lack
+        asked = subprocess.run(["ps", "-o", "ppid=", "-p", str(process)], capture_output=True, text=True, check=False)
+        return int(asked.stdout or 0)
+    try:
+        said = Path(f"/proc/{process}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(said.rpartition(b")")[2].split()[1])  # behind its name, which may hold anything

@@ -36,12 +36,15 @@ MOST = 2.0
 """Seconds of steps, after which more would not tell more."""
 
 TEST_BATCHES = 4
-"""Of a test, of which the rest is taken to be alike."""
+"""Of a test that takes longer than there is time, of which the rest is taken to be alike."""
 
 NEVER = 10**9
 
 CLOSING = {"disabled": 0.1, "offline": 0.5, "online": 2.0}
 """Seconds of a run that cannot be had without a run, by the recorder's mode: W&B's, and the record's last writing."""
+
+FLUSH = 0.01
+"""Seconds that the record takes to reach the disk, as it does before each checkpoint."""
 
 NUMBER = 2e-5
 """Seconds that W&B takes for one."""
@@ -62,6 +65,7 @@ class Cost:
     setup: float
     step: float
     validation: float
+    saving: float
     firing: float
     test: float
     checkpoint: int
@@ -80,8 +84,8 @@ class Cost:
         steps, every = settings["steps"], settings["trainer"]["validate_every"]
         validations = -(-steps // every) - after // every
         firings = sum(step > after or (step == after == 0) for step in self.fired(settings))
-        training = (steps - after) * self.step + validations * self.validation
-        return self.setup + training + firings * self.firing + self.test
+        training = (steps - after) * self.step + validations * (self.validation + self.saving)  # each may be the best
+        return self.setup + training + firings * self.firing + self.saving + self.test
 
     def fired(self, settings: Mapping[str, Any]) -> list[int]:
         """The steps at which probes fire, within the share of training's time that they may take."""
@@ -193,11 +197,14 @@ class Unkept:
     def __init__(self) -> None:
         self.folder = Path("nowhere")
         self.size = 0
+        self.seconds = 0.0
 
     def save_when_due(self, training: Training) -> None: ...
 
     def save(self, training: Training, name: str, ended: bool = False) -> None:
+        begun = now(training.device)
         self.size = checkpoint_size({**vars(marked(training.trainer, training)), "training": training.progress()})
+        self.seconds = now(training.device) - begun + FLUSH
 
 
 def checkpoint_size(content: Mapping[str, Any]) -> int:
@@ -261,15 +268,16 @@ def _timed(job: Job, model: SequenceModel, allowance: float, begun: float) -> Co
         validation = batches(job.task, "validation", job.trainer.validation_samples, job.batch_size)
         watch.fire(model, job.task, 0)
         unkept.size = checkpoint_size({f"{PREFIX}{name}": value for name, value in model.state_dict().items()})
-    rest = max(0.0, allowance - (time.perf_counter() - begun)) / 2
+    rest = min(MOST, max(0.0, allowance - (time.perf_counter() - begun)) / 3)
     validated = _by_batch(lambda some: evaluate(model, job.task, some), validation, rest, device)
-    test = _tested(job.task, model, job.trainer.test_samples, job.batch_size, device)
+    test = _tested(job.task, model, job.trainer.test_samples, job.batch_size, rest, device)
     if job.task.longer is not None:
-        test += _tested(job.task.longer, model, job.trainer.longer_samples, job.batch_size, device)
+        test += _tested(job.task.longer, model, job.trainer.longer_samples, job.batch_size, rest, device)
     return Cost(
         setup=setup + CLOSING[job.recorder.mode],
         step=watch.step,
         validation=validated,
+        saving=unkept.seconds,
         firing=watch.firing + NUMBER * weigher.logged / SCALAR,
         test=test,
         checkpoint=unkept.size,
@@ -348,10 +356,21 @@ def _by_batch(
     return now(device) - begun
 
 
-def _tested(task: Task, model: SequenceModel, samples: int, batch_size: int, device: torch.device) -> float:
+def _tested(
+    task: Task, model: SequenceModel, samples: int, batch_size: int, seconds: float, device: torch.device
+) -> float:
+    """Seconds of the whole test, of which a part is enough where that foretells more than ``seconds``.
+
+    A large set takes longer to draw than its share of a small one says.
+    """
     available = task.available("test")
     whole = samples if available is None else min(samples, available)
     part = min(whole, TEST_BATCHES * batch_size)
+    foretold = _examined(task, model, part, batch_size, device) * whole / part
+    return foretold if foretold > seconds else _examined(task, model, whole, batch_size, device)
+
+
+def _examined(task: Task, model: SequenceModel, samples: int, batch_size: int, device: torch.device) -> float:
     begun = now(device)
-    examine(model, task, batches(task, "test", part, batch_size))
-    return (now(device) - begun) * whole / part
+    examine(model, task, batches(task, "test", samples, batch_size))
+    return now(device) - begun
