@@ -14,7 +14,7 @@ from retrograde.record.folder import RunFolder
 from retrograde.record.store import FolderStore
 from retrograde.train import listing
 from retrograde.train.configuration import config_folder
-from retrograde.train.job import device_of
+from retrograde.train.devices import device_of
 from retrograde.train.sweep import PLACE, place
 
 KNOWN = ", ".join(listing.GROUPS)

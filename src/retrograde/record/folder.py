@@ -36,6 +36,8 @@ NOT_PART_OF_THE_RESULT = (
     "outputs",
     "trainer.accelerator",
     "trainer.devices",
+    "trainer.nodes",
+    "trainer.strategy",
     "trainer.threads",
 )
 """Settings that a run may change without becoming another run."""

@@ -122,7 +122,8 @@ def job(config: DictConfig) -> float | None:
         print(f"retrograde: {message}", file=sys.stderr, flush=True)  # at once, since the sweep goes on
         _record_failure(config, message)
         raise SweepError(message) from error
-    print(line, flush=True)
+    if os.environ.get("RANK", "0") == "0":  # of the processes of one run, as torchrun counts them, the first
+        print(line, flush=True)
     return score
 
 
