@@ -33,6 +33,7 @@ NOT_PART_OF_THE_RESULT = (
     "alerts",
     "progress",
     "plan",
+    "size",
     "outputs",
     "trainer.accelerator",
     "trainer.devices",

@@ -103,6 +103,8 @@ def job(config: DictConfig) -> float | None:
     """One run, in the folder that Hydra has made for it, and its score; None where another process is at work on it."""
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        if not in_sweep and config.get("size", "full") != "full":
+            raise ValueError(f"size={config.size} is of studies: choose one with study=…, see retrograde-list studies")
         if config.get("plan", False) is not False:
             _planned(config, in_sweep)
             return None
