@@ -11,7 +11,6 @@ from retrograde.figures.statistics import interval_in_words
 from retrograde.figures.theme import present
 from retrograde.record.lags import lag_quantiles as lag_quantiles
 
-
 MOST_VARIANTS = 12
 """Of tasks that a card names; the runs name all of them."""
 
