@@ -194,7 +194,7 @@ class Interleaved(pl.Callback):
         probed = probe_batch(job.task, job.probing.samples).to(self.device)
         drawn = job.task.sample(options.batch, generator("benchmark", SEED)).to(self.device)
         self.batches = dict(zip(BATCHES, (probed, drawn), strict=True))
-        self.probing = Probing(job.probes, probed, job.probing, job.steps, recorder)
+        self.probing = Probing(job, probed, recorder)
         self.state_gradient: Probe = job.probes["state_gradient"]
         self.cycle = cycle(options.block)
         self.lead = lead(options.block)

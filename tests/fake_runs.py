@@ -5,6 +5,7 @@ write_run(outputs, Fake("lstm", seed=0))
 write_run(outputs, Fake("elman", seed=0, solved=False, keeps=0.5))
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ CARD = Card(
 class Fake:
     """What a run is to say. ``keeps``: the share of the gradient that each lag keeps, before and after training.
 
-    ``gradient`` overrides the norms over lag (log10) after training, ``status`` their status, by name.
+    ``gradient`` overrides the norms over lag (log10) after training, ``status`` their status, by name. ``also`` gives
+    further readings of a step, each with its probe.
     """
 
     model: str
@@ -54,6 +56,7 @@ class Fake:
     card: Card = CARD
     more: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    also: Callable[[int], Iterable[tuple[str, Reading]]] = lambda step: ()
 
 
 def write_run(outputs: Path, fake: Fake) -> RunFolder:
@@ -141,7 +144,7 @@ def _readings(fake: Fake, step: int) -> list[tuple[str, Reading]]:
         readings.append(("lag_gradient", Reading(f"horizon/{where}", np.array(horizon), {}, "lags")))
     if fake.heads:
         readings += _attention(fake.heads, step)
-    return readings
+    return [*readings, *fake.also(step)]
 
 
 def _attention(heads: int, step: int) -> list[tuple[str, Reading]]:

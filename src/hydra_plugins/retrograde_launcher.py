@@ -3,6 +3,7 @@
 The launcher launches through another one, Hydra's own or a plugin's: ``launcher=…`` chooses it.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from omegaconf import DictConfig
 
 from retrograde.train.app import plan_sweep
 from retrograde.train.closing import numbered
-from retrograde.train.jobs import Composer, Planned
+from retrograde.train.jobs import Composer, Planned, study_name
 from retrograde.train.sweep import (
     PLACE,
     InWorker,
@@ -49,6 +50,8 @@ class SweepLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """As Hydra calls it."""
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise ValueError("a sweep starts the processes of its runs itself: launch it without torchrun")
         total = self.total or initial_job_idx + len(job_overrides)
         jobs = [
             self.composer.planned(number, overrides)
@@ -76,10 +79,24 @@ class SweepLauncher(Launcher):
 
 
 class StudySweeper(BasicSweeper):
-    """Hydra's own, without its look at each job's configuration: the launcher composes all of them anyway."""
+    """Hydra's own, without its look at each job's configuration: the launcher composes all of them anyway.
 
-    def __init__(self, params: Any = None, max_batch_size: int | None = None) -> None:
-        super().__init__(max_batch_size, params)
+    ``small`` are the values that ``size=small`` puts in the place of a study's own.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Any] | None = None,
+        small: Mapping[str, Any] | None = None,
+        max_batch_size: int | None = None,
+    ) -> None:
+        super().__init__(max_batch_size, dict(params or {}))
+        self.small = small
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """As Hydra calls it."""
+        self.params |= of_size(config, self.small)
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Hydra's own; a plan is of all jobs at once, and leaves no multirun.yaml."""
@@ -92,6 +109,18 @@ class StudySweeper(BasicSweeper):
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Left to the launcher."""
+
+
+def of_size(config: DictConfig, small: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the size that was asked for sets; raises ValueError where the study has no such."""
+    if config.size == "full":
+        return {}
+    if config.size != "small":
+        raise ValueError(f"size must be full or small, not {config.size!r}")
+    if not small:
+        study = study_name(config.hydra.runtime.choices)
+        raise ValueError(f"size=small is of studies that say what it is, and '{study}' does not")
+    return {str(key): value for key, value in small.items()}
 
 
 def _reason(result: JobReturn) -> str | None:

@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.retrograde_launcher import SweepLauncher
+from hydra_plugins.retrograde_launcher import SweepLauncher, of_size
 from hydra_plugins.retrograde_workers import needed
 from retrograde.record.folder import config_hash
 from retrograde.train.closing import numbered
@@ -43,6 +43,7 @@ class OptunaSweeper(Sweeper):
         storage: str | None,
         study_name: str | None,
         params: Mapping[str, Any] | None,
+        small: Mapping[str, Any] | None = None,
     ) -> None:
         self.optuna = needed("optuna", "sweeper=optuna", "optuna", "optuna")
         if n_trials < 1 or n_jobs < 1:
@@ -53,7 +54,8 @@ class OptunaSweeper(Sweeper):
         self.n_jobs = n_jobs
         self.storage = storage
         self.study_name = study_name
-        self.params = params or {}
+        self.params = dict(params or {})
+        self.small = small
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """As Hydra calls it."""
@@ -64,6 +66,7 @@ class OptunaSweeper(Sweeper):
         assert isinstance(launcher, SweepLauncher)  # train.yaml chooses it
         self.launcher = launcher
         self.config = config
+        self.params |= of_size(config, self.small)
         self.composer = Composer(hydra_context.config_loader, config)
         self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
 

@@ -23,7 +23,7 @@ from retrograde.train import listing
 from retrograde.train import sweep as sweeping
 from retrograde.train.closing import other_code
 from retrograde.train.configuration import config_folder
-from retrograde.train.job import device_of
+from retrograde.train.devices import device_of
 from retrograde.train.jobs import Planned
 from retrograde.train.sweep import PLACE, Outcome, at_a_time, place, require_same_data, workers_end_first
 

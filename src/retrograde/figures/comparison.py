@@ -1,8 +1,9 @@
-"""The runs that may stand in one figure: one study, one variant of one task.
+"""The runs that may stand in one figure: one study, and of it one variant of one task.
 
 Runs of other variants are another comparison, because a loss on a longer sequence is another quantity. Within one, runs
 that differ in their seed alone are drawn as one model; where other settings differ, each setting is a model of its own,
-named after what differs: ``lstm (hidden=64)``.
+named after what differs: ``lstm (hidden=64)``. A question that is about tasks, such as how long a sequence may be, is
+asked of all runs of a study at once.
 """
 
 import hashlib
@@ -52,15 +53,26 @@ class Comparison:
     The categories are the models of the whole store, so that a look stays with its model across comparisons. Rules come
     last among them: they are drawn only where they are alone, and no other look depends on whether there are any.
     ``rules`` are the runs of shallow rules, which learn nothing: the others are measured by them.
+    ``cards`` are the tasks' cards by run; where there are several variants, ``task`` names all tasks.
     """
 
     store: FolderStore
     study: str
     task: str
-    card: Mapping[str, Any]
+    cards: Mapping[str, Mapping[str, Any]]
     runs: pd.DataFrame
     rules: pd.DataFrame
     stem: str
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """The card that all runs have, or the first of several."""
+        return next(iter(self.cards.values()))
+
+    @property
+    def variants(self) -> list[str]:
+        """What runs are of, each once, in order; more than one only where the whole study is compared."""
+        return list(dict.fromkeys(f"{run['task']}: {run['variant']}" for run in records(self.runs)))
 
     def rule_scores(self) -> pd.DataFrame:
         """``rule``, ``score`` and ``loss`` of every shallow rule that was run on the test set, the best first."""
@@ -94,7 +106,11 @@ class Comparison:
         return self.runs[["run", "model", "seed"]].merge(table, on="run")
 
 
-def comparisons(store: FolderStore) -> tuple[list[Comparison], dict[str, str]]:
+VARIANT, STUDY = ("study", "task", "variant"), ("study",)
+"""What the runs of one comparison share."""
+
+
+def comparisons(store: FolderStore, of: tuple[str, ...] = VARIANT) -> tuple[list[Comparison], dict[str, str]]:
     """Every comparison that the store holds, in order, and what is in none or cannot be read, each with the reason.
 
     A run without a card that can be read, or that failed before it had one, is compared with those on the same task.
@@ -121,16 +137,16 @@ def comparisons(store: FolderStore) -> tuple[list[Comparison], dict[str, str]]:
             left_out[run] = next(iter(exceptions(runs[runs["run"] == run])), why)
     runs = runs[runs["run"].isin(list(cards))].reset_index(drop=True)
     runs["variant"] = [cards[run]["variant"] for run in runs["run"]]
-    groups = list(runs.groupby(["study", "task", "variant"], sort=True))
-    named = [frame.assign(model=model_names(frame)) for _, frame in groups]
+    groups = [frame for _, frame in runs.groupby(list(of), sort=True)]
+    named = [frame.assign(model=model_names(frame)) for frame in groups]
     trained = {name for frame in named for name in frame.loc[_learns(frame), "model"]}
     rules = {name for frame in named for name in frame["model"]} - trained
     models = pd.CategoricalDtype([*sorted(trained, key=in_order), *sorted(rules, key=in_order)])
     found: list[Comparison] = []
-    for (key, _), frame in zip(groups, named, strict=True):
-        study, task, _ = (str(part) for part in key)
+    for frame in named:
         frame = frame.astype({"model": models}).sort_values(["model", "seed", "run"], ignore_index=True)
-        stem = again = slug(f"{study}-{task}")
+        study, task = str(frame["study"][0]), listed(sorted({str(task) for task in frame["task"]}))
+        stem = again = slug(study if of == STUDY else f"{study}-{task}")
         taken = {one.stem.casefold() for one in found}  # as some file systems see it
         for number in count(2):
             if stem.casefold() not in taken:
@@ -140,7 +156,8 @@ def comparisons(store: FolderStore) -> tuple[list[Comparison], dict[str, str]]:
         if not learns.any():  # rules among themselves
             learns = ~learns
         drawn, beside = (frame[chosen].reset_index(drop=True) for chosen in (learns, ~learns))
-        found.append(Comparison(store, study, task, cards[frame["run"][0]], drawn, beside, stem))
+        of_run = {str(run): cards[run] for run in frame["run"]}
+        found.append(Comparison(store, study, task, of_run, drawn, beside, stem))
     return found, left_out
 
 

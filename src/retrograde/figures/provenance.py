@@ -11,6 +11,9 @@ from retrograde.figures.statistics import interval_in_words
 from retrograde.figures.theme import present
 from retrograde.record.lags import lag_quantiles as lag_quantiles
 
+MOST_VARIANTS = 12
+"""Of tasks that a card names; the runs name all of them."""
+
 
 def number(value: Any) -> str:
     """A number as a reader wants it: four digits at most, thousands apart, a dash for what is missing.
@@ -64,7 +67,7 @@ def card_in_words(comparison: Comparison) -> list[tuple[str, str]]:
     """The task's card as terms and what they mean."""
     card = comparison.card
     entries = [
-        ("Task", f"{comparison.task}: {card['variant']}"),
+        *(("Task", variant) for variant in comparison.variants[:MOST_VARIANTS]),
         ("Scored", str(card["scored"])),
         ("Score", f"{card['score']}; 1 is perfect, solved from {number(card['solved'])}"),
     ]
@@ -102,8 +105,10 @@ def card_in_one_line(comparison: Comparison) -> str:
     """What a figure says of its task in its own margin; the whole card stands beside it."""
     card = comparison.card
     best = trivial_rule(card)
+    variants = comparison.variants
+    several = f"{comparison.task}, {len(variants)} variants"
     parts = [
-        f"{comparison.task}: {in_short(card['variant'], LONGEST_DRAWN)}",
+        several if len(variants) > 1 else in_short(variants[0], LONGEST_DRAWN),
         f"scored: {in_short(card['scored'], LONGEST_DRAWN)}",
         f"solved from {number(card['solved'])}",
         *([] if best is None else [f"{in_short(best['rule'], LONGEST_DRAWN)}: {number(best['score'])}"]),

@@ -1,7 +1,8 @@
 """What a script in ``analysis/`` offers: a question, and how the runs answer it.
 
 Its docstring opens with ``Question:``, ``Expect:`` and ``Data:``; ``main(script)`` makes it a command. A report finds
-every script that defines these functions by itself.
+every script that defines these functions by itself. ``OF = STUDY`` in a script asks of all runs of a study at once, and
+not of each variant of its tasks apart.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from retrograde.figures import theme
 from retrograde.figures.comparison import (
     LONGEST_REASON,
+    VARIANT,
     Comparison,
     NothingToDraw,
     Tables,
@@ -49,6 +51,11 @@ class Question(Protocol):
     def caption(self, tables: Tables) -> str:
         """What is drawn and how to read it."""
         ...
+
+
+def compared(question: Question) -> tuple[str, ...]:
+    """What the runs share of which the question is asked."""
+    return getattr(question, "OF", VARIANT)
 
 
 def asked(docstring: str | None, entry: str = "Question") -> str:
@@ -122,7 +129,7 @@ def main(question: Question, arguments: Sequence[str] | None = None) -> int:
     drawn = 0
     try:
         store = FolderStore(options.outputs)
-        found, left_out = comparisons(store)
+        found, left_out = comparisons(store, compared(question))
         for comparison in found:
             try:
                 given = answer(question, stem, comparison, options.to or options.outputs / REPORT)

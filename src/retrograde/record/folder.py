@@ -34,9 +34,12 @@ NOT_PART_OF_THE_RESULT = (
     "alerts",
     "progress",
     "plan",
+    "size",
     "outputs",
     "trainer.accelerator",
     "trainer.devices",
+    "trainer.nodes",
+    "trainer.strategy",
     "trainer.threads",
 )
 """Settings that a run may change without becoming another run."""

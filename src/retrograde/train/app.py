@@ -103,6 +103,8 @@ def job(config: DictConfig) -> float | None:
     """One run, in the folder that Hydra has made for it, and its score; None where another process is at work on it."""
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        if not in_sweep and config.get("size", "full") != "full":
+            raise ValueError(f"size={config.size} is of studies: choose one with study=…, see retrograde-list studies")
         if config.get("plan", False) is not False:
             _planned(config, in_sweep)
             return None
@@ -122,8 +124,14 @@ def job(config: DictConfig) -> float | None:
         print(f"retrograde: {message}", file=sys.stderr, flush=True)  # at once, since the sweep goes on
         _record_failure(config, message)
         raise SweepError(message) from error
-    print(line, flush=True)
+    if is_first():
+        print(line, flush=True)
     return score
+
+
+def is_first() -> bool:
+    """Of the processes of one run, as torchrun counts them."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _record_failure(config: DictConfig, reason: str) -> None:

@@ -111,7 +111,9 @@ class Checkpoints:
             self.save(training, LAST)
 
     def save(self, training: "Training", name: str, ended: bool = False) -> None:
-        """All of this moment, after a step of training."""
+        """All of this moment, after a step of training; of several processes the first saves it."""
+        if not training.trainer.is_global_zero:
+            return
         begun = time.monotonic()
         self.recorder.flush()
         mark = marked(training.trainer, training)

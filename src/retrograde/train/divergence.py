@@ -41,7 +41,7 @@ class Divergence(pl.Callback):
             self.mark = marked(trainer, pl_module)
             return
         found = pl_module.diverged = self._first(trainer, pl_module)
-        if found.batch is not None:
+        if found.batch is not None and trainer.is_global_zero:
             keep(pl_module.checkpoints.folder, found.step, pl_module.model.state_dict(), found.batch)
         self._record(pl_module, trainer.global_step, found)
         trainer.should_stop = True
@@ -93,4 +93,4 @@ def step_again(trainer: pl.Trainer, training: Training, step: int) -> tuple[floa
     for config in trainer.lr_scheduler_configs:
         config.scheduler.step()  # type: ignore[call-arg]  # none of ours wants to know a metric
     at_step(trainer, step)
-    return float(loss), gradients
+    return float(training.over_ranks(loss)), gradients

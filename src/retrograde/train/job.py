@@ -1,12 +1,10 @@
 """One run, from a model and a task to a finished folder."""
 
 import itertools
-import logging
 import time
 import traceback
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch
@@ -27,15 +24,17 @@ from retrograde.record.tables import cut
 from retrograde.record.view import WandbView, start_ahead
 from retrograde.train.checkpoints import BEST, PREFIX, Checkpoints, Resumption, newest, write_aside
 from retrograde.train.closing import changed
+from retrograde.train.devices import device_kind, quiet, rank_outside, threads, trainer_of
 from retrograde.train.divergence import Divergence
 from retrograde.train.evaluation import batches, evaluate, examine
 from retrograde.train.interruption import Interruption
 from retrograde.train.load import selected_weights
 from retrograde.train.module import Training, window_metric
-from retrograde.train.options import Identity, Job, TrainerSettings
+from retrograde.train.options import Identity, Job
 from retrograde.train.probing import Probing, probe_batch
 from retrograde.train.progress import ProgressBar, wanted
 from retrograde.train.provenance import provenance
+from retrograde.train.ranks import call, first_rank, follow, leading, require_ranks, together
 from retrograde.train.replay import replay
 from retrograde.train.sweep import place
 
@@ -51,8 +50,19 @@ def carry_out(
     progress: bool,
 ) -> dict[str, Any]:
     """The run itself. What run.json says at the end comes back; an exception leaves it failed or interrupted."""
+    require_ranks(job)
+    rank = rank_outside()
+    if rank is not None and not rank.is_first:
+        follow(job, rank)
+        return folder.read()
     interruption = Interruption()
-    with folder.claimed(), interruption.heeded(), threads(job.trainer.threads), torch.random.fork_rng():
+    with (
+        folder.claimed(),
+        interruption.heeded(),
+        threads(job.trainer.threads),
+        torch.random.fork_rng(),
+        leading(),
+    ):
         # the caller's random numbers go on as if nothing had been
         torch.manual_seed(job.seed)
         result = _claimed(job, folder, identity, config, progress, interruption)
@@ -75,7 +85,7 @@ def _claimed(
     attempt: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds"), **provenance()}
     earlier, resumption = _resumed(folder, device_kind(job.trainer))
     if resumption is not None:
-        attempt["from_step"] = resumption.mark.step
+        attempt |= {"from_step": resumption.mark.step, "from_seconds": resumption.seconds}
     changes = [changed(one, other) for one, other in itertools.pairwise([*earlier, attempt])]
     begun = time.monotonic() - (0.0 if resumption is None else resumption.seconds)
     folder.write_card(card)
@@ -199,7 +209,7 @@ def _train(
     settings = job.trainer
     if settings.truncate is not None:
         model.truncate(settings.truncate)
-    probing = Probing(job.probes, batch, job.probing, job.steps, recorder)
+    probing = Probing(job, batch, recorder)
     before = 0.0 if resumption is None else resumption.seconds
     checkpoints = Checkpoints(folder.checkpoints, recorder, probing.state_dict, before)
     training = Training(job, model, recorder, probing.scheduled, checkpoints, interruption, resumption)
@@ -208,31 +218,23 @@ def _train(
     callbacks: list[pl.Callback] = [Divergence(recorder), probing]
     if wanted(progress):
         callbacks.append(ProgressBar(title, job.steps))
-    with _quiet():
-        trainer = pl.Trainer(
-            accelerator=settings.accelerator,
-            devices=device_of(settings),
-            precision=settings.precision,  # type: ignore[arg-type]  # Lightning checks it, and names the choices
-            max_steps=job.steps,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            callbacks=callbacks,
-            plugins=[LightningEnvironment()],  # a cluster is the launcher's matter: here there is one process
-        )
+    with quiet():
+        first = first_rank(settings)
+        trainer = trainer_of(settings, job.steps, callbacks, first)
         device = trainer.strategy.root_device
         require_longer(model.to(device), job.task)
         if resumption is not None and resumption.ended:
             training.proceed(resumption.training)
             model.load_state_dict(resumption.mark.weights)
             steps = resumption.mark.step
+            call(settings, train=False)
         elif model.learns:
-            with interruption.after_a_step():
+            with interruption.after_a_step(), together(job, first):
                 trainer.fit(training)
             steps = training.global_step
     model.to(device)  # from which Lightning takes it when training ends
     if not model.learns:
+        call(settings, train=False)
         probing.fire(model, job.task, 0, None)
         return (
             _as_it_stands(job, model, recorder, folder)
@@ -264,31 +266,6 @@ def _label(task: Task, batch: Batch, recorder: RunRecorder) -> None:
     else:
         recorder.labels(task.labels(batch), np.zeros(batch.inputs.shape[:2], dtype=bool))
         recorder.labels(target_labels, scored, side="target")
-
-
-def device_of(settings: TrainerSettings) -> int | list[int]:
-    """One device; where jobs share several GPUs, the one whose turn it is by the job's place in its sweep."""
-    number = torch.cuda.device_count() if device_kind(settings) == "cuda" else 0
-    where = place()
-    return [(where[0] - 1) % number] if settings.devices == "shared" and where and number else 1
-
-
-@contextmanager
-def threads(number: int | None) -> Iterator[None]:
-    """For as long as this lasts torch computes with so many threads; None leaves it as it is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if number is None else number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def device_kind(settings: TrainerSettings) -> str:
-    """What the run is going to compute on: random numbers go on only where they began."""
-    if settings.accelerator == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return {"gpu": "cuda"}.get(settings.accelerator, settings.accelerator)
 
 
 def _as_it_stands(job: Job, model: SequenceModel, recorder: RunRecorder, folder: RunFolder) -> dict[str, Any]:
@@ -329,20 +306,3 @@ def _tested(job: Job, model: SequenceModel, recorder: RunRecorder, folder: RunFo
         summary[name] = values
     score = summary["test"]["score"]
     return summary | {"score": score, "loss": summary["test"]["loss"], "solved": score >= job.task.card.solved}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's notices are about loaders and loggers that this project does without."""
-    log = logging.getLogger("pytorch_lightning")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
-        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")  # Lightning 2.6 on torch 2.13
-        try:
-            yield
-        finally:
-            log.setLevel(level)

@@ -73,8 +73,11 @@ class Training(pl.LightningModule):
         return DataLoader(Steps(first, self.job.steps), batch_size=None, generator=torch.Generator())
 
     def on_fit_start(self) -> None:
+        self.resumption = self.trainer.strategy.broadcast(self.resumption)
         drawn = batches(self.task, "validation", self.job.trainer.validation_samples, self.job.batch_size)
         self.validation = [batch.beside(self.model.like) for batch in drawn]
+        size = self.job.batch_size // self.trainer.world_size
+        self.share = torch.arange(size, device=self.device) + self.trainer.global_rank * size
         self.stream = generator("train", self.job.seed, self.device)
         precise = torch.promote_types(self.model.like.dtype, torch.float32)
         self.losses = torch.zeros(self.job.trainer.log_every, device=self.device, dtype=precise)
@@ -121,15 +124,20 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         drawn = self.drawn = self.task.sample(self.job.batch_size, self.stream).beside(self.model.like)
-        losses, outputs = self.objective(self.task, drawn)
+        part = drawn if self.trainer.world_size == 1 else drawn.select(self.share)
+        losses, outputs = self.objective(self.task, part)
         loss = losses.mean()
-        self.losses[batch % self.job.trainer.log_every] = loss.detach()
+        self.losses[batch % self.job.trainer.log_every] = self.over_ranks(loss)
         if self._logs(batch + 1):
             if outputs is None:
                 with torch.no_grad():
-                    outputs = self.model(drawn)
-            self.last_score = mean_score(self.task, outputs.detach(), drawn)
+                    outputs = self.model(part)
+            self.last_score = self.over_ranks(mean_score(self.task, outputs.detach(), part))
         return loss if self.job.regularizer is None else self._regularized(loss, drawn, batch + 1)
+
+    def over_ranks(self, value: Tensor) -> Tensor:
+        """The mean over the processes that train this run, each of which has its share of the batch."""
+        return self.trainer.strategy.reduce(value.detach().clone(), reduce_op="mean")
 
     def _regularized(self, loss: Tensor, drawn: Batch, step: int) -> Tensor:
         """The loss with what the regulariser adds; in full precision, since it differentiates through gradients."""
@@ -225,7 +233,8 @@ class Training(pl.LightningModule):
 
     def _validate(self, step: int) -> bool:
         """Loss and score on the validation set, and whether it is the best so far; a solved task ends the run."""
-        loss, score = evaluate(self.model, self.task, self.validation)
+        seen = evaluate(self.model, self.task, self.validation) if self.trainer.is_global_zero else (math.nan, math.nan)
+        loss, score = self.trainer.strategy.broadcast(seen)
         self.validated = step
         self.model.train()
         values = {"validation/loss": loss, "validation/score": score}

@@ -21,6 +21,8 @@ class TrainerSettings:
 
     accelerator: str = "auto"
     devices: int | Literal["shared"] = 1
+    nodes: int = 1
+    strategy: str = "auto"
     threads: int | None = None
     precision: str = "32-true"
     compile: bool = False
@@ -49,10 +51,10 @@ class TrainerSettings:
         known = ("auto", "cpu", "gpu", "cuda", "mps")
         if self.accelerator not in known:
             raise ValueError(f"trainer.accelerator must be one of {', '.join(known)}; not '{self.accelerator}'")
-        if self.devices not in (1, "shared"):
-            raise ValueError(
-                f"trainer.devices must be 1, or shared, not {self.devices}: runs on several devices are not built yet"
-            )
+        if self.devices != "shared" and self.devices < 1:
+            raise ValueError(f"trainer.devices must be at least 1, or shared; not {self.devices}")
+        if self.nodes < 1 or (self.devices == "shared" and self.nodes > 1):
+            raise ValueError(f"trainer.nodes must be at least 1, and 1 where devices are shared; not {self.nodes}")
         if self.accelerator in ("gpu", "cuda") and not torch.cuda.device_count():
             raise ValueError(
                 f"trainer.accelerator={self.accelerator}: this machine has no CUDA device; "

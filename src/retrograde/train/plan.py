@@ -113,7 +113,7 @@ def standing(job: Planned) -> Standing:
 
 def _resumed(job: Planned) -> Standing:
     from retrograde.train.checkpoints import newest
-    from retrograde.train.job import device_kind
+    from retrograde.train.devices import device_kind
     from retrograde.train.options import TrainerSettings
 
     found = newest(job.folder.checkpoints)

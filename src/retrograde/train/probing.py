@@ -3,19 +3,19 @@
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 
 from retrograde.core.choices import LeftOut
-from retrograde.core.contracts import Probe, Recorder, SequenceModel, Task
+from retrograde.core.contracts import Recorder, SequenceModel, Task
 from retrograde.core.records import Batch, Update
 from retrograde.core.snapshot import snapshot
 from retrograde.record.tables import LOWEST
 from retrograde.train.module import Training
-from retrograde.train.options import ProbingSettings
+from retrograde.train.options import Job
 from retrograde.train.streams import FIXED, generator
 
 SNAPSHOT = "snapshot"
@@ -37,6 +37,11 @@ def schedule(steps: int, per_decade: int, chosen: Sequence[int] | None = None) -
         spaced.add(step)
         exponent += 1
     return frozenset({0, steps} | spaced)
+
+
+def scheduled(job: Job) -> frozenset[int]:
+    """The steps on which a run is probed, as far as time allows; none where it has no probes."""
+    return schedule(job.steps, job.probing.per_decade, job.probing.steps) if job.probes else frozenset()
 
 
 def probe_batch(task: Task, samples: int) -> Batch:
@@ -93,13 +98,11 @@ def noting(notes: dict[str, None]) -> Iterator[None]:
 class Probing(pl.Callback):
     """Fires all probes on the scheduled steps and at the end of training, outside the training step."""
 
-    def __init__(
-        self, probes: Mapping[str, Probe], batch: Batch, settings: ProbingSettings, steps: int, recorder: Recorder
-    ) -> None:
-        self.probes = probes
+    def __init__(self, job: Job, batch: Batch, recorder: Recorder) -> None:
+        self.probes = job.probes
         self.batch = batch
-        self.scheduled = schedule(steps, settings.per_decade, settings.steps) if probes else frozenset()
-        self.allowance = Allowance(settings.share, self.scheduled, steps)
+        self.scheduled = scheduled(job)
+        self.allowance = Allowance(job.probing.share, self.scheduled, job.steps)
         self.recorder = recorder
         self.last = -1
         self.horizons: list[float] = []
@@ -185,7 +188,7 @@ class Probing(pl.Callback):
 
     def _fire(self, training: pl.LightningModule, step: int) -> None:
         assert isinstance(training, Training)  # the one module that this project trains
-        if step != self.last and training.trainer.is_global_zero:
+        if step != self.last:
             self.fire(training.model, training.task, step, training.take_update())
 
     def _trained(self) -> float:

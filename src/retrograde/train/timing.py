@@ -14,20 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, Reading
 from retrograde.record.tables import labels_table, metrics_table, reading_table
 from retrograde.record.view import AS_LONG_AS_WIDE, log_spaced
 from retrograde.train.checkpoints import PREFIX, Checkpoints
+from retrograde.train.devices import quiet, threads, trainer_of
 from retrograde.train.evaluation import batches, evaluate, examine
 from retrograde.train.interruption import Interruption
-from retrograde.train.job import _quiet, device_of, fitting, require_longer, threads
+from retrograde.train.job import fitting, require_longer
 from retrograde.train.marks import marked
 from retrograde.train.module import Training
 from retrograde.train.options import Identity, Job
 from retrograde.train.probing import Allowance, Probing, probe_batch, schedule
+from retrograde.train.ranks import count
 
 WARM_UP = 3
 """Steps that are not timed."""
@@ -233,27 +234,16 @@ def _timed(job: Job, model: SequenceModel, allowance: float, begun: float) -> Co
     weigher = Weigher()
     batch = probe_batch(job.task, job.probing.samples)
     weigher.labels(job.task.labels(batch), np.zeros(batch.inputs.shape[:2], dtype=bool))
-    endless = dataclasses.replace(
-        job, steps=NEVER, trainer=dataclasses.replace(job.trainer, validate_every=NEVER, stop_when_solved=False)
-    )
+    # one rank of several is like another
+    alone = dataclasses.replace(job.trainer, devices=1, nodes=1, validate_every=NEVER, stop_when_solved=False)
+    endless = dataclasses.replace(job, steps=NEVER, batch_size=job.batch_size // count(job.trainer), trainer=alone)
     unkept = Unkept()
     # it has all that training asks of checkpoints
     training = Training(endless, model, weigher, frozenset(), cast("Checkpoints", unkept), Interruption())
-    probing = Probing(job.probes, batch, job.probing, job.steps, weigher)
+    probing = Probing(job, batch, weigher)
     watch = Stopwatch(probing, min(MOST, allowance / 2))
-    with _quiet():
-        trainer = pl.Trainer(
-            accelerator=job.trainer.accelerator,
-            devices=device_of(job.trainer),
-            precision=job.trainer.precision,  # type: ignore[arg-type]  # Lightning checks it, and names the choices
-            max_steps=NEVER,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            callbacks=[watch],
-            plugins=[LightningEnvironment()],
-        )
+    with quiet():
+        trainer = trainer_of(endless.trainer, NEVER, [watch])
         device = trainer.strategy.root_device
         require_longer(model.to(device), job.task)
         if model.learns:
