@@ -114,8 +114,9 @@ class ReceivedRun:
 class LoopbackServer:
     """Listens from `__enter__` to `__exit__`, on a port the system picks.
 
-    `runs` are by run id, `downloads` the files that were fetched, as run/file. `unknown` names each request that had no answer, in order of arrival, with what
-    went wrong where it was an answer of ours that failed. `keys` are the API keys that requests came with.
+    `runs` are by run id, `downloads` the files that were fetched, as run/file. `unknown` names each request that had
+    no answer, in order of arrival, with what went wrong where it was an answer of ours that failed. `keys` are the API
+    keys that requests came with.
     """
 
     def __init__(self) -> None:
@@ -196,10 +197,12 @@ class LoopbackServer:
             self.runs[unquote(upload[1])].files[unquote(upload[2])] = body
             return 200, {}
         if method == "GET" and (wanted := re.fullmatch(r"/storage/([^/]+)/(.+)", path)):
-            run_id, name = unquote(wanted[1]), unquote(wanted[2])
-            files = {file: content for _, held in self.runs[run_id].artifacts.values() for file, content in held.items()}
-            self.downloads.append(f"{run_id}/{name}")
-            return 200, (self.runs[run_id].files | files)[name]
+            run, name = self.runs[unquote(wanted[1])], unquote(wanted[2])
+            self.downloads.append(f"{run.id}/{name}")
+            held = {
+                f"{of}:{file}": content for of, (_, files) in run.artifacts.items() for file, content in files.items()
+            }
+            return 200, (run.files | held)[name]
         return self._refuse(f"{method} {path}")
 
     def _operate(self, query: str, variables: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -326,17 +329,17 @@ class LoopbackServer:
     def _artifact_files(self, variables: dict[str, Any]) -> dict[str, Any]:
         """A page of the files of an artifact."""
         (run,) = (run for run in self.runs.values() if variables["collection"] in run.artifacts)
-        files = self._described(run, run.artifacts[variables["collection"]][1])
+        files = self._described(run, run.artifacts[variables["collection"]][1], f"{variables['collection']}:")
         held = _page(files, int(variables.get("cursor") or 0), variables["perPage"])
         return {"artifactCollection": {"__typename": "ArtifactSequence", "artifactMembership": {"files": held}}}
 
-    def _described(self, run: ReceivedRun, files: dict[str, bytes]) -> list[dict[str, Any]]:
-        """What is said of files."""
+    def _described(self, run: ReceivedRun, files: dict[str, bytes], prefix: str = "") -> list[dict[str, Any]]:
+        """What is said of files; the prefix tells an artifact's from the run's where they are fetched."""
         return [
             {
                 "id": name,
                 "name": name,
-                "url": (url := f"{self.url}/storage/{quote(run.id, safe='')}/{quote(name)}"),
+                "url": (url := f"{self.url}/storage/{quote(run.id, safe='')}/{quote(prefix + name)}"),
                 "directUrl": url,
                 "sizeBytes": len(content),
                 "storagePath": None,

@@ -27,7 +27,7 @@ import wandb
 from wandb.apis.public import File, Files, RunArtifacts, Runs
 from wandb.apis.public.artifacts import ArtifactFiles
 from wandb.apis.public.service_api import ServiceApi
-from wandb.proto.wandb_api_pb2 import ApiRequest, DownloadFileRequest
+from wandb.proto import wandb_api_pb2 as protocol
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from retrograde.core.cache import cache_folder
@@ -41,8 +41,11 @@ SOURCE = re.compile(rf"{REMOTE}(?P<entity>[^/]+)/(?P<project>[^/]+)(?:/(?P<group
 LARGEST_TABLE, MOST_FILES = 8 * 2**30, 5_000
 """Bytes of a table's file and files of a record, beyond which neither is fetched; W&B's answer may say anything."""
 
-TIMEOUT, SLOWEST = 30, 100_000
+TIMEOUT, SLOWEST = 30, 10_000
 """Seconds that W&B has for an answer; bytes a second below which a download has failed."""
+
+UNANSWERED = "did not respond in time"
+"""What W&B says of its own process where a server is silent, or is not there."""
 
 TOGETHER = 8
 """Runs that are read at a time."""
@@ -66,12 +69,13 @@ class Listed:
 
 @dataclass
 class Fetched:
-    """A run's record by name, as files below the cache; what was left out and why; how many came just now."""
+    """A run's record by name, as files below the cache; what was left out; how many came now, how many were here."""
 
     run: Listed
     files: dict[str, Path] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     new: int = 0
+    known: int = 0
 
 
 class _Nodes(Runs):
@@ -107,8 +111,8 @@ def lay_out(source: str, found: LaidOut) -> None:
             found.say(one.run.id, what)
         if one.files:
             found.add(one.run.id, one.files)
-    new, all_of_them = sum(one.new for one in fetched), sum(len(one.files) for one in fetched)
-    said = f"{source}: {len(runs)} runs; {new} files fetched, {all_of_them - new} were here already"
+    new, known = sum(one.new for one in fetched), sum(one.known for one in fetched)
+    said = f"{source}: {len(runs)} runs; {new} files fetched, {known} were here already"
     print(shown(said), file=sys.stderr, flush=True)
 
 
@@ -131,7 +135,7 @@ def _fetched(service: ServiceApi, run: Listed, cache: Path) -> Fetched:
         return one
     try:
         found = _record(service, run)
-    except (wandb.Error, WandbApiFailedError, LookupError, TypeError, ValueError) as error:
+    except (wandb.Error, WandbApiFailedError, AttributeError, LookupError, TypeError, ValueError) as error:
         if _is_unreached(error):
             raise
         one.left_out.append(f"W&B does not say what it holds of the run: {_in_words(error)}")
@@ -147,10 +151,13 @@ def _fetched(service: ServiceApi, run: Listed, cache: Path) -> Fetched:
         try:
             one.files[name], is_new = _kept(service, name, file, cache / run.id)
             one.new += is_new
+            one.known += not is_new
         except (wandb.Error, WandbApiFailedError, OSError, TypeError, ValueError) as error:
             if _is_unreached(error):
                 raise
             one.left_out.append(f"file {shown(name)[:LONGEST]!r} was left out: {_in_words(error)}")
+    if METADATA not in one.files:  # nobody could tell what the rest is of
+        one.files.clear()
     return one
 
 
@@ -195,8 +202,11 @@ def _kept(service: ServiceApi, name: str, file: File, folder: Path) -> tuple[Pat
     if size > free:
         raise ValueError(f"it has {size:,} bytes, more than the {free:,} that are free in {folder}")
     with aside(kept) as unfinished:
-        wanted = DownloadFileRequest(path=str(unfinished), url=url, size=size)
-        service.send_api_request(ApiRequest(download_file_request=wanted), timeout=TIMEOUT + size / SLOWEST)
+        wanted = protocol.DownloadFileRequest(  # type: ignore[attr-defined]  # made when it is loaded
+            path=str(unfinished), url=url, size=size
+        )
+        request = protocol.ApiRequest(download_file_request=wanted)  # type: ignore[attr-defined]
+        service.send_api_request(request, timeout=TIMEOUT + size / SLOWEST)
         came = unfinished.stat().st_size
         if came != size:
             raise ValueError(f"{came:,} bytes came of {size:,}")
@@ -232,8 +242,9 @@ def _is_unreached(error: BaseException) -> bool:
 def _in_words(error: Exception) -> str:
     """One line, without keys."""
     first = redacted(next(iter(str(error).strip().splitlines()), type(error).__name__))
+    first = first if len(first) <= LONGEST else f"{first[:LONGEST]}…"
     if _is_unreached(error):
-        return f"W&B cannot be reached: {first}"
+        return f"W&B cannot be reached: {f'no answer within {TIMEOUT} s' if UNANSWERED in first else first}"
     if isinstance(error, wandb.errors.AuthenticationError):
         return f"W&B refuses the key: {first}; log in with `wandb login`"
     return first

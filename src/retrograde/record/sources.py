@@ -83,11 +83,11 @@ def opened(source: str) -> Iterator[FolderStore]:
         try:
             store = FolderStore(found.folder)
         except ValueError as error:
-            if not found.left_out:
+            if found.origin is None and not source.startswith(REMOTE):
                 raise
             said = [f"{run}: {why}" for run, why in found.left_out.items()]
             if any(found.folder.iterdir()):
-                said.append(str(error).partition("holds no run that can be read: ")[2] or str(error))
+                said.append(str(error).partition(" holds no run that can be read: ")[2])
             more = [f"and {len(said) - SAID} more"] if len(said) > SAID else []
             why = "; ".join([*said[:SAID], *more]).replace(f"{found.folder}/", "")
             raise ValueError(f"'{shown(source)}' holds no run that can be read: {why}") from None
