@@ -467,3 +467,10 @@ def test_what_cannot_be_laid_out_is_named(tmp_path: Path) -> None:
     file: Callable[[str], Path] = tmp_path.joinpath
     found.add("run", {"a.parquet": file("a"), "a.parquet/b.parquet": file("b")})
     assert found.left_out["run"].startswith("file 'a.parquet/b.parquet' was left out: ")
+
+
+def test_a_run_at_work_beside_copies_is_seen_at_work(outputs: Path, offline: Path) -> None:
+    busy = write_run(offline, Fake("gru", 5, status="running"))
+    with busy.claimed(), opened(str(offline)) as store:
+        assert [run for run in store.folders if store.at_work(run)] == [busy.run]
+        assert len(store.folders) == len(FAKES) + 1

@@ -55,7 +55,9 @@ class LaidOut:
 
     def say(self, who: str, what: str) -> None:
         """Note in one line what was left out, beside what is known of the same run."""
-        who, what = (shown(text.replace(f"{self.origin}/", "")) for text in (who, what))
+        if self.origin is not None:
+            who, what = (text.replace(f"{self.origin}/", "") for text in (who, what))
+        who, what = shown(who), shown(what)
         self.left_out[who] = f"{self.left_out[who]}; {what}" if who in self.left_out else what
 
     def add(self, run: str, files: Mapping[str, Path], beneath: str = "") -> None:
@@ -63,13 +65,16 @@ class LaidOut:
         if not is_plain(run):
             self.say(run, "a run's name must be one that a folder can have")
             return
+        made = set()
         for name, file in sorted(files.items()):
             place = place_of(name)
             link = self.folder / beneath / run / (place or "")
             try:
                 if place is None:
                     raise ValueError("it is none of a record's")
-                link.parent.mkdir(parents=True, exist_ok=True)
+                if link.parent not in made:
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    made.add(link.parent)
                 link.symlink_to(file)
             except (OSError, ValueError) as error:
                 self.say(run, f"file {_cut(name)} was left out: {getattr(error, 'strerror', None) or error}")
