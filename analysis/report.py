@@ -1,6 +1,7 @@
 """Every figure for which the runs hold data, as one page and as files.
 
     python analysis/report.py outputs/demo --to report
+    python analysis/report.py wandb:entity/project/group --to report
 
     <to>/index.html        the page: complete in itself, nothing is fetched
     <to>/figures/          each figure as SVG, PDF and PNG, with what it was drawn from
@@ -28,8 +29,9 @@ from markupsafe import Markup, escape
 from retrograde.figures import alerts, summary, theme
 from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, comparisons, exceptions, records
 from retrograde.figures.provenance import card_in_words, lag_quantiles, number, trivial_rule
-from retrograde.figures.question import REPORT, Answer, Question, answer, failure, parser
+from retrograde.figures.question import Answer, Question, answer, failure, parser, target
 from retrograde.figures.save import untitled, write_csv, write_numbers
+from retrograde.record.sources import opened
 from retrograde.record.store import FolderStore
 
 HERE = Path(__file__).parent
@@ -160,17 +162,22 @@ def page(sections: list[Section], left_out: dict[str, str], studies: list[str], 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("A page of every figure for which the runs hold data.").parse_args(arguments)
-    folder: Path = options.to or options.outputs / REPORT
     try:
-        store = FolderStore(options.outputs)
-        found, left_out = comparisons(store)
-        asked = questions()
-        folder.mkdir(parents=True, exist_ok=True)
-        sections = [section(comparison, asked, folder) for comparison in found]
+        folder = target(options)
+        with opened(options.source) as store:
+            return written(store, folder)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    root = f"{options.outputs.resolve()}/"
+
+
+def written(store: FolderStore, folder: Path) -> int:
+    """Writes all of it and says what is not drawn; the exit code comes back. Raises ValueError for no such runs."""
+    found, left_out = comparisons(store)
+    asked = questions()
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = [section(comparison, asked, folder) for comparison in found]
+    root = f"{store.root.resolve()}/"
     left_out |= store.unreadable  # tables that turned out damaged while drawing
     left_out = {run: reason.replace(root, "") for run, reason in sorted(left_out.items())}
     for one in sections:

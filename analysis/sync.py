@@ -11,7 +11,6 @@ anything is missing, which W&B's own command does not tell.
 
 import argparse
 import base64
-import hashlib
 import math
 import os
 import re
@@ -28,6 +27,7 @@ from typing import Any
 import wandb
 
 from retrograde.record.folder import Claimed, RunFolder
+from retrograde.record.project import md5_of
 from retrograde.record.secret import redacted
 from retrograde.record.store import FolderStore
 from retrograde.record.survey import number_of
@@ -293,7 +293,7 @@ def _is_there(file: Path, other: tuple[int, str | None] | None) -> bool:
     size, md5 = other
     if not md5:
         return file.stat().st_size == size
-    return base64.b64encode(hashlib.md5(file.read_bytes(), usedforsecurity=False).digest()).decode() == md5
+    return base64.b64encode(md5_of(file)).decode() == md5
 
 
 def _named(names: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
 """A stand-in for a W&B server, on 127.0.0.1, that remembers what it was sent.
 
 wandb-core is a separate Go process, so nothing short of a real socket can listen to it. The stand-in
-knows as many operations as `wandb sync`, an online run without artifacts, and reading such a run back through
-`wandb.Api` need; whatever else is asked is refused and kept in `unknown`, so that a changed protocol fails a
-test instead of passing unseen.
+knows as many operations as `wandb sync`, an online run without artifacts, and reading runs back through
+`wandb.Api` need: a project's runs by pages and group, their history, files and artifacts; whatever else is asked is
+refused and kept in `unknown`, so that a changed protocol fails a test instead of passing unseen.
 
     with LoopbackServer() as server:
         environment = os.environ | server.environment(tmp_path)
@@ -13,7 +13,9 @@ test instead of passing unseen.
 
 A run that is there already is told so, with its counts of lines, so that who resumes it appends. `trouble` is
 what the server is like: `refusing` answers 401 to everything, as to a wrong key; `failing` 500; `hanging` takes
-a request and says nothing until the trouble is over. It may be set at any time.
+a request and says nothing until the trouble is over. It may be set at any time. A test may put runs, files and
+`artifacts` of its own there, and say in `claimed` what the server tells of a file's size, digest or place instead of
+the truth.
 
 Answers contain more than was asked for: field selection is ignored. So this tests what our side sends,
 not what a server would make of it.
@@ -48,7 +50,8 @@ class ReceivedRun:
     `name` is the display name. `files` are whole uploads by their path under the run's `files/`.
     `streams` are the appended files, line number -> line: a line that is sent twice, as after a broken
     connection, counts once. `alerts` are in order of arrival. `exit_code` stays None until the run has said that
-    it is complete.
+    it is complete. `artifacts` are those that it has logged, type and files by name, the oldest first. `claimed` are
+    fields of what is said of a file, by its name.
     """
 
     id: str
@@ -63,6 +66,8 @@ class ReceivedRun:
     streams: dict[str, dict[int, str]] = field(default_factory=dict)
     alerts: list[dict[str, Any]] = field(default_factory=list)
     exit_code: int | None = None
+    artifacts: dict[str, tuple[str, dict[str, bytes]]] = field(default_factory=dict)
+    claimed: dict[str, dict[str, Any]] = field(default_factory=dict)
     sent_config: str = "{}"
 
     @property
@@ -109,8 +114,9 @@ class ReceivedRun:
 class LoopbackServer:
     """Listens from `__enter__` to `__exit__`, on a port the system picks.
 
-    `runs` are by run id. `unknown` names each request that had no answer, in order of arrival, with what
-    went wrong where it was an answer of ours that failed. `keys` are the API keys that requests came with.
+    `runs` are by run id, `downloads` the files that were fetched, as run/file. `unknown` names each request that had
+    no answer, in order of arrival, with what went wrong where it was an answer of ours that failed. `keys` are the API
+    keys that requests came with.
     """
 
     def __init__(self) -> None:
@@ -120,6 +126,7 @@ class LoopbackServer:
         self._trouble: Trouble | None = None
         self.runs: dict[str, ReceivedRun] = {}
         self.unknown: list[str] = []
+        self.downloads: list[str] = []
         self._lock = threading.Lock()
         self._http = _QuietHTTPServer(("127.0.0.1", 0), _Handler)
         self._http.loopback = self
@@ -167,7 +174,7 @@ class LoopbackServer:
             "WANDB_DATA_DIR": str(directory / "wandb-data"),
         }
 
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any] | bytes]:
         """Status and content of the answer to one request; what it says is recorded on the way."""
         self._ready.wait()
         if self.trouble is not None:
@@ -179,7 +186,7 @@ class LoopbackServer:
             except (AttributeError, LookupError, TypeError, ValueError) as error:  # not of the form we know
                 return self._refuse(f"{method} {path}: {error!r}")
 
-    def _answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    def _answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any] | bytes]:
         if (method, path) == ("POST", "/graphql"):
             request = json.loads(body)
             return self._operate(request["query"], request.get("variables") or {})
@@ -189,6 +196,13 @@ class LoopbackServer:
         if method == "PUT" and (upload := re.fullmatch(r"/storage/([^/]+)/(.+)", path)):
             self.runs[unquote(upload[1])].files[unquote(upload[2])] = body
             return 200, {}
+        if method == "GET" and (wanted := re.fullmatch(r"/storage/([^/]+)/(.+)", path)):
+            run, name = self.runs[unquote(wanted[1])], unquote(wanted[2])
+            self.downloads.append(f"{run.id}/{name}")
+            held = {
+                f"{of}:{file}": content for of, (_, files) in run.artifacts.items() for file, content in files.items()
+            }
+            return 200, (run.files | held)[name]
         return self._refuse(f"{method} {path}")
 
     def _operate(self, query: str, variables: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -212,7 +226,17 @@ class LoopbackServer:
             case "HistoryPage":
                 return 200, {"data": {"project": self._project(variables, _history(variables))}}
             case "RunFiles":
-                return 200, {"data": {"project": self._project(variables, _files(variables))}}
+                return 200, {"data": {"project": self._project(variables, self._files(variables))}}
+            case "Runs":
+                return 200, {"data": {"project": self._runs(variables)}}
+            case "GetProjects":
+                return 200, {"data": {"models": self._projects(variables["entity"])}}
+            case "ServerFeaturesQuery":
+                return 200, {"data": {"serverInfo": {"features": []}}}
+            case "RunOutputArtifacts":
+                return 200, {"data": {"project": self._project(variables, _artifacts)}}
+            case "ArtifactMembershipFiles":
+                return 200, {"data": {"project": self._artifact_files(variables)}}
             case "OrganizationCoreWeaveOrganizationID":  # asked by the monitor of an online run's machine
                 return 200, {"data": {"entity": {"organization": {"coreWeaveOrganizationId": None}}}}
             case name:
@@ -258,6 +282,75 @@ class LoopbackServer:
         if run is None or run.project != variables["project"] or variables["entity"] != ENTITY:
             return {"id": variables["project"], "internalId": "1", "run": None}
         return {"id": run.project, "internalId": "1", "run": {**_read_back(run), **part(run)}}
+
+    def _runs(self, variables: dict[str, Any]) -> dict[str, Any] | None:
+        """A page of a project's runs in order of arrival, all or those of a group; null where there is no project."""
+        known = [run for run in self.runs.values() if run.project == variables["project"]]
+        if not known or variables["entity"] != ENTITY:
+            return None
+        filters = json.loads(variables["filters"])
+        if filters.keys() - {"group"}:
+            raise ValueError(f"filters {filters}")
+        chosen = [run for run in known if filters.get("group", run.group) == run.group]
+        nodes = [_read_back(run) for run in chosen]
+        runs = _page(nodes, int(variables.get("cursor") or 0), variables["perPage"])
+        return {"internalId": "1", "runCount": len(chosen), "readOnly": False, "runs": runs}
+
+    def _projects(self, entity: str) -> dict[str, Any]:
+        """What an entity has; one that there is not has nothing."""
+        names = dict.fromkeys(run.project for run in self.runs.values()) if entity == ENTITY else ()
+        nodes = [
+            {
+                "__typename": "Project",
+                "id": name,
+                "name": name,
+                "entityName": entity,
+                "createdAt": "2026-01-01T00:00:00Z",
+                "isBenchmark": False,
+                "user": None,
+            }
+            for name in names
+        ]
+        return _page(nodes, 0, len(nodes))
+
+    def _files(self, variables: dict[str, Any]) -> Callable[[ReceivedRun], dict[str, Any]]:
+        """A page of what was uploaded, in order of name; of patterns, those that say how a name begins."""
+        pattern = variables.get("pattern") or "%"
+        if not pattern.endswith("%"):
+            raise ValueError(f"pattern {pattern!r}")
+
+        def page(run: ReceivedRun) -> dict[str, Any]:
+            files = {name: content for name, content in sorted(run.files.items()) if name.startswith(pattern[:-1])}
+            held = _page(self._described(run, files), int(variables.get("fileCursor") or 0), variables["fileLimit"])
+            return {"fileCount": len(run.files), "files": held}
+
+        return page
+
+    def _artifact_files(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """A page of the files of an artifact."""
+        (run,) = (run for run in self.runs.values() if variables["collection"] in run.artifacts)
+        files = self._described(run, run.artifacts[variables["collection"]][1], f"{variables['collection']}:")
+        held = _page(files, int(variables.get("cursor") or 0), variables["perPage"])
+        return {"artifactCollection": {"__typename": "ArtifactSequence", "artifactMembership": {"files": held}}}
+
+    def _described(self, run: ReceivedRun, files: dict[str, bytes], prefix: str = "") -> list[dict[str, Any]]:
+        """What is said of files; the prefix tells an artifact's from the run's where they are fetched."""
+        return [
+            {
+                "id": name,
+                "name": name,
+                "url": (url := f"{self.url}/storage/{quote(run.id, safe='')}/{quote(prefix + name)}"),
+                "directUrl": url,
+                "sizeBytes": len(content),
+                "storagePath": None,
+                "mimetype": "application/octet-stream",
+                "updatedAt": "2026-01-01T00:00:00Z",
+                "digest": None,
+                "md5": base64.b64encode(hashlib.md5(content).digest()).decode(),
+                **run.claimed.get(name, {}),
+            }
+            for name, content in files.items()
+        ]
 
     def _create_run_files(self, variables: dict[str, Any]) -> dict[str, Any]:
         run_id = variables["run"]
@@ -337,31 +430,43 @@ def _history(variables: dict[str, Any]) -> Callable[[ReceivedRun], dict[str, Any
     return page
 
 
-def _files(variables: dict[str, Any]) -> Callable[[ReceivedRun], dict[str, Any]]:
-    """A page of what was uploaded, in order of name; the cursor is a place in that order."""
+def _artifacts(run: ReceivedRun) -> dict[str, Any]:
+    """What it has logged, all on one page; each is the first version of its name."""
+    nodes = [
+        {
+            "id": name,
+            "artifactSequence": {"name": name, "project": _project_info(run.project)},
+            "versionIndex": 0,
+            "artifactType": {"name": kind},
+            "description": None,
+            "metadata": None,
+            "ttlDurationSeconds": -2,
+            "ttlIsInherited": False,
+            "tags": [],
+            "historyStep": None,
+            "state": "COMMITTED",
+            "size": sum(map(len, files.values())),
+            "digest": name,
+            "commitHash": None,
+            "fileCount": len(files),
+            "createdAt": f"2026-01-01T00:00:{at:02}Z",
+            "updatedAt": None,
+            "aliases": [],
+        }
+        for at, (name, (kind, files)) in enumerate(run.artifacts.items())
+    ]
+    return {"artifacts": {"totalCount": len(nodes), **_page(nodes, 0, len(nodes))}}
 
-    def page(run: ReceivedRun) -> dict[str, Any]:
-        first = int(variables.get("fileCursor") or 0)
-        names = sorted(run.files)
-        last = first + variables["fileLimit"]
-        nodes = [
-            {
-                "id": name,
-                "name": name,
-                "url": None,
-                "directUrl": None,
-                "sizeBytes": str(len(run.files[name])),
-                "mimetype": "application/octet-stream",
-                "updatedAt": "2026-01-01T00:00:00Z",
-                "md5": base64.b64encode(hashlib.md5(run.files[name]).digest()).decode(),
-            }
-            for name in names[first:last]
-        ]
-        edges = [{"node": node, "cursor": str(at)} for at, node in enumerate(nodes, first + 1)]
-        more = {"endCursor": str(last), "hasNextPage": last < len(names)}
-        return {"fileCount": len(names), "files": {"edges": edges, "pageInfo": more}}
 
-    return page
+def _project_info(project: str) -> dict[str, Any]:
+    return {"id": project, "internalId": "1", "name": project, "entity": {"name": ENTITY}}
+
+
+def _page(nodes: list[dict[str, Any]], first: int, count: int) -> dict[str, Any]:
+    """Some of the nodes; the cursor is a place in their order."""
+    last = first + count
+    edges = [{"node": node, "cursor": str(at)} for at, node in enumerate(nodes[first:last], first + 1)]
+    return {"edges": edges, "pageInfo": {"endCursor": str(last), "hasNextPage": last < len(nodes)}}
 
 
 class _QuietHTTPServer(ThreadingHTTPServer):
@@ -383,9 +488,10 @@ class _Handler(BaseHTTPRequestHandler):
         if scheme == "Basic":
             self.server.loopback.keys.add(base64.b64decode(credentials).decode().removeprefix("api:"))
         status, content = self.server.loopback.answer(self.command, self.path, body)
-        encoded = json.dumps(content).encode()
+        is_file = isinstance(content, bytes)
+        encoded = content if is_file else json.dumps(content).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "application/octet-stream" if is_file else "application/json")
         self.send_header("Content-Length", str(len(encoded)))
         self.end_headers()
         self.wfile.write(encoded)

@@ -28,7 +28,7 @@ from retrograde.figures.comparison import (
 )
 from retrograde.figures.provenance import card_in_one_line, card_in_words, endings, provenance
 from retrograde.figures.save import save
-from retrograde.record.store import FolderStore
+from retrograde.record.sources import REMOTE, opened
 
 REPORT = "report"
 """Where a report goes by itself, below the runs that it is on."""
@@ -128,22 +128,23 @@ def main(question: Question, arguments: Sequence[str] | None = None) -> int:
     options = parser(asked(question.__doc__)).parse_args(arguments)
     drawn = 0
     try:
-        store = FolderStore(options.outputs)
-        found, left_out = comparisons(store, compared(question))
-        for comparison in found:
-            try:
-                given = answer(question, stem, comparison, options.to or options.outputs / REPORT)
-            except NothingToDraw as reason:
-                print(f"nothing to draw for {comparison.study}, {comparison.task}: {reason}", file=sys.stderr)
-                continue
-            except Exception as error:
-                why = failure(error, comparison)
-                print(f"not drawn: {stem} for {comparison.study}, {comparison.task}: {why}", file=sys.stderr)
-                continue
-            print(f"{given.finding}.", *given.files, sep="\n")
-            drawn += 1
-        for run, why in (left_out | store.unreadable).items():
-            print(f"left out: {run}: {why}", file=sys.stderr)
+        folder = target(options)
+        with opened(options.source) as store:
+            found, left_out = comparisons(store, compared(question))
+            for comparison in found:
+                try:
+                    given = answer(question, stem, comparison, folder)
+                except NothingToDraw as reason:
+                    print(f"nothing to draw for {comparison.study}, {comparison.task}: {reason}", file=sys.stderr)
+                    continue
+                except Exception as error:
+                    why = failure(error, comparison)
+                    print(f"not drawn: {stem} for {comparison.study}, {comparison.task}: {why}", file=sys.stderr)
+                    continue
+                print(f"{given.finding}.", *given.files, sep="\n")
+                drawn += 1
+            for run, why in (left_out | store.unreadable).items():
+                print(f"left out: {run}: {why.replace(f'{store.root.resolve()}/', '')}", file=sys.stderr)
     except ValueError as error:
         print(error, file=sys.stderr)
     return 0 if drawn else 1
@@ -152,6 +153,19 @@ def main(question: Question, arguments: Sequence[str] | None = None) -> int:
 def parser(description: str) -> argparse.ArgumentParser:
     """The arguments that every script has."""
     arguments = argparse.ArgumentParser(description=description)
-    arguments.add_argument("outputs", type=Path, help="a folder that holds runs, such as outputs/demo")
-    arguments.add_argument("--to", type=Path, help=f"where to write; OUTPUTS/{REPORT} where left out")
+    arguments.add_argument(
+        "source",
+        metavar="SOURCE",
+        help=f"a folder that holds runs, such as outputs/demo, or W&B's offline runs; {REMOTE}entity/project[/group]",
+    )
+    arguments.add_argument("--to", type=Path, help=f"where to write; SOURCE/{REPORT} where left out and it is a folder")
     return arguments
+
+
+def target(options: argparse.Namespace) -> Path:
+    """Where to write; raises ValueError where that is not said and does not follow from the source."""
+    if options.to is not None:
+        return Path(options.to)
+    if options.source.startswith(REMOTE):
+        raise ValueError(f"say where to write with --to: '{options.source}' is no folder")
+    return Path(options.source) / REPORT

@@ -1,7 +1,6 @@
 """Files that real sequences are read from: found, checked against their manifest, and kept where they took long."""
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import TypeVar
 from jaxtyping import Int
 from torch import Tensor
 
+from retrograde.core.cache import cache_folder as cache_folder
 from retrograde.core.contracts import Source
 from retrograde.core.splits import SPLITS, apart
 
@@ -128,12 +128,6 @@ def utf8(path: Path, setting: str) -> str:
 def plain(text: str) -> str:
     r"""The text without a byte order mark in front, and with ``\n`` for ``\r\n`` and ``\r``."""
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-
-
-def cache_folder() -> Path:
-    """Where encoded sources are kept: $RETROGRADE_CACHE, or retrograde/ in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("RETROGRADE_CACHE") or Path(home) / "retrograde")
 
 
 def cached(
