@@ -88,11 +88,15 @@ WIDE, HIGH, ABREAST = 8, 6, 3
 
 @dataclass(frozen=True)
 class Asked:
-    """A question of a study, with what the runs say to it, by task, and the keys of its data, by reading or metric."""
+    """A question of a study, with what the runs say to it, by task, and the keys of its data, by reading or metric.
+
+    ``open`` are the tasks whose runs do not answer it, each with what is missing.
+    """
 
     question: str
     expected: str
     findings: list[tuple[str, str]]
+    open: list[tuple[str, str]]
     keys: dict[str, list[Key]]
 
 
@@ -121,7 +125,7 @@ def studies(store: FolderStore, scripts: Mapping[str, Question]) -> tuple[list[S
         for stem, script in own.items():
             given = [comparison for comparison in by_kind[compared(script)] if comparison.study == name]
             one = _asked(stem, script, given, store, chosen)
-            if one.keys and (one.findings or name in scripts):
+            if name in scripts or (one.keys and one.findings):
                 questions.append(one)
         runs = pd.concat([comparison.runs.astype({"model": str}) for comparison in of_study], ignore_index=True)
         made.append(Study(name, runs, {key.text for key in metric_keys(store, chosen)}, questions))
@@ -139,15 +143,18 @@ def _one_of_each(comparison: Comparison) -> list[str]:
 
 def _asked(stem: str, script: Question, given: Sequence[Comparison], store: FolderStore, runs: Sequence[str]) -> Asked:
     """The script's question, its finding for each comparison that it can be asked of, and the keys of its data."""
-    findings = []
+    findings, unanswered = [], []
     for comparison in given:
+        is_one_of_several = sum(other.task == comparison.task for other in given) > 1
+        task = comparison.variants[0] if is_one_of_several else comparison.task
         try:
-            findings.append((comparison.task, f"{script.finding(script.load(comparison))}."))
-        except NothingToDraw:
-            continue
+            findings.append((task, f"{script.finding(script.load(comparison))}."))
+        except NothingToDraw as reason:
+            unanswered.append((task, f"{reason}."))
         except Exception as error:  # a question that fails costs the others nothing
             why = failure(error, comparison)
-            print(f"no finding: {stem} for {shown(comparison.study)}, {shown(comparison.task)}: {why}", file=sys.stderr)
+            unanswered.append((task, f"{why}."))
+            print(f"no finding: {stem} for {shown(comparison.study)}, {shown(task)}: {why}", file=sys.stderr)
     metrics = {key.text: [key] for key in metric_keys(store, runs)}
     readings = store.tables(runs)
     keys = {}
@@ -155,7 +162,7 @@ def _asked(stem: str, script: Question, given: Sequence[Comparison], store: Fold
         of_name = metrics[name] if name in metrics else reading_keys(store, name, runs)
         if of_name:
             keys[name] = of_name
-    return Asked(asked(script.__doc__) or stem, asked(script.__doc__, "Expect"), findings, keys)
+    return Asked(asked(script.__doc__) or stem, asked(script.__doc__, "Expect"), findings, unanswered, keys)
 
 
 def data(entry: str, known: Sequence[str]) -> list[str]:
@@ -329,10 +336,18 @@ def _all(found: Sequence[Study]) -> tuple[pd.DataFrame, set[str]]:
 def markdown(study: Study) -> str:
     """What is asked of a study, as Markdown in which nothing from outside is markup."""
     lines = [f"In the table of runs, the filter Group = {escaped(study.name)} leaves the runs of this study."]
-    for one in study.asked:
-        lines += [f"**Question:** {escaped(one.question)}", f"**Expected:** {escaped(one.expected)}"]
-        lines += [f"**Found** ({escaped(task)}): {escaped(words)}" for task, words in one.findings]
+    lines += [f"**{head}:** {escaped(text)}" for one in study.asked for head, text in said(one)]
     return "\n\n".join(lines)
+
+
+def said(one: Asked) -> Iterator[tuple[str, str]]:
+    """Question, expectation and answers, each with its heading."""
+    yield "Question", one.question
+    yield "Expected", one.expected
+    for task, words in one.findings:
+        yield "Found", f"{task}: {words}"
+    for task, reason in one.open:
+        yield "Not answered", f"{task}: {reason}"
 
 
 def escaped(text: str) -> str:
@@ -354,9 +369,7 @@ def report(entity: str, project: str, found: Sequence[Study], store: FolderStore
     blocks = [wr.TableOfContents(), wr.H2("all runs"), _grid(entity, project, "all runs", None, everything)]
     for study in found:
         blocks.append(wr.H2(shown(study.name)))
-        for one in study.asked:
-            blocks += [wr.P(shown(f"Question: {one.question}")), wr.P(shown(f"Expected: {one.expected}"))]
-            blocks += [wr.P(shown(f"Found ({task}): {words}")) for task, words in one.findings]
+        blocks += [wr.P(shown(f"{head}: {text}")) for one in study.asked for head, text in said(one)]
         of_questions = {name for one in study.asked for name in one.keys}
         panels = [*result_panels(study.metrics - of_questions), *_panels_of(study)]
         blocks.append(_grid(entity, project, study.name, study.name, panels))

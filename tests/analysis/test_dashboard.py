@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import wandb
 
 import retrograde
-from fake_runs import Fake, write_run
+from fake_runs import CARD, Fake, write_run
 from loopback import LoopbackServer
 from retrograde import RecorderSettings, TrainerSettings
 from retrograde.models.lstm import lstm
@@ -230,9 +231,22 @@ def test_a_study_of_a_script_s_name_is_asked_its_question_alone(dashboard, tmp_p
     assert after[1].startswith("Expected: Elman loses it within about 20 steps")
     reach = dashboard._neighbour("report").questions()["reach"]
     (comparison,) = (one for one in dashboard.comparisons(FolderStore(tmp_path / "outputs"))[0] if one.study == "reach")
-    assert after[2] == f"Found (adding): {reach.finding(reach.load(comparison))}."
+    assert after[2] == f"Found: adding: {reach.finding(reach.load(comparison))}."
     markdown = sections(made)["reach"][0]["config"]["value"]
-    assert "**Question:** how many steps back" in markdown and "**Found** \\(adding\\)" not in markdown
+    assert "**Question:** how many steps back" in markdown and "**Found:** adding: After training" in markdown
+
+
+@needed
+def test_a_study_whose_runs_do_not_answer_says_what_they_lack(dashboard, tmp_path: Path) -> None:
+    for length in (8, 16):
+        card = replace(CARD, variant=f"T = {length}")
+        write_run(tmp_path / "outputs", Fake("gru", study="powers", card=card, config={"task": {"length": length}}))
+    made = written(dashboard, tmp_path / "outputs", tmp_path / "dashboard.json")
+    markdown, *drawn = sections(made)["powers"]
+    for length in (8, 16):
+        reason = f"**Not answered:** adding: T = {length}: no model's spectral radius is varied: "
+        assert reason in markdown["config"]["value"]
+    assert drawn  # lag_gradient/relative is there all the same
 
 
 @needed
@@ -262,7 +276,7 @@ def test_every_question_s_data_entry_names_what_runs_hold_or_could(dashboard) ->
     known = {f"{file.stem}/" for file in (Path(retrograde.__file__).parent / "probes").glob("*.py")} | {"validation/"}
     for stem, question in dashboard._neighbour("report").questions().items():
         named = re.findall(r"(\w+/)\w+", dashboard.asked(question.__doc__, "Data"))
-        assert named and set(named) <= known | {"test/", "train/", "longer/"}, stem
+        assert set(named) <= known | {"test/", "train/", "longer/"}, stem
 
 
 @needed
