@@ -82,6 +82,12 @@ DECADES = 50
 MOST_RUNS = 100
 """That W&B draws in one panel, where it would leave out all but ten."""
 
+MOST_GROUPINGS = 3
+"""Of what varies in a study, that the scores are shown by."""
+
+MOST_KEYS = 16
+"""Heads, or parameters, in one panel."""
+
 WIDE, HIGH, ABREAST = 8, 6, 3
 """A panel of a report, whose width is 24, and how many stand side by side."""
 
@@ -102,10 +108,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's runs, and what is asked of them; ``metrics`` are the keys of all its metrics."""
+    """A study's runs, and what is asked of them; ``metrics`` are the keys of all its metrics, ``by`` is what varies."""
 
     name: str
     runs: pd.DataFrame
+    by: list[str]
     metrics: set[str]
     asked: list[Asked]
 
@@ -128,7 +135,8 @@ def studies(store: FolderStore, scripts: Mapping[str, Question]) -> tuple[list[S
             if name in scripts or (one.keys and one.findings):
                 questions.append(one)
         runs = pd.concat([comparison.runs.astype({"model": str}) for comparison in of_study], ignore_index=True)
-        made.append(Study(name, runs, {key.text for key in metric_keys(store, chosen)}, questions))
+        metrics = {key.text for key in metric_keys(store, chosen)}
+        made.append(Study(name, runs, varying(runs, store) or ["model"], metrics, questions))
     return made, left_out
 
 
@@ -179,28 +187,42 @@ def data(entry: str, known: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def result_panels(metrics: set[str]) -> Iterator[Any]:
-    """The score over training and of the test, by model."""
-    if SCORE in metrics:
-        yield _lines("validation score, median and range over the runs of a model", [SCORE], "score")
-    if TEST in metrics:
-        yield _bars("test score, median and range over the runs of a model", [TEST], "score")
+def result_panels(metrics: set[str], by: Sequence[str]) -> Iterator[Any]:
+    """The score over training and of the test, by what varies."""
+    for column in by[:MOST_GROUPINGS]:
+        words = f"by {_words(column)}: median and range over the runs"
+        if SCORE in metrics:
+            yield _lines(f"validation score {words}", [SCORE], "score", column)
+        if TEST in metrics:
+            yield _bars(f"test score {words}", [TEST], "score", column)
 
 
-def question_panels(keys: Mapping[str, Sequence[Key]]) -> Iterator[Any]:
-    """What shows a question's data, reading by reading."""
+def _words(column: str) -> str:
+    return column.removeprefix("config.")
+
+
+def _grouping(column: str) -> Any:
+    """As W&B stores a setting: a key of the run's config, its value, and the way inside."""
+    first, *rest = column.split(".")
+    return wr.Config(".".join([first, "value", *rest]))
+
+
+def question_panels(keys: Mapping[str, Sequence[Key]], by: str) -> Iterator[Any]:
+    """What shows a question's data, reading by reading, with the runs in groups."""
     for name, of_name in keys.items():
         kinds: dict[str, list[Key]] = {}
         for key in of_name:
             kinds.setdefault(key.kind, []).append(key)
         words = name.replace("_", " ").replace("/", ": ")
         unit = LOG10.get(name, words.partition(": ")[2])
-        plain = [key.text for kind in ("metric", "number", "named") for key in kinds.get(kind, ())]
+        plain = [key.text for kind in ("metric", "number") for key in kinds.get(kind, ())]
         if plain:
-            yield _lines(words, plain, unit)
+            yield _lines(words, plain, unit, by)
+        for where, named in _by_place(kinds.get("named", ())).items():
+            yield _lines(f"{words} of {where}{_of(named)}", [key.text for key in named[:MOST_KEYS]], unit, by)
         if "set" in kinds:
-            yield _bars(f"{words}, mean over the test set", [key.text for key in kinds["set"]], unit)
-        yield from _lag_panels(words, unit, kinds.get("lag", ()))
+            yield _bars(f"{words}, mean over the test set", [key.text for key in kinds["set"]], unit, by)
+        yield from _lag_panels(words, unit, kinds.get("lag", ()), by)
         for over, right in (("over_lag", "lag"), ("over_time", "time")):
             pictures = [key.text for key in kinds.get("picture", ()) if key.label == over]
             if pictures:
@@ -210,21 +232,25 @@ def question_panels(keys: Mapping[str, Sequence[Key]]) -> Iterator[Any]:
                 )  # fmt: skip
         for where, maps in _by_place(kinds.get("map", ())).items():
             yield wr.MediaBrowser(
-                title=f"{words} of {where}: queries downward, square-root scale; a picture a step",
-                media_keys=[key.text for key in maps], mode="gallery", gallery_axis="step",
+                title=f"{words} of {where}{_of(maps)}: queries downward, square-root scale; a picture a step",
+                media_keys=[key.text for key in maps[:MOST_KEYS]], mode="gallery", gallery_axis="step",
             )  # fmt: skip
 
 
-def _lag_panels(words: str, unit: str, keys: Sequence[Key]) -> Iterator[Any]:
-    """At the largest lag that all places have, by model; then of each place at every lag."""
+def _lag_panels(words: str, unit: str, keys: Sequence[Key], by: str) -> Iterator[Any]:
+    """At the largest lag that all places have; then of each place at every lag."""
     places = _by_place(keys)
     shared = [key.label for key in keys if sum(other.label == key.label for other in keys) == len(places)]
     if shared:
         last = max(shared, key=_lag)
-        yield _lines(f"{words} at lag {_lag(last)}", [key.text for key in keys if key.label == last], unit)
+        yield _lines(f"{words} at lag {_lag(last)}", [key.text for key in keys if key.label == last], unit, by)
     for where, of_place in places.items():
         lags = sorted(of_place, key=lambda key: _lag(key.label))
-        yield _lines(f"{words} of {where}, a line for each lag", [key.text for key in lags], unit)
+        yield _lines(f"{words} of {where}, a line for each lag", [key.text for key in lags], unit, by)
+
+
+def _of(keys: Sequence[Key]) -> str:
+    return f", the first {MOST_KEYS} of {len(keys)}" if len(keys) > MOST_KEYS else ""
 
 
 def _lag(label: str) -> int:
@@ -238,17 +264,17 @@ def _by_place(keys: Iterable[Key]) -> dict[str, list[Key]]:
     return found
 
 
-def _lines(title: str, keys: Sequence[str], unit: str) -> Any:
-    """Over optimiser steps: the median over each model's runs, and their range; nothing is smoothed."""
+def _lines(title: str, keys: Sequence[str], unit: str, by: str) -> Any:
+    """Over optimiser steps: the median over each group's runs, and their range; nothing is smoothed."""
     return wr.LinePlot(
-        title=title, x=STEP, y=list(keys), title_x="step", title_y=unit, groupby=wr.Config("model"),
+        title=title, x=STEP, y=list(keys), title_x="step", title_y=unit, groupby=_grouping(by),
         groupby_aggfunc="median", groupby_rangefunc="minmax", smoothing_type="none", max_runs_to_show=MOST_RUNS,
     )  # fmt: skip
 
 
-def _bars(title: str, keys: Sequence[str], unit: str) -> Any:
+def _bars(title: str, keys: Sequence[str], unit: str, by: str) -> Any:
     return wr.BarPlot(
-        title=title, metrics=list(keys), title_x=unit, groupby=wr.Config("model"), groupby_aggfunc="median",
+        title=title, metrics=list(keys), title_x=unit, groupby=_grouping(by), groupby_aggfunc="median",
         groupby_rangefunc="minmax", max_runs_to_show=MOST_RUNS, max_bars_to_show=MOST_RUNS,
     )  # fmt: skip
 
@@ -260,7 +286,7 @@ def settings_panels(runs: pd.DataFrame, store: FolderStore) -> Iterator[Any]:
         return
     axes = [
         wr.ParallelCoordinatesPlotColumn(
-            wr.Config(column), display_name=column.removeprefix("config."), log=_is_wide(runs[column]) or None
+            wr.Config(column), display_name=_words(column), log=_is_wide(runs[column]) or None
         )
         for column in columns[:MOST_AXES]
     ]
@@ -270,12 +296,15 @@ def settings_panels(runs: pd.DataFrame, store: FolderStore) -> Iterator[Any]:
 
 
 def varying(runs: pd.DataFrame, store: FolderStore) -> list[str]:
-    """Model, task and the settings in which the runs differ; of those that tell the same runs apart, the first."""
+    """Model, task and the settings in which the runs differ and that all have; of those that tell the same runs apart,
+    the first. A run without a setting would be left out of the plot; null is a value.
+    """
     settings = [column for column in runs if column.startswith("config.") and _is_axis(column)]
     found: dict[tuple[int, ...], str] = {}
     for column in ["model", "task", *settings]:
-        codes, values = pd.factorize(runs[column])
-        if len(values) > 1 and all(_is_there(store, str(run), column) for run in runs.loc[codes >= 0, "run"]):
+        values = [_value(store.metadata(str(run)), column.split(".")) for run in runs["run"]]
+        codes, kinds = pd.factorize(pd.Series(values, dtype=object))
+        if len(kinds) > 1 and None not in values:
             found.setdefault(tuple(codes), column)
     return list(found.values())
 
@@ -285,12 +314,14 @@ def _is_axis(column: str) -> bool:
     return parts[0] not in NO_AXIS and parts[-1] not in NO_AXIS
 
 
-def _is_there(store: FolderStore, run: str, column: str) -> bool:
-    """Whether W&B finds a setting by that name: it takes every dot for a step inside."""
-    found: Any = store.metadata(run)
-    for part in column.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found is not None
+def _value(metadata: Mapping[str, Any], path: Sequence[str]) -> str | None:
+    """What W&B finds there, which takes every dot for a step inside; None where it finds nothing."""
+    found: Any = metadata
+    for part in path:
+        if not isinstance(found, Mapping) or part not in found:
+            return None
+        found = found[part]
+    return json.dumps(found)
 
 
 def _is_wide(values: pd.Series) -> bool:
@@ -302,11 +333,11 @@ def _is_wide(values: pd.Series) -> bool:
 def workspace(entity: str, project: str, found: Sequence[Study], store: FolderStore) -> Any:
     """A section for all runs, then one a study."""
     runs, metrics = _all(found)
-    everything = [*result_panels(metrics), wr.RunComparer(diff_only=True)]
+    everything = [*result_panels(metrics, ["model"]), wr.RunComparer(diff_only=True)]
     everything += settings_panels(runs, store) if TEST in metrics else ()
     sections = [_section("all runs", everything)]
     for study in found:
-        sections.append(_section(study.name, [wr.MarkdownPanel(markdown(study)), *_panels_of(study)]))
+        sections.append(_section(study.name, [wr.MarkdownPanel(markdown(study)), *_panels_of(study, store)]))
     for section in sections:
         _name(section.panels, entity, project, "workspace", section.name)
     settings = ws.WorkspaceSettings(x_axis=STEP, max_runs=MOST_RUNS)
@@ -321,10 +352,14 @@ def _section(name: str, panels: list[Any]) -> Any:
     )  # fmt: skip
 
 
-def _panels_of(study: Study) -> list[Any]:
-    """The panels of all that is asked, each reading once."""
-    keys = {name: of_name for one in study.asked for name, of_name in one.keys.items()}
-    return list(question_panels(keys))
+def _panels_of(study: Study, store: FolderStore) -> list[Any]:
+    """The panels of all that is asked, each reading once, between the scores and what varies within the study."""
+    keys = {name: of_name for one in study.asked for name, of_name in one.keys.items() if name not in (SCORE, TEST)}
+    return [
+        *result_panels(study.metrics, study.by),
+        *question_panels(keys, study.by[0]),
+        *(settings_panels(study.runs, store) if TEST in study.metrics else ()),
+    ]
 
 
 def _all(found: Sequence[Study]) -> tuple[pd.DataFrame, set[str]]:
@@ -365,13 +400,12 @@ def escaped(text: str) -> str:
 def report(entity: str, project: str, found: Sequence[Study], store: FolderStore) -> Any:
     """All runs, then each study with its question, the finding and its own runs; its texts are no markup."""
     runs, metrics = _all(found)
-    everything = [*result_panels(metrics), *(settings_panels(runs, store) if TEST in metrics else ())]
+    everything = [*result_panels(metrics, ["model"]), *(settings_panels(runs, store) if TEST in metrics else ())]
     blocks = [wr.TableOfContents(), wr.H2("all runs"), _grid(entity, project, "all runs", None, everything)]
     for study in found:
         blocks.append(wr.H2(shown(study.name)))
         blocks += [wr.P(shown(f"{head}: {text}")) for one in study.asked for head, text in said(one)]
-        of_questions = {name for one in study.asked for name in one.keys}
-        panels = [*result_panels(study.metrics - of_questions), *_panels_of(study)]
+        panels = _panels_of(study, store)
         blocks.append(_grid(entity, project, study.name, study.name, panels))
     return wr.Report(
         entity=entity, project=project, title=f"{NAME}: every study", width="fluid", blocks=blocks,

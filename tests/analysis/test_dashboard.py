@@ -28,7 +28,7 @@ from retrograde.probes.lag_gradient import LagGradient
 from retrograde.probes.noise import Noise
 from retrograde.probes.parameters import Parameters
 from retrograde.probes.state_gradient import StateGradient
-from retrograde.record.keys import metric_keys, reading_keys
+from retrograde.record.keys import Key, metric_keys, reading_keys
 from retrograde.record.store import FolderStore
 from retrograde.record.view import STEP
 from retrograde.record.wandb_log import Log, read_logs
@@ -185,26 +185,47 @@ def test_all_runs_have_scores_a_comparer_and_coordinates_of_what_varies(specific
 
 
 @needed
-def test_axes_are_settings_that_vary_each_once_and_that_a_run_has(dashboard, tmp_path: Path) -> None:
+def test_axes_are_settings_that_vary_each_once_and_that_every_run_has(dashboard, tmp_path: Path) -> None:
     for at, rate in enumerate((1e-4, 1e-2)):
-        config = {
-            "optimizer": {"lr": rate, "twin": at}, "task": {"length": 8}, "model": {"_target_": "x.gru", "a.b": at},
-            "outputs": f"place{at}",
-        }  # fmt: skip
-        write_run(tmp_path, Fake("gru", at, config=config))
-        write_run(tmp_path, Fake("lstm", at, config={**config, "task": {"length": 16}}))
+        shared = {"optimizer": {"lr": rate, "twin": at}, "trainer": {"clip": 1.0}, "outputs": f"place{at}"}
+        gru = {"task": {"length": 8}, "model": {"_target_": "x.gru", "a.b": at}}
+        lstm_ = {"task": {"length": 16}, "model": {"_target_": "x.lstm", "forget_bias": at}}
+        write_run(tmp_path, Fake("gru", at, config={**shared, **gru}))
+        write_run(tmp_path, Fake("lstm", at, config={**shared, **lstm_, "trainer": {"clip": 1.0 if at else None}}))
     store = FolderStore(tmp_path)
     runs = store.runs()
-    assert dashboard.varying(runs, store) == ["model", "config.optimizer.lr"]  # each for others that vary with it
     (panel,) = dashboard.settings_panels(runs, store)
-    axes = [(axis.metric.name, axis.display_name, axis.log) for axis in panel.columns]
-    assert axes == [
+    assert [(axis.metric.name, axis.display_name, axis.log) for axis in panel.columns] == [
         ("model", "model", None),
         ("config.optimizer.lr", "optimizer.lr", True),
+        ("config.trainer.clip", "trainer.clip", None),
         ("test/score", "test score", None),
     ]
     accessors = [column.accessor for column in panel._to_model().config.columns]
     assert accessors[1] == "config:config.value.optimizer.lr"
+    assert list(dashboard.settings_panels(runs[:1], store)) == []
+
+
+@needed
+def test_runs_of_one_model_stand_in_groups_by_what_varies(dashboard, tmp_path: Path) -> None:
+    for scaling in (True, False):
+        write_run(tmp_path / "outputs", Fake("gru", config={"model": {"scaling": scaling, "value": 3}}))
+    made = written(dashboard, tmp_path / "outputs", tmp_path / "dashboard.json")
+    drawn = [panel["config"] for panel in sections(made)["demo"] if panel["config"].get("groupBy")]
+    assert len(drawn) > 3 and {one["groupBy"] for one in drawn} == {"config.value.model.scaling"}
+    assert drawn[0]["chartTitle"] == "validation score by model.scaling: median and range over the runs"
+    of_all = sections(made)["all runs"][0]["config"]
+    assert of_all["groupBy"] == "model.value"
+
+
+@needed
+def test_of_many_heads_the_first_are_shown_and_the_title_says_so(dashboard) -> None:
+    for count, said in ((16, ""), (17, ", the first 16 of 17")):
+        maps = [Key("attention/map", "0", "map", f"head_{head}") for head in range(count)]
+        named = [Key("attention/distance", "0", "named", str(head)) for head in range(count)]
+        browser, lines = dashboard.question_panels({"attention/map": maps, "attention/distance": named}, "model")
+        assert browser.title.startswith(f"attention: map of 0{said}: ") and len(browser.media_keys) == 16
+        assert lines.title == f"attention: distance of 0{said}" and len(lines.y) == 16
 
 
 def test_the_summary_has_the_score_that_panels_show(logs) -> None:
@@ -220,7 +241,7 @@ def test_a_study_of_a_script_s_name_is_asked_its_question_alone(dashboard, tmp_p
     assert list(sections(made)) == ["all runs", "mine", "reach"]
     named = {name: {key for panel in of for key in keys_of(panel)} for name, of in sections(made).items()}
     tables = {"/".join(key.split("/")[:2]) for key in named["reach"]}
-    assert tables == {"lag_gradient/relative", "lag_gradient/horizon"}
+    assert tables == {"validation/score", "lag_gradient/relative", "lag_gradient/horizon"}
     assert {"validation/score"} < named["mine"]
     texts = [
         "".join(child["text"] for child in block["children"])
