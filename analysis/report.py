@@ -186,12 +186,7 @@ def written(store: FolderStore, folder: Path) -> int:
     for run, reason in left_out.items():
         print(f"left out: {run}: {reason}")
     index = folder / "index.html"
-    content = page(sections, left_out, store.runs()["study"].unique().tolist(), folder)
-    try:
-        index.write_text(content, encoding="utf-8")
-    except OSError as error:
-        print(error, file=sys.stderr)
-        return 1
+    index.write_text(page(sections, left_out, store.runs()["study"].unique().tolist(), folder), encoding="utf-8")
     print(index)
     mistaken = any(one.failed for one in sections) or not sections
     return 1 if mistaken and not any(one.answers for one in sections) else 0

@@ -215,6 +215,20 @@ def test_curves_become_one_picture_with_training_downward(tmp_path: Path) -> Non
     assert tuple(corners[1, 1]) == BELOW
 
 
+def test_a_curve_of_another_statistic_than_a_mean_is_a_picture_too_and_costs_the_others_nothing(tmp_path: Path) -> None:
+    view, folder = opened(tmp_path, "run")
+    dims = {"statistic": ["ratio"], "lag": range(3)}
+    ratio = Reading("ratio_by_lag/0.forward.hidden", np.array([[3.0, 2.0, 1.0]]), dims, "signal over noise")
+    told(view, folder, 0, "probe", [ratio, curve("norm/0.forward.hidden", [0.0, -1.0], "lag", range(2))])
+    view.close(folder, {}, failed=False)
+    assert view.failures == {}
+    assert history(folder)[0]["probe/ratio_by_lag/0.forward.hidden/lag_2"] == 1
+    drawn = pictures(folder, history(folder)[-1])
+    assert set(drawn) == {"probe/ratio_by_lag/0.forward.hidden/over_lag", "probe/norm/0.forward.hidden/over_lag"}
+    row = drawn["probe/ratio_by_lag/0.forward.hidden/over_lag"][0, :: 160 // 3]
+    assert np.array_equal(row[:3], coloured(np.array([3.0, 2.0, 1.0]), 1.0, 3.0))
+
+
 def test_the_first_sample_s_maps_are_drawn_now_and_then(tmp_path: Path) -> None:
     view, folder = opened(tmp_path, "run")
     weights = np.zeros((2, 2, 4, 4))

@@ -29,7 +29,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import reduce
 from pathlib import Path
@@ -41,7 +41,7 @@ import pyarrow.compute as pc
 import wandb
 
 from retrograde.core.records import Reading
-from retrograde.core.statistics import OF_A_SET, STATISTICS
+from retrograde.core.statistics import OF_A_SET
 from retrograde.record.alerts import TITLES
 from retrograde.record.folder import RunFolder
 from retrograde.record.palette import coloured
@@ -123,7 +123,7 @@ class WandbView:
         if self.run is None:
             self._spared("start", lambda: self._open(started("disabled" if mode == "disabled" else "offline")))
         self.metadata = dict(metadata)
-        self.curves: dict[str, tuple[str, str]] = {}
+        self.curves: dict[str, tuple[str, str, str]] = {}
         self.maps: dict[str, tuple[int, Reading]] = {}
         self.snapshots = -1
         self.last_step = -1
@@ -264,11 +264,13 @@ class WandbView:
             run.alert(TITLES[alert["kind"]], alert["text"], WANDB_LEVELS[alert["level"]], wait_duration=0.001)
 
     def _curve(self, name: str, reading: Reading) -> dict[str, Any]:
-        """Numbers at log-spaced lags; time is counted back from its end."""
+        """Numbers at log-spaced lags, the means, or the only ones that there are; time is counted back from its end."""
         dim = tuple(reading.dims)[1]
-        mean = reading.values[STATISTICS.index("mean")]
+        statistics = [str(statistic) for statistic in reading.dims["statistic"]]
+        shown = "mean" if "mean" in statistics else statistics[0]
+        mean = reading.values[statistics.index(shown)]
         coordinates = np.asarray(reading.dims[dim])
-        self.curves[name] = dim, reading.unit
+        self.curves[name] = dim, reading.unit, shown
         lags = coordinates if dim == "lag" else coordinates[-1] - coordinates
         at = {int(lag): float(value) for lag, value in zip(lags, mean, strict=True)}
         return {f"{name}/lag_{lag}": at[lag] for lag in log_spaced(int(lags.max())).tolist() if lag in at}
@@ -286,12 +288,12 @@ class WandbView:
         """The curves of all snapshots, one below the other; of the tables, where also those of earlier attempts are."""
         drawn = {}
         tables: dict[str, pa.Table] = {}
-        for name, (dim, unit) in self.curves.items():
+        for name, (dim, unit, shown) in self.curves.items():
             probe, quantity, where = (*name.split("/", 2), "")[:3]
             table = f"readings/{probe}/{quantity}"
             if table not in tables:
                 tables[table] = stored(folder.tables, table)
-            values = _over_steps(tables[table], where, dim)
+            values = _over_steps(tables[table], where, dim, shown)
             finite = values[np.isfinite(values)]
             low, high = (0.0, 1.0) if unit == "share" or not len(finite) else (finite.min(), finite.max())
             drawn[f"{name}/over_{dim}"] = _picture(
@@ -372,9 +374,18 @@ def _of_a_set(name: str, reading: Reading) -> dict[str, float]:
     """The means at the coordinates nearest at or below 0, 1, 2, 4, 8, …, and at the largest, each under its own."""
     dim = next(dim for dim in reading.dims if dim != "statistic")
     means = dict(zip(reading.dims[dim], reading.values[OF_A_SET.index("mean")].tolist(), strict=True))
-    marks = [*log_spaced(max(means)).tolist(), max(means)]
-    chosen = {max(at for at in means if at <= mark) for mark in marks if mark >= min(means)}
-    return {f"{name}/{dim}_{at}": means[at] for at in sorted(chosen)}
+    return {f"{name}/{dim}_{at}": means[at] for at in marks(list(means))}
+
+
+def marks(coordinates: Sequence[int]) -> list[int]:
+    """Of a test's coordinates those that are logged.
+
+    >>> marks([3, 5, 6, 16, 17, 30, 40])
+    [3, 6, 16, 30, 40]
+    """
+    largest = max(coordinates)
+    wanted = [*log_spaced(largest).tolist(), largest]
+    return sorted({max(at for at in coordinates if at <= mark) for mark in wanted if mark >= min(coordinates)})
 
 
 def log_spaced(largest: int) -> np.ndarray:
@@ -382,10 +393,10 @@ def log_spaced(largest: int) -> np.ndarray:
     return np.array([0, *(2**power for power in range(int(math.log2(max(largest, 1))) + 1))])
 
 
-def _over_steps(table: pa.Table, where: str, dim: str) -> np.ndarray:
-    """The means of one place as (step, coordinate); NaN where a step has none."""
+def _over_steps(table: pa.Table, where: str, dim: str, statistic: str) -> np.ndarray:
+    """One statistic of one place as (step, coordinate); NaN where a step has none."""
     layer, component = place(where)
-    wanted = {"layer": layer, "component": component, "statistic": "mean"}
+    wanted = {"layer": layer, "component": component, "statistic": statistic}
     rows = table.filter(reduce(pc.and_, [pc.equal(table[column], value) for column, value in wanted.items()]))
     steps, down = np.unique(rows["step"].to_numpy(), return_inverse=True)
     coordinates, right = np.unique(rows[dim].to_numpy(), return_inverse=True)
