@@ -160,7 +160,7 @@ def test_the_bootstrap_of_an_improvement_is_a_loop_over_draws():
     drawn = []
     for _ in range(2000):
         one, other = generator.choice(ours, 8), generator.choice(theirs, 10)
-        drawn.append(stats.mannwhitneyu(one, other).statistic / 80)
+        drawn.append(np.mean([(a > b) + (a == b) / 2 for a in one for b in other]))
     found = improvement([ours], [theirs])
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.04)
 
@@ -183,7 +183,7 @@ def test_scores_that_are_none_are_refused():
 
 
 def test_too_few_seeds_are_said_to_be_and_enough_are_not():
-    assert "misses it in 6 % of cases" in too_few(5, "a median")
+    assert "in 6 % of cases misses it" in too_few(5, "a median")
     assert too_few(0, "a median") == "0 seeds are too few for a median: it has no interval"
     for runs in range(1, 40):
         for solved in range(runs + 1):

@@ -189,7 +189,7 @@ def too_few(seeds: int, claim: str) -> str:
     """What that many seeds are too few for, as a sentence without its full stop; empty where they are enough.
 
     >>> too_few(3, "a median")
-    '3 seeds are few for a median: its interval is their range, which misses it in 25 % of cases'
+    '3 seeds are few for a median: its interval is their range, which in 25 % of cases misses it'
     >>> too_few(1, "a median"), too_few(6, "a median")
     ('1 seed is too few for a median: it has no interval', '')
     """
@@ -199,7 +199,7 @@ def too_few(seeds: int, claim: str) -> str:
         )
     if seeds < FEWEST:
         missed = f"{2.0 ** (1 - seeds):.0%}".replace("%", " %")
-        return f"{seeds} seeds are few for {claim}: its interval is their range, which misses it in {missed} of cases"
+        return f"{seeds} seeds are few for {claim}: its interval is their range, which in {missed} of cases misses it"
     return ""
 
 
