@@ -78,15 +78,17 @@ def _numbers(horizons: pd.DataFrame, curves: pd.DataFrame, card: Mapping[str, ob
     """Horizons before and after by run, what kept the gradient longest, and the task's lags beside them."""
     lags = lag_quantiles(card)
     rows = []
+    measured = curves.groupby("run")["lag"].max()
+    by_run = dict(list(horizons.groupby("run")))
     for run in dict.fromkeys(curves["run"]):
-        of_run = horizons[horizons["run"] == run]
+        of_run = by_run[run]
         row: dict[str, object] = {column: of_run[column].iloc[0] for column in ("model", "seed")}
         for when in (BEFORE, AFTER):
             values = of_run.loc[of_run["when"] == when].sort_values("component").set_index("component")["value"]
             row[f"horizon {when} (lags)"] = values.max() if len(values) else np.nan
             row[f"kept {when} by"] = values.idxmax() if values.notna().any() else "–"
         row["step after"] = of_run["step"].max()
-        row["longest lag measured"] = curves.loc[curves["run"] == run, "lag"].max()
+        row["longest lag measured"] = measured[run]
         row["task's lags, median"] = lags.get("median", np.nan)
         row["task's lags, 90 %"] = lags.get("90 %", np.nan)
         rows.append({**row, "run": run})
