@@ -179,6 +179,8 @@ def _reached(steps: float) -> str:
 
 def _between(steps: Estimate) -> str:
     low, high = number(steps.low.item()), number(steps.high.item())
+    if low == high:
+        return ""
     return f"{low} or more" if math.isinf(steps.high) else f"{low} to {high}"
 
 
