@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export WANDB_ERROR_REPORTING := false
 
-.PHONY: demo tasks test lint types imports tests shapes slow faults bench gpu wheel clean
+.PHONY: demo tasks test lint types imports tests shapes slow page faults bench gpu wheel clean
 
 demo: $(STAMP) ## train the demo study and write its report
 	$(BIN)/retrograde study=demo
@@ -41,6 +41,17 @@ shapes: $(STAMP) ## shapes and types in signatures
 slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow -n logical
 
+AXE := .page_cache/axe.min.js
+page: $(STAMP) $(AXE) ## the report's page in Debian's chromium, at two widths, light and dark; axe-core finds nothing
+	@command -v chromium >/dev/null || { echo "make page: Debian's package 'chromium' is missing" >&2; exit 1; }
+	$(BIN)/python -m pytest -q -m slow tests/analysis/test_page.py
+
+$(AXE):
+	@command -v npm >/dev/null || { echo "make page: npm is missing, which fetches axe-core" >&2; exit 1; }
+	mkdir -p $(@D)
+	cd $(@D) && npm pack --silent axe-core@4.14.1 >/dev/null && tar -xzmf axe-core-4.14.1.tgz --strip-components=1 \
+		package/axe.min.js && rm axe-core-4.14.1.tgz
+
 faults: $(STAMP) ## sweeps killed at random moments, until they are done; a thousand damaged folders; half an hour
 	$(BIN)/python tests/faults.py --jobs 40
 	$(BIN)/python tests/faults.py --jobs 40 --launches 2
@@ -51,6 +62,7 @@ bench: $(STAMP) ## how exact measuring is, and what it costs as ratios within on
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/drawing.py
+	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/peers.py
 

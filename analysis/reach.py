@@ -78,15 +78,17 @@ def _numbers(horizons: pd.DataFrame, curves: pd.DataFrame, card: Mapping[str, ob
     """Horizons before and after by run, what kept the gradient longest, and the task's lags beside them."""
     lags = lag_quantiles(card)
     rows = []
+    measured = curves.groupby("run")["lag"].max()
+    by_run = dict(list(horizons.groupby("run")))
     for run in dict.fromkeys(curves["run"]):
-        of_run = horizons[horizons["run"] == run]
+        of_run = by_run[run]
         row: dict[str, object] = {column: of_run[column].iloc[0] for column in ("model", "seed")}
         for when in (BEFORE, AFTER):
             values = of_run.loc[of_run["when"] == when].sort_values("component").set_index("component")["value"]
             row[f"horizon {when} (lags)"] = values.max() if len(values) else np.nan
             row[f"kept {when} by"] = values.idxmax() if values.notna().any() else "–"
         row["step after"] = of_run["step"].max()
-        row["longest lag measured"] = curves.loc[curves["run"] == run, "lag"].max()
+        row["longest lag measured"] = measured[run]
         row["task's lags, median"] = lags.get("median", np.nan)
         row["task's lags, 90 %"] = lags.get("90 %", np.nan)
         rows.append({**row, "run": run})
@@ -150,8 +152,7 @@ def draw(tables: Tables) -> Figure:
         for when in (BEFORE, AFTER):
             colour = looks[model].colour if when == AFTER else theme.QUIET
             _draw_curves(axes, of_model[of_model["when"] == when], colour, DASHES[when], depth, top)
-        share = lags["count"] / lags["count"].max()
-        axes.bar(lags["lag"], share * 0.8 * (depth - strip), bottom=strip, width=1, color=theme.RULE)
+        axes.fill_between(*_strip(lags, strip, 0.8 * (depth - strip)), strip, color=theme.RULE, linewidth=0)
         horizons = " → ".join(number(middle.loc[model, when]) for when in (BEFORE, AFTER))
         axes.set_title(model, fontweight="bold", color=looks[model].colour)
         axes.set_title(f"{horizons} lags", loc="right")
@@ -191,6 +192,13 @@ def _draw_curves(axes: Axes, curves: pd.DataFrame, colour: str, dash: object, de
     if whole.shape[1] > 1:
         low, high = (np.clip(end, depth, top) for end in (over_seeds.low, over_seeds.high))
         axes.fill_between(whole.index, low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _strip(lags: pd.DataFrame, bottom: float, height: float) -> tuple[np.ndarray, np.ndarray]:
+    """The outline of a bar for every lag: in one shape, because many bars in each panel take most of the drawing."""
+    counts = np.bincount(lags["lag"], weights=lags["count"], minlength=1)
+    edges = np.arange(len(counts))[:, None] + [-0.5, 0.5]
+    return edges.ravel(), np.repeat(bottom + height * counts / max(counts.max(), 1), 2)
 
 
 def _inside(relative: pd.Series | np.ndarray, depth: float) -> np.ndarray:

@@ -5,20 +5,21 @@
 
     <to>/index.html        the page: complete in itself, nothing is fetched
     <to>/figures/          each figure as SVG, PDF and PNG, with what it was drawn from
-    <to>/tables/           the numbers, as CSV and LaTeX
+    <to>/tables/           the numbers, as CSV and LaTeX; studies.csv has one row a study
 
-A question is every script beside this one that defines load, draw, finding and caption. One that cannot be drawn, for
-whatever reason, is named with it, and the rest is written; the exit code is 1 where a question failed and none was
-drawn, or no run is fit to be compared. Runs that did not end as they should are shown with the reason, and what cannot
-be read is named. The same runs give the same bytes.
+A question is every script beside this one that defines load, draw, finding and caption; of a study, that of its own
+name comes first. One that cannot be drawn, for whatever reason, is named with it, and the rest is written; the exit
+code is 1 where a question failed and none was drawn, or no run is fit to be compared. Runs that did not end as they
+should are shown with the reason, and what cannot be read is named. The same runs give the same bytes.
 """
 
 import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,16 +27,36 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from retrograde.figures import alerts, summary, theme
-from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, comparisons, exceptions, records
+from retrograde.figures import alerts, overview, summary, theme
+from retrograde.figures.comparison import (
+    NUMBERS,
+    STUDY,
+    Comparison,
+    NothingToDraw,
+    comparisons,
+    exceptions,
+    listed,
+    records,
+)
 from retrograde.figures.provenance import card_in_words, lag_quantiles, number, trivial_rule
-from retrograde.figures.question import Answer, Question, answer, failure, parser, target
-from retrograde.figures.save import untitled, write_csv, write_numbers
+from retrograde.figures.question import Answer, Question, answer, asked, compared, failure, parser, target
+from retrograde.figures.save import without_headline, write_csv, write_numbers
+from retrograde.figures.statistics import in_percent, solve_rate
 from retrograde.record.sources import opened
 from retrograde.record.store import FolderStore
 
 HERE = Path(__file__).parent
+CONF = HERE.parent / "conf" / "study"
 INTERFACE = {"load", "draw", "finding", "caption"}
+
+MOST_ROWS = 200
+"""Of a table that the page shows; the file beside it has all."""
+
+EXCEPTIONS = 20
+"""Runs that did not end as they should, which the page says at once; the others unfold."""
+
+DECIMALS = re.compile(r"(\.\d\d)\d+")
+"""Of a picture's coordinates, in points: a hundredth is less than any screen or printer shows."""
 
 GROUNDS = {theme.INK: "--ink", theme.QUIET: "--quiet", theme.RULE: "--rule", theme.PAPER: "--paper"}
 """The page's own colours for what in a figure is not data."""
@@ -43,11 +64,12 @@ GROUNDS = {theme.INK: "--ink", theme.QUIET: "--quiet", theme.RULE: "--rule", the
 
 @dataclass(frozen=True)
 class Section:
-    """All that the page says of one comparison; ``failed`` are the questions that were not drawn by mistake."""
+    """All that the page says of one comparison, of the runs of a study on one variant of a task."""
 
     comparison: Comparison
     verdict: str
     rows: list[summary.Row]
+    doubts: list[str]
     baseline: str
     rule: str
     lag: str
@@ -57,6 +79,44 @@ class Section:
     alert_rows: pd.DataFrame
     asked: int
     answers: list[Answer]
+    not_drawn: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a study is about, in the words of its own files; empty where these do not say."""
+
+    question: str = ""
+    expected: str = ""
+    command: str = ""
+    cost: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that the page says of one study: what its own script draws, its sections, and what is drawn across them."""
+
+    name: str
+    stem: str
+    head: Head
+    verdicts: list[tuple[str, str]]
+    own: list[Answer]
+    sections: list[Section]
+    across: list[Answer]
+    leader: str
+    leads: list[overview.Lead]
+    not_drawn: list[tuple[str, str]]
+
+    @property
+    def answers(self) -> list[Answer]:
+        return [*self.own, *(given for one in self.sections for given in one.answers), *self.across]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What some questions gave: answers by stem, and why the others did not; ``failed`` are those by mistake."""
+
+    answers: dict[str, Answer]
     not_drawn: list[tuple[str, str]]
     failed: list[str]
 
@@ -75,18 +135,39 @@ def questions(folder: Path = HERE) -> dict[str, Question]:
     return found
 
 
-def section(comparison: Comparison, asked: dict[str, Question], folder: Path) -> Section:
-    """Draws everything that the comparison holds data for, and writes it; what covers most models comes first."""
-    answers, not_drawn, failed = [], [], []
-    for stem, question in asked.items():
+def heads(questions: Mapping[str, Question]) -> dict[str, Head]:
+    """What each study is about, by name: from the script of that name, and from the head of its configuration."""
+    texts = {}
+    for path in sorted(CONF.glob("*.yaml")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        texts[path.stem] = "\n".join(line[2:] for line in lines if line.startswith("# "))
+    found = {}
+    for stem in sorted({*texts, *questions}):
+        script = questions[stem].__doc__ if stem in questions else ""
+        said = {entry: asked(script, entry) or asked(texts.get(stem), entry) for entry in ("Question", "Expect")}
+        command, _, cost = asked(texts.get(stem), "Run").partition(" (")
+        found[stem] = Head(said["Question"], said["Expect"], command, cost.removesuffix(")"))
+    return found
+
+
+def ask(comparison: Comparison, questions: Mapping[str, Question], folder: Path) -> Asked:
+    """Draws everything that the comparison holds data for, and writes it."""
+    given = Asked({}, [], [])
+    for stem, question in questions.items():
         try:
-            answers.append(answer(question, stem, comparison, folder))
+            given.answers[stem] = answer(question, stem, comparison, folder)
         except NothingToDraw as reason:
-            not_drawn.append((stem, str(reason)))
+            # another study's question, which nobody asks of this one
+            if stem == comparison.study or not (CONF / f"{stem}.yaml").is_file():
+                given.not_drawn.append((stem, str(reason)))
         except Exception as error:
-            not_drawn.append((stem, failure(error, comparison)))
-            failed.append(stem)
-    runs = summary.per_run(comparison)
+            given.not_drawn.append((stem, failure(error, comparison)))
+            given.failed.append(stem)
+    return given
+
+
+def section(comparison: Comparison, given: Asked, runs: pd.DataFrame, folder: Path) -> Section:
+    """What there is to say of a comparison; of its answers, those that cover most models come first."""
     write_numbers(runs, f"{comparison.stem}-summary", folder)
     rows = summary.per_model(runs, comparison)
     raised = alerts.per_alert(comparison)
@@ -94,10 +175,12 @@ def section(comparison: Comparison, asked: dict[str, Question], folder: Path) ->
     best = trivial_rule(comparison.card)
     rules = comparison.rule_scores()
     lags = lag_quantiles(comparison.card)
+    others = [one for stem, one in given.answers.items() if stem != comparison.study]
     return Section(
         comparison=comparison,
         verdict=summary.verdict(rows, comparison),
         rows=rows,
+        doubts=summary.doubts(rows),
         baseline="" if best is None else f"{number(best['score'])} ({best['rule']})",
         rule=" · ".join(f"{number(rule['score'])} ({rule['rule']})" for rule in records(rules.head(1))),
         lag=number(lags["90 %"]) if lags else "",
@@ -106,10 +189,59 @@ def section(comparison: Comparison, asked: dict[str, Question], folder: Path) ->
         alerts=alerts.per_kind(raised, comparison),
         alert_rows=raised,
         asked=alerts.asked(comparison),
-        answers=sorted(answers, key=lambda given: (-given.tables[NUMBERS]["model"].nunique(), given.stem)),
-        not_drawn=not_drawn,
-        failed=failed,
+        answers=sorted(others, key=_most_models),
+        not_drawn=given.not_drawn,
     )
+
+
+def _most_models(given: Answer) -> tuple[int, str]:
+    return -given.tables[NUMBERS]["model"].nunique(), given.stem
+
+
+def study(
+    whole: Comparison, variants: Sequence[Comparison], asking: Mapping[str, Question], head: Head, folder: Path
+) -> tuple[Study, dict[str, object], list[str]]:
+    """A study, its row among studies, and the questions that failed; ``whole`` are its runs on all variants at once."""
+    across = ask(whole, {stem: one for stem, one in asking.items() if compared(one) == STUDY}, folder)
+    apart = {stem: one for stem, one in asking.items() if compared(one) != STUDY}
+    given = [ask(one, apart, folder) for one in variants]
+    runs = [summary.per_run(one) for one in variants]
+    sections = [section(*parts, folder) for parts in zip(variants, given, runs, strict=True)]
+    own = [
+        (", ".join(one.variants), part.answers[whole.study])
+        for one, part in zip(variants, given, strict=True)
+        if whole.study in part.answers
+    ]
+    if whole.study in across.answers:
+        own.insert(0, ("", across.answers[whole.study]))
+    several = len(own) > 1
+    verdicts = [(name if several else "", f"{one.finding}.") for name, one in own] or [("", solved(sections))]
+    row = overview.per_study(whole.study, list(zip(variants, runs, strict=True)))
+    leader, leads = overview.leads(runs)
+    others = [one for stem, one in across.answers.items() if stem != whole.study]
+    made = Study(
+        name=whole.study,
+        stem=whole.stem,
+        head=head,
+        verdicts=verdicts,
+        own=[one for _, one in own],
+        sections=sections,
+        across=sorted(others, key=_most_models),
+        leader=leader,
+        leads=leads,
+        not_drawn=across.not_drawn,
+    )
+    return made, row, [*across.failed, *(stem for part in given for stem in part.failed)]
+
+
+def solved(sections: Sequence[Section]) -> str:
+    """How much of a study is solved, in one sentence."""
+    if len(sections) == 1:
+        return sections[0].verdict
+    rows = [row for one in sections for row in one.rows]
+    solved, runs = sum(row.solved for row in rows), sum(row.runs for row in rows)
+    rate = in_percent(solve_rate(solved, runs))
+    return f"{solved} of {runs} runs on {len(sections)} variants solve their task: a rate of {rate}."
 
 
 def inlined(svg: str, stem: str, words: str) -> Markup:
@@ -122,6 +254,7 @@ def inlined(svg: str, stem: str, words: str) -> Markup:
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
     body = re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", body)
     body = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{stem}-", body)
+    body = re.sub(r' (?:d|x|y)="[^"]*"', lambda found: DECIMALS.sub(r"\1", found.group()), body)
     for colour, name in GROUNDS.items():
         body = body.replace(colour, f"var({name})")
     box = re.search(r'viewBox="[^"]*"', body)
@@ -132,32 +265,38 @@ def inlined(svg: str, stem: str, words: str) -> Markup:
 
 
 def reported(table: pd.DataFrame) -> dict[str, Any]:
-    """A table as the page shows it; the runs' names stand in the provenance."""
+    """A table as the page shows it; the runs' names stand in the provenance, and what is left out is counted."""
     shown = table.drop(columns="run", errors="ignore")
     numeric = [pd.api.types.is_numeric_dtype(shown[column]) for column in shown]
-    rows = [[number(value) for value in row] for row in shown.astype(object).itertuples(index=False)]
-    return {"columns": list(zip(shown.columns, numeric, strict=True)), "rows": rows}
+    first = shown.head(MOST_ROWS).astype(object)
+    rows = [[number(value) for value in row] for row in first.itertuples(index=False)]
+    return {"columns": list(zip(shown.columns, numeric, strict=True)), "rows": rows, "more": len(shown) - len(rows)}
 
 
-def page(sections: list[Section], left_out: dict[str, str], studies: list[str], folder: Path) -> str:
+def page(studies: list[Study], rows: list[overview.OfStudy], left_out: dict[str, str], folder: Path) -> str:
     """The HTML; everything that comes from runs is escaped."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    pictures = {
-        given.stem: inlined(untitled(given.figure, given.stem), given.stem, f"{given.finding}.")
-        for one in sections
-        for given in one.answers
-    }
-    files = {
-        given.stem: [path.relative_to(folder).as_posix() for path in given.files]
-        for one in sections
-        for given in one.answers
-    }
+    answers = [given for one in studies for given in one.answers]
     return environment.get_template("report.html.jinja").render(
-        sections=sections, left_out=left_out, pictures=pictures, files=files, reported=reported, NUMBERS=NUMBERS,
         studies=studies,
-    )  # fmt: skip
+        rows=rows,
+        left_out=left_out,
+        title=listed([one.name for one in studies]) if len(studies) <= 3 else f"{len(studies)} studies",
+        pictures={given.stem: picture(given) for given in answers},
+        files={given.stem: [path.relative_to(folder).as_posix() for path in given.files] for given in answers},
+        reported=reported,
+        NUMBERS=NUMBERS,
+        EXCEPTIONS=EXCEPTIONS,
+        MOST_ROWS=MOST_ROWS,
+    )
+
+
+def picture(given: Answer) -> Markup:
+    """The figure as part of the page, which says its headline in words."""
+    svg = given.files[0].read_text(encoding="utf-8")
+    return inlined(without_headline(svg, given.headline), given.stem, f"{given.finding}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -173,23 +312,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def written(store: FolderStore, folder: Path) -> int:
     """Writes all of it and says what is not drawn; the exit code comes back. Raises ValueError for no such runs."""
-    found, left_out = comparisons(store)
-    asked = questions()
     folder.mkdir(parents=True, exist_ok=True)
-    sections = [section(comparison, asked, folder) for comparison in found]
-    root = f"{store.root.resolve()}/"
+    variants, left_out = comparisons(store)
+    stems = {one.stem.casefold() for one in variants}
+    asking = questions()
+    about = heads(asking)
+    studies, rows, failed = [], [], []
+    for whole in comparisons(store, STUDY)[0]:
+        of_study = [one for one in variants if one.study == whole.study]
+        found = study(_apart(whole, stems), of_study, asking, about.get(whole.study, Head()), folder)
+        studies.append(found[0])
+        rows.append(found[1])
+        failed += found[2]
     left_out |= store.unreadable  # tables that turned out damaged while drawing
-    left_out = {run: reason.replace(root, "") for run, reason in sorted(left_out.items())}
-    for one in sections:
-        for stem, reason in one.not_drawn:
-            print(f"not drawn: {stem} for {one.comparison.study}, {one.comparison.task}: {reason}")
+    left_out = {run: reason.replace(f"{store.root.resolve()}/", "") for run, reason in sorted(left_out.items())}
+    for of_study in studies:
+        for stem, reason in of_study.not_drawn:
+            print(f"not drawn: {stem} for {of_study.name}: {reason}")
+        for one in of_study.sections:
+            for stem, reason in one.not_drawn:
+                print(f"not drawn: {stem} for {one.comparison.study}, {one.comparison.task}: {reason}")
     for run, reason in left_out.items():
         print(f"left out: {run}: {reason}")
+    if rows:
+        write_numbers(pd.DataFrame(rows), "studies", folder)
+    words = [overview.in_words(row, one.stem) for row, one in zip(rows, studies, strict=True)]
     index = folder / "index.html"
-    index.write_text(page(sections, left_out, store.runs()["study"].unique().tolist(), folder), encoding="utf-8")
+    index.write_text(page(studies, words, left_out, folder), encoding="utf-8")
     print(index)
-    mistaken = any(one.failed for one in sections) or not sections
-    return 1 if mistaken and not any(one.answers for one in sections) else 0
+    return 1 if (failed or not studies) and not any(one.answers for one in studies) else 0
+
+
+def _apart(whole: Comparison, stems: set[str]) -> Comparison:
+    """The study under a stem that no variant has: a study may be called as another's variant is."""
+    again = (f"{whole.stem}-{number}" for number in count(2))
+    return replace(whole, stem=next(stem for stem in chain([whole.stem], again) if stem.casefold() not in stems))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from fake_runs import Fake, write_run
+from retrograde.figures.comparison import STUDY
 
 REPORT = Path(__file__).parents[2] / "analysis" / "report.py"
 
@@ -153,7 +155,7 @@ def test_unreadable_runs_are_named_below_the_outputs_not_by_machine(page, made):
 def test_summary_says_who_solved_beside_the_trivial_rule(page):
     text = " ".join("".join(Elements(page).words).split())
     assert "1 of 5 models solve adding with every seed: transformer; lstm with some." in text
-    assert "lstm 1 of 2 0.970 · 0.020 0.495 200 6 → 7" in text
+    assert "lstm 1 of 2 9 to 91 % 0.970 · 0.020 0.495 200 200 or more 6 → 7" in text
     assert "Trivial rule 0 (always 1) asked: 7" in text
     assert "Validation selects each run’s checkpoint" in text
 
@@ -316,3 +318,91 @@ def test_tasks_apart_are_sections_apart(script, capsys, tmp_path: Path):
     assert code == 0
     page = Path(out.splitlines()[-1]).read_text(encoding="utf-8")
     assert '<section id="demo-adding"' in page and '<section id="demo-copying"' in page
+
+
+def test_a_study_opens_with_its_question_its_verdict_and_its_own_figure(script, capsys, tmp_path: Path):
+    for seed in range(2):
+        write_run(tmp_path / "outputs", Fake("gru", seed, study="reach"))
+    assert report(script, capsys, tmp_path / "outputs", "--to", tmp_path / "to")[0] == 0
+    page = (tmp_path / "to/index.html").read_text(encoding="utf-8")
+    text = " ".join("".join(Elements(page).words).split())
+    assert "Study reach How many steps back does the loss gradient reach, before and after training?" in text
+    assert "Made by retrograde study=reach: 18 runs; size=small: 12 runs, about 3 minutes on two cores." in text
+    places = [
+        page.index(part)
+        for part in ('class="verdict">After training', '<article id="reach-adding-reach"', '<section id="reach-adding"',
+                     '<article id="reach-adding-learning"')
+    ]  # fmt: skip
+    assert places == sorted(places)
+    assert page.count('<article id="reach-adding-reach"') == 1
+
+
+def across(asked: dict, stem: str) -> dict:
+    """The questions, and one that is asked of whole studies."""
+    learning = asked["learning"]
+    whole = SimpleNamespace(**{**vars(learning), "OF": STUDY, "__doc__": "Question: what of both?\nExpect: much."})
+    return {stem: whole, "learning": learning}
+
+
+def test_a_question_of_the_whole_study_is_drawn_once(script, capsys, tmp_path: Path, monkeypatch):
+    report_script = script("report")
+    asked = across(report_script.questions(), "demo")
+    monkeypatch.setattr(report_script, "questions", lambda: asked)
+    for task in ("adding", "copying"):
+        write_run(tmp_path / "outputs", Fake("gru", task=task))
+    assert report(script, capsys, tmp_path / "outputs", "--to", tmp_path / "to")[0] == 0
+    page = (tmp_path / "to/index.html").read_text(encoding="utf-8")
+    assert '<article id="demo-demo"' in page and '<article id="demo-adding-demo"' not in page
+    assert page.index('<article id="demo-demo"') < page.index('<section id="demo-adding"')
+    assert (tmp_path / "to/figures/demo-demo.svg").is_file()
+    assert page.count("Expected:</b> much.") == 1
+
+
+def test_studies_whose_names_run_together_keep_their_files_apart(script, capsys, tmp_path: Path, monkeypatch):
+    """The study 'demo-adding' as a whole, and the variant 'adding' of 'demo', would be called the same."""
+    report_script = script("report")
+    asked = across(report_script.questions(), "both")
+    monkeypatch.setattr(report_script, "questions", lambda: asked)
+    write_run(tmp_path / "outputs", Fake("gru", study="demo", task="adding"))
+    write_run(tmp_path / "outputs", Fake("lstm", study="demo-adding", task="x"))
+    assert report(script, capsys, tmp_path / "outputs", "--to", tmp_path / "to")[0] == 0
+    page = (tmp_path / "to/index.html").read_text(encoding="utf-8")
+    identifiers = re.findall(r'\bid="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+    assert "lstm" in (tmp_path / "to/figures/demo-adding-2-both.runs.txt").read_text()
+
+
+def test_another_studys_question_that_finds_nothing_is_not_missed(script, capsys, tmp_path: Path):
+    """Neither is told of an attention map in a study without attention, that of a study only in its own."""
+    report_script = script("report")
+
+    def nothing(comparison):
+        raise report_script.NothingToDraw("no gradients here")
+
+    reach = SimpleNamespace(**{**vars(script("reach")), "load": nothing})
+    for study, said in (("demo", False), ("reach", True)):
+        write_run(tmp_path / study, Fake("gru", study=study))
+        (comparison,) = report_script.comparisons(report_script.FolderStore(tmp_path / study))[0]
+        given = report_script.ask(comparison, {"reach": reach}, tmp_path)
+        assert given.not_drawn == ([("reach", "no gradients here")] if said else [])
+
+
+def test_all_studies_stand_in_one_table_on_the_page_and_as_a_file(page, made):
+    text = " ".join("".join(Elements(page).words).split())
+    assert "demo 5 6 1 diverged, 1 failed 2 of 6 10 to 70 %" in text
+    assert "trivial 0" in text
+    lines = (made[1] / "tables/studies.csv").read_text().splitlines()
+    assert len(lines) == 2 and lines[1].startswith("demo,1,5,6,2,2,1,1,0,0,")
+
+
+def test_long_tables_are_cut_on_the_page_and_whole_in_the_file(script):
+    table = pd.DataFrame({"model": ["gru"] * 250, "value": range(250), "run": "r"})
+    shown = script("report").reported(table)
+    assert (len(shown["rows"]), shown["more"]) == (200, 50)
+    assert [name for name, _ in shown["columns"]] == ["model", "value"]
+
+
+def test_a_pictures_coordinates_are_cut_and_its_scales_are_not(script):
+    svg = '<svg viewBox="0 0 9 9"><path d="M 1.23456 2"/><g transform="scale(0.015625)"/><use x="1.98765"/></svg>'
+    cut = script("report").inlined(svg, "stem", "words")
+    assert 'd="M 1.23 2"' in cut and "scale(0.015625)" in cut and 'x="1.98"' in cut

@@ -8,7 +8,7 @@ import pytest
 
 from fake_runs import CARD, Fake, shallow, write_run
 from retrograde.figures.comparison import comparisons
-from retrograde.figures.summary import Row, per_model, per_run
+from retrograde.figures.summary import Row, doubts, per_model, per_run, steps_taken
 from retrograde.record.store import FolderStore
 
 
@@ -35,3 +35,54 @@ def test_a_rule_without_a_finite_score_is_no_place_to_begin(tmp_path: Path):
     card = replace(CARD, baselines=(replace(CARD.baselines[0], score=-math.inf),))
     (row,) = rows(tmp_path, Fake("gru", more={"score": 1.0}, card=card))
     assert (row.line.seeds, row.line.baseline) == ([100], pytest.approx(100 * 0.08 / 1.08, abs=0.05))
+
+
+def test_a_model_has_its_solve_rate_and_its_steps_to_solve_with_their_intervals(tmp_path: Path):
+    """Two of three solve, at 200 and 100; the third had 200 steps. At 100 two thirds are left, at 200 one third."""
+    fakes = [Fake("gru", 0), Fake("gru", 1, more={"solved_step": 100}), Fake("gru", 2, solved=False)]
+    (row,) = rows(tmp_path, *fakes)
+    assert (row.solved, row.runs, row.rate) == (2, 3, "21 to 94 %")
+    assert (row.steps, row.between) == ("200", "100 or more")
+
+
+def test_steps_to_solve_are_not_reached_where_fewer_than_half_solve(tmp_path: Path):
+    (row,) = rows(tmp_path, Fake("gru", 0), *(Fake("gru", seed, solved=False) for seed in (1, 2)))
+    assert (row.steps, row.between) == ("not reached", "200 or more")
+    (row,) = rows(tmp_path / "none", Fake("gru", 0, solved=False))
+    assert (row.solved, row.steps, row.between) == (0, "not reached", "")
+
+
+def test_a_run_that_diverged_stays_at_risk_and_one_that_failed_leaves(tmp_path: Path):
+    """Solved at 10, 30 and 40, of five. Without the two that failed at 20, of 4/5 one half goes at 30: 2/5; with two
+    that never will, a quarter, which leaves 3/5, and 2/5 only at 40."""
+    solved = [Fake("gru", seed, more={"solved_step": step}) for seed, step in enumerate((10, 30, 40))]
+    for name, more, expected in (
+        ("diverged", {"diverged_step": 20, "solved": False, "steps": 20}, 40),
+        ("failed", {"status": "failed", "steps": 20}, 30),
+    ):
+        others = [Fake("gru", seed, solved=False, more=more) for seed in (3, 4)]
+        for fake in (*solved, *others):
+            write_run(tmp_path / name, fake)
+        (comparison,), _ = comparisons(FolderStore(tmp_path / name))
+        found = steps_taken(per_run(comparison))
+        assert found.value == expected
+        assert (found.low, found.high) == (10, math.inf)
+
+
+def test_few_seeds_are_warned_of_once_for_all_models_alike(tmp_path: Path):
+    fakes = [Fake(model, seed, solved=model == "gru") for model in ("elman", "gru", "lstm") for seed in range(3)]
+    assert doubts(rows(tmp_path, *fakes)) == [
+        "3 seeds are few for a model's median: its interval is their range, which in 25 % of cases misses it",
+        "elman and lstm: 0 of 3 solved is not told apart from a solve rate of one half (0 to 56 %)",
+        "gru: 3 of 3 solved is not told apart from a solve rate of one half (44 to 100 %)",
+    ]
+
+
+def test_enough_seeds_are_warned_of_with_nothing(tmp_path: Path):
+    assert doubts(rows(tmp_path, *(Fake("gru", seed) for seed in range(6)))) == []
+
+
+def test_of_many_seeds_the_first_scores_stand_in_digits_and_all_on_the_line(tmp_path: Path):
+    (row,) = rows(tmp_path, *(Fake("gru", seed) for seed in range(15)))
+    assert row.scores[-1] == "and 3 more" and len(row.scores) == 13
+    assert len(row.line.seeds) == 15

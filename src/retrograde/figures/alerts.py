@@ -43,7 +43,7 @@ class Raised:
 def per_alert(comparison: Comparison) -> pd.DataFrame:
     """One row an alert, as the runs recorded them: what holds at a run's end first, then by weight, model and seed."""
     rows: list[dict[str, Any]] = []
-    for run in records(comparison.runs):
+    for run in records(comparison.runs[["run", "model", "seed"]]):
         for alert in comparison.store.metadata(run["run"]).get("alerts", ()):
             place = [alert["kind"], alert["level"], alert["layer"], alert["component"]]
             when = [alert["first"], alert["last"], alert["at_end"]]

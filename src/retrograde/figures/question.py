@@ -27,7 +27,7 @@ from retrograde.figures.comparison import (
     in_short,
 )
 from retrograde.figures.provenance import card_in_one_line, card_in_words, endings, provenance
-from retrograde.figures.save import save
+from retrograde.figures.save import headline_share, save
 from retrograde.record.sources import REMOTE, opened
 
 REPORT = "report"
@@ -70,7 +70,7 @@ def asked(docstring: str | None, entry: str = "Question") -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """One question, answered for one comparison and written to files."""
+    """One question, answered for one comparison and written to files; ``headline`` is the headline's share of it."""
 
     stem: str
     question: str
@@ -80,14 +80,14 @@ class Answer:
     card: list[tuple[str, str]]
     provenance: list[tuple[str, str]]
     tables: Tables
-    figure: Figure
+    headline: float
     files: list[Path]
 
 
 def answer(question: Question, stem: str, comparison: Comparison, folder: Path) -> Answer:
     """Loads, draws and saves; raises NothingToDraw where the runs hold nothing on it."""
     tables = question.load(comparison)
-    runs = sorted({str(run) for table in tables.values() if "run" in table for run in table["run"]})
+    runs = sorted({str(run) for table in tables.values() if "run" in table for run in table["run"].unique()})
     finding = question.finding(tables)
     caption = f"{question.caption(tables)} {endings(comparison)}".strip()
     card, made_with = card_in_words(comparison), provenance(comparison, runs)
@@ -96,6 +96,7 @@ def answer(question: Question, stem: str, comparison: Comparison, folder: Path) 
     figure = question.draw(tables)
     theme.margin(figure, card_in_one_line(comparison))
     theme.spell_out(figure)
+    files = save(figure, tables, name, folder, runs, "\n\n".join(words))
     return Answer(
         stem=name,
         question=asked(question.__doc__) or stem,
@@ -105,8 +106,8 @@ def answer(question: Question, stem: str, comparison: Comparison, folder: Path) 
         card=card,
         provenance=made_with,
         tables=tables,
-        figure=figure,
-        files=save(figure, tables, name, folder, runs, "\n\n".join(words)),
+        headline=headline_share(figure),
+        files=files,
     )
 
 

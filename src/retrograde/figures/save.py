@@ -9,12 +9,15 @@
 The same tables give the same bytes: no date is written, and names inside the SVG follow from the stem.
 """
 
+import re
 from collections.abc import Iterable
-from io import StringIO
 from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from retrograde.figures.comparison import NUMBERS, Tables
@@ -32,13 +35,17 @@ def save(figure: Figure, tables: Tables, stem: str, folder: Path, runs: Iterable
     """Writes everything, ``words`` as the figure's text; the paths come back, the SVG first."""
     pictures = folder / "figures"
     pictures.mkdir(parents=True, exist_ok=True)
-    written = []
+    written = [pictures / f"{stem}.{kind}" for kind in UNDATED]
+    vector, pages, dots = (str(path) for path in written)
     with applied(), mpl.rc_context({"svg.hashsalt": stem}):
-        for kind, metadata in UNDATED.items():
-            path = pictures / f"{stem}.{kind}"
-            figure.savefig(path, format=kind, metadata=metadata)
-            figure.set_layout_engine("none")  # laid out once: half of the time, and all three formats agree
-            written.append(path)
+        # by the canvases themselves: savefig draws a figure that has a layout twice, and three formats six times
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        figure.set_facecolor(mpl.rcParams["savefig.facecolor"])
+        FigureCanvasSVG(figure).print_svg(vector, metadata=UNDATED["svg"])
+        FigureCanvasPdf(figure).print_pdf(pages, metadata=UNDATED["pdf"])
+        figure.set_dpi(mpl.rcParams["savefig.dpi"])
+        FigureCanvasAgg(figure).print_png(dots, metadata=UNDATED["png"])
     for name, table in tables.items():
         if name == NUMBERS:
             written += write_numbers(table, stem, folder)
@@ -51,14 +58,22 @@ def save(figure: Figure, tables: Tables, stem: str, folder: Path, runs: Iterable
     return written
 
 
-def untitled(figure: Figure, stem: str) -> str:
-    """The figure as SVG without its headline, for a page that says it in words; the figure loses the headline."""
-    drawn = StringIO()
-    with applied(), mpl.rc_context({"svg.hashsalt": stem}):
-        figure.set_layout_engine("constrained")
-        figure.suptitle("")
-        figure.savefig(drawn, format="svg", metadata=UNDATED["svg"])
-    return drawn.getvalue()
+def headline_share(figure: Figure) -> float:
+    """How much of the height of a figure that was saved its headline takes, from the top; 0 where it has none."""
+    heads = [text for text in figure.texts if text.get_text() and text.get_text() == figure.get_suptitle()]
+    if not heads:
+        return 0.0
+    bottom = heads[0].get_window_extent().y0 / figure.bbox.height
+    return float(min(max(1 - bottom, 0.0), 1.0))
+
+
+def without_headline(svg: str, share: float) -> str:
+    """The picture without that share of its height at the top, for a page that says the headline in words."""
+    box = re.search(r'viewBox="0 0 (\S+) (\S+)"', svg)
+    assert box is not None  # matplotlib writes one
+    width, height = float(box[1]), float(box[2])
+    cut = f'viewBox="0 {height * share:.2f} {width:g} {height * (1 - share):.2f}"'
+    return svg[: box.start()] + cut + svg[box.end() :]
 
 
 def write_numbers(table: pd.DataFrame, stem: str, folder: Path) -> list[Path]:

@@ -1,0 +1,79 @@
+"""A study in one row and who leads in it, from runs whose numbers are known."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from fake_runs import CARD, Fake, shallow, write_run
+from retrograde.figures.comparison import Comparison, comparisons
+from retrograde.figures.overview import in_words, leads, per_study
+from retrograde.figures.summary import per_run
+from retrograde.record.store import FolderStore
+
+LONGER = replace(CARD, variant="twice as long", lags=((10, 1),))
+
+
+def parts(outputs: Path, *fakes: Fake) -> list[tuple[Comparison, Any]]:
+    for fake in fakes:
+        write_run(outputs, fake)
+    return [(one, per_run(one)) for one in comparisons(FolderStore(outputs))[0]]
+
+
+def scored(model: str, seed: int, score: float, validation: float | None = None, **more: Any) -> Fake:
+    chosen = score if validation is None else validation
+    return Fake(model, seed, more={"score": score, "validation_score": chosen, "solved": score > 0.9}, **more)
+
+
+def test_a_study_is_all_of_its_runs_on_all_of_its_variants(tmp_path: Path):
+    fakes = [
+        *(scored("gru", seed, 0.95) for seed in range(3)),
+        *(scored("elman", seed, 0.1 * seed) for seed in range(3)),
+        *(scored("gru", seed, 0.5, card=LONGER, task="adding") for seed in range(3, 6)),
+        Fake("lstm", 0, status="failed"),
+        shallow("bag", 0.3),
+    ]
+    numbers = per_study("demo", parts(tmp_path, *fakes))
+    assert (numbers["variants"], numbers["models"], numbers["runs"]) == (2, 3, 10)
+    assert (numbers["solved"], numbers["unsolved"], numbers["failed"]) == (3, 6, 1)
+    expected = stats.trim_mean([0.95] * 3 + [0, 0.1, 0.2] + [0.5] * 3, 0.25)
+    assert numbers["interquartile mean score"] == pytest.approx(expected)
+    assert numbers["runs with a score"] == 9
+    assert (numbers["lags asked, least"], numbers["lags asked, most"]) == (7, 10)
+    assert (numbers["runs with a horizon"], numbers["runs whose horizon covers the lags"]) == (9, 6)  # 7 of 7, 7 of 10
+    assert numbers["seconds"] == pytest.approx(9 * 12.5 + 3)
+    row = in_words(numbers, "demo")
+    assert (row.ended, row.rate, row.shallow, row.trivial) == ("1 failed", "11 to 60 %", "0.3", "0")
+    assert (row.asked, row.covered, row.parameters) == ("7 to 10", "6 of 9 runs", "1,234")
+    assert row.between and row.score == f"{expected:.3f}"
+
+
+def test_a_study_without_a_score_has_dashes(tmp_path: Path):
+    numbers = per_study("demo", parts(tmp_path, Fake("gru", status="failed")))
+    row = in_words(numbers, "demo")
+    assert math.isnan(numbers["interquartile mean score"])
+    assert (row.score, row.between, row.horizon, row.covered, row.solved) == ("–", "", "–", "", 0)
+
+
+def test_who_leads_is_chosen_by_validation_and_judged_on_the_test_set(tmp_path: Path):
+    """Of 36 pairs of test scores the leader wins 6: on validation it was ahead of the others."""
+    fakes = [scored("gru", seed, 0.1 * seed, validation=0.9) for seed in range(6)]
+    fakes += [scored("lstm", seed, 0.1 * seed + 0.25, validation=0.5) for seed in range(6)]
+    leader, rows = leads([runs for _, runs in parts(tmp_path, *fakes)])
+    (row,) = rows
+    wins = sum(0.1 * a > 0.1 * b + 0.25 for a in range(6) for b in range(6))
+    assert (leader, row.model, row.probability) == ("gru", "lstm", f"{wins / 36:.2f}")
+    assert row.told in ("no", "the other way round") and row.between
+
+
+def test_few_seeds_give_a_probability_without_an_interval(tmp_path: Path):
+    fakes = [scored(model, seed, score) for model, score in (("gru", 0.9), ("lstm", 0.1)) for seed in range(3)]
+    leader, (row,) = leads([runs for _, runs in parts(tmp_path, *fakes)])
+    assert (leader, row.probability, row.between, row.told) == ("gru", "1.00", "", "too few seeds")
+
+
+def test_a_study_of_one_model_has_nobody_to_lead(tmp_path: Path):
+    assert leads([runs for _, runs in parts(tmp_path, scored("gru", 0, 0.5))]) == ("", [])
