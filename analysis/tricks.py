@@ -18,11 +18,12 @@ from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
+from retrograde.figures.provenance import number
 from retrograde.figures.statistics import LEVEL, in_percent, solve_rate
 
 OF = STUDY
 
-LENGTH, CLIP = "config.task.length", "config.trainer.clip"
+LENGTH, CLIP, RATE = "config.task.length", "config.trainer.clip", "config.optimizer.lr"
 
 PLAIN = "elman"
 
@@ -59,6 +60,7 @@ def load(comparison: Comparison) -> Tables:
             "network": runs["family"],
             "clipping": ["none" if pd.isna(clip) else f"{float(clip):g}" for clip in clips],
             "length": runs[LENGTH].astype(int),
+            "learning rate": runs.get(RATE),
             "ended": [outcome(run) for run in records(runs)],
             "test score": runs.get("score"),
             "solved at step": runs.get("solved_step"),
@@ -98,26 +100,20 @@ def usual(cells: pd.DataFrame) -> str:
 
 
 def finding(tables: Tables) -> str:
-    """How long each network goes, which tricks lengthen that, and which of it the seeds are enough to tell."""
+    """Which tricks lengthen what most seeds solve, from where to where, and what of it the seeds are enough to tell."""
     cells = tables["cells"]
     clipping = usual(cells)
     here = cells[cells["clipping"] == clipping]
-    networks = list(dict.fromkeys(here["network"]))
-    tried = sorted(cells["length"].unique())
-    reached = {network: longest(cells, network, clipping) for network in networks}
-    ends = ", ".join(f"{network} {length or 'none'}" for network, length in reached.items())
-    condition = "" if cells["clipping"].nunique() == 1 else _clipped(clipping)
-    of = listed([str(length) for length in tried])
-    parts = [f"Longest length, of {of}, up to which most seeds solve{condition}: {ends}"]
+    reached = {network: longest(cells, network, clipping) for network in dict.fromkeys(here["network"])}
+    of = listed([str(length) for length in sorted(cells["length"].unique())])
+    condition = "" if cells["clipping"].nunique() == 1 else f";{_clipped(clipping)}"
     verdicts = [_verdict(here, reached, trick) for trick in TRICKS]
-    parts.append("; ".join(filter(None, verdicts)))
-    if cells["clipping"].nunique() > 1:
-        parts.append(_clipping(cells, networks, clipping))
-    return ". ".join(part[0].upper() + part[1:] for part in parts)
+    words = f"Longest length (of {of}{condition}) up to which most seeds solve: {'; '.join(filter(None, verdicts))}"
+    return words if cells["clipping"].nunique() == 1 else f"{words}. {_clipping(cells, list(reached), clipping)}"
 
 
 def _clipped(clipping: str) -> str:
-    return " without clipping" if clipping == "none" else f" with gradients clipped at {clipping}"
+    return " without clipping" if clipping == "none" else f" gradients clipped at {clipping}"
 
 
 def _verdict(cells: pd.DataFrame, reached: dict[str, int], trick: str) -> str:
@@ -129,24 +125,26 @@ def _verdict(cells: pd.DataFrame, reached: dict[str, int], trick: str) -> str:
     kinds: dict[str, list[str]] = {}
     for member in members:
         difference = reached[member] - reached[base]
-        verb = "extend it" if difference > 0 else "shorten it" if difference < 0 else "leave it as it is"
-        words = verb + _evidence(cells, member, base, int(np.sign(difference)))
-        kinds.setdefault(words, []).append(member)
-    said = [f"{words} in {listed(names)}" if len(members) > 1 else words for words, names in kinds.items()]
+        verb = "extend it" if difference > 0 else f"against expectation {'shorten it' if difference else 'leave it'}"
+        kinds.setdefault(f"{verb}{_evidence(cells, member, base, difference)}", []).append(member)
+    before = reached[base] or "none"
+    said = []
+    for words, names in kinds.items():
+        ends = ", ".join(f"{name} {reached[name] or 'none'}" for name in names)
+        said.append(words.replace(" it", f" it at {before}" if "leave" in words else f" it from {before} ({ends}", 1))
     return f"{trick} {listed(said)}"
 
 
-def _evidence(cells: pd.DataFrame, member: str, base: str, direction: int) -> str:
-    """Where the two differ most, and whether their intervals do; nothing where neither goes further."""
-    if not direction:
-        return ""
+def _evidence(cells: pd.DataFrame, member: str, base: str, difference: int) -> str:
+    """Whether the solve rates' intervals are apart at the length where the two differ most."""
+    if not difference:
+        return f" in {member}"
     ours, theirs = (cells[cells["network"] == name].set_index("length") for name in (member, base))
     common = ours.index.intersection(theirs.index)
-    at = int(((ours.loc[common, "rate"] - theirs.loc[common, "rate"]) * direction).idxmax())
-    here, there = ours.loc[at], theirs.loc[at]
-    apart = here["low"] > there["high"] if direction > 0 else here["high"] < there["low"]
-    counts = f"{here['solved']:g} of {here['runs']:g} against {there['solved']:g} of {there['runs']:g}"
-    return f" (at {at}: {counts}, intervals {'apart' if apart else 'overlap'})"
+    sign = int(np.sign(difference))
+    at = ((ours.loc[common, "rate"] - theirs.loc[common, "rate"]) * sign).idxmax()
+    here, there = (ours.loc[at], theirs.loc[at]) if sign > 0 else (theirs.loc[at], ours.loc[at])
+    return f"; intervals {'apart' if here['low'] > there['high'] else 'overlap'})"
 
 
 def _clipping(cells: pd.DataFrame, networks: list[str], clipping: str) -> str:
@@ -158,7 +156,7 @@ def _clipping(cells: pd.DataFrame, networks: list[str], clipping: str) -> str:
             kinds[int(np.sign(change))].append(network)
     words = {1: "extends it in", -1: "shortens it in", 0: "changes nothing in"}
     said = [f"{words[kind]} {listed(names)}" for kind, names in kinds.items() if names]
-    return f"clipping {', '.join(said)}"
+    return f"Clipping {', '.join(said)}"
 
 
 @theme.applied()
@@ -216,10 +214,10 @@ def _draw_seeds(axes: Axes, ended: pd.Series, place: tuple[int, int], colour: st
     """A mark a run, side by side in the upper half of the cell: filled where it solved the task."""
     x, y = place
     step = min(0.12, 0.8 / max(len(ended), 1))
-    for number, ending in enumerate(ended):
+    for order, ending in enumerate(ended):
         kind = ending if ending in MARKS else "other"
         axes.plot(
-            x + (number - (len(ended) - 1) / 2) * step, y - 0.16, MARKS[kind], color=colour, ms=5,
+            x + (order - (len(ended) - 1) / 2) * step, y - 0.16, MARKS[kind], color=colour, ms=5,
             mfc=colour if kind == "solved" else theme.PAPER, mew=1.1,
         )  # fmt: skip
 
@@ -264,7 +262,14 @@ def caption(tables: Tables) -> str:
         f"run{'s' * (sizes[-1] != 1)} a cell: with none of {sizes[-1]} solved it is {edges[0]}, with all {edges[1]}. A "
         "network goes up to a length where more than half of its seeds (at the right: all) solve that length and "
         f"every shorter one that was tried.{kept} {rule}Diverged runs count as unsolved."
+        f"{_at_rates(numbers['learning rate'])}"
     )
+
+
+def _at_rates(rates: pd.Series) -> str:
+    """What the comparison holds for: the steps that a network can bear differ."""
+    found = [number(rate) for rate in sorted(rates.dropna().astype(float).unique())]
+    return f" All of it is at the learning rate {listed(found)}." if found else ""
 
 
 if __name__ == "__main__":

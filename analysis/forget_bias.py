@@ -1,0 +1,242 @@
+"""Chrono initialisation of an LSTM's gates against a forget bias of 1, at growing T.
+
+Question:  do gates that start at the task's time scales let an LSTM bridge longer lags than a forget bias of 1?
+Expect:    at short T both solve the task; the longer T is, the more steps the forget bias of 1 needs in those of chrono
+           initialisation, until it does not leave the trivial rule (Tallec & Ollivier 2018, on copying at T = 500 and
+           2000).
+Data:      how each run ended and at which step, its test score; the settings task.length and model.forget_bias.
+
+    python analysis/forget_bias.py outputs/forget_bias
+"""
+
+import sys
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from retrograde.figures import question, theme
+from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
+from retrograde.figures.provenance import number, trivial_rule
+from retrograde.figures.statistics import (
+    FEWEST,
+    LEVEL,
+    in_percent,
+    interval,
+    interval_in_words,
+    solve_rate,
+    steps_to_solve,
+)
+
+OF = STUDY
+
+LENGTH, BIAS = "config.task.length", "config.model.forget_bias"
+
+CONSTANT, CHRONO = "lstm", "lstm_chrono"
+
+COUNTED = ("solved", "unsolved", "diverged")
+"""Endings that answer the question; the others are drawn and not counted."""
+
+
+def load(comparison: Comparison) -> Tables:
+    """``cells`` one row a model and length: solve rate, steps to solve; ``lines`` rule and score; ``numbers`` runs."""
+    runs = comparison.runs
+    family = pd.Series([theme.family(str(model)) for model in runs["model"]], runs.index)
+    runs = runs.assign(family=family)[family.isin([CONSTANT, CHRONO])]
+    if set(runs["family"]) != {CONSTANT, CHRONO}:
+        raise NothingToDraw(f"the two initialisations are not both there: model={CONSTANT},{CHRONO} has them")
+    if LENGTH not in runs or runs[LENGTH].nunique() < 2:
+        raise NothingToDraw("the task's length is not varied: task.length=25,50,100 does")
+    if runs["task"].nunique() > 1:
+        raise NothingToDraw(f"lengths of several tasks are no one axis: {listed(sorted(set(runs['task'])))}")
+    biases = runs[BIAS] if BIAS in runs else pd.Series(np.nan, runs.index)
+    names = [CHRONO if one == CHRONO else _constant(bias) for one, bias in zip(runs["family"], biases, strict=True)]
+    ended = [outcome(run) for run in records(runs)]
+    numbers = pd.DataFrame(
+        {
+            "model": runs["model"],
+            "seed": runs["seed"],
+            "start": ["chrono" if name == CHRONO else name for name in names],
+            "T": runs[LENGTH].astype(int),
+            "ended": ended,
+            "test score": runs["score"].astype(float),
+            "solved at step": runs["solved_step"].astype(float),
+            "steps": runs["steps"].astype(float),
+            "run": runs["run"],
+        }
+    ).sort_values(["start", "T", "seed", "run"], ignore_index=True)
+    rule = trivial_rule(comparison.card)
+    lines = [] if rule is None else [(str(rule["rule"]), float(rule["score"]))]
+    lines.append(("solved", float(comparison.card["solved"])))
+    return {
+        "cells": _cells(numbers),
+        "lines": pd.DataFrame(lines, columns=["rule", "score"]),
+        NUMBERS: numbers,
+    }
+
+
+def _constant(bias: float) -> str:
+    return "forget bias" if pd.isna(bias) else f"bias {float(bias):g}"
+
+
+def _cells(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Where nobody diverged or was cut off, the steps are censored at the end of the run."""
+    rows = []
+    counted = numbers[numbers["ended"].isin(COUNTED)]
+    for (start, length), cell in counted.groupby(["start", "T"], sort=False):
+        solved = (cell["ended"] == "solved").to_numpy()
+        steps = np.where(solved, cell["solved at step"], np.where(cell["ended"] == "diverged", np.inf, cell["steps"]))
+        rate, needed = solve_rate(solved.sum(), len(cell)), steps_to_solve(steps, solved)
+        rows.append(
+            {
+                "start": start, "T": length, "runs": len(cell), "solved": int(solved.sum()),
+                "rate": float(rate.value), "low": float(rate.low), "high": float(rate.high),
+                "steps to solve": float(needed.value), "steps, low": float(needed.low),
+                "steps, high": float(needed.high), "score": cell["test score"].median(),
+                "given up at": cell["steps"].max(),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def finding(tables: Tables) -> str:
+    """By T: how many runs solve it from either start, how many times the steps one needs; whether that grows."""
+    cells = tables["cells"]
+    starts = [start for start in dict.fromkeys(cells["start"]) if start != "chrono"]
+    return ". ".join(_against(cells, start) for start in starts)
+
+
+def _against(cells: pd.DataFrame, start: str) -> str:
+    chrono, constant = (cells[cells["start"] == one].set_index("T") for one in ("chrono", start))
+    lengths = sorted(set(chrono.index) & set(constant.index))
+    if not lengths:
+        return f"Chrono and {start} share no T"
+    said = []
+    for length in lengths:
+        ours, theirs = chrono.loc[length], constant.loc[length]
+        words = f"{ours['solved']:g} of {ours['runs']:g} against {theirs['solved']:g} of {theirs['runs']:g}"
+        said.append(f"{words} at T = {length}{_times(ours, theirs)}")
+    ours, theirs = chrono.loc[lengths[-1]], constant.loc[lengths[-1]]
+    factors = [_factor(chrono.loc[length], constant.loc[length]) for length in lengths]
+    known = [low for low in factors if not np.isnan(low)]
+    apart = "apart" if ours["low"] > theirs["high"] or ours["high"] < theirs["low"] else "overlap"
+    if len(known) < 2 or len(known) < len(factors):
+        verdict = "where chrono itself is not solved by most seeds, nothing can be said of its lead"
+    elif known[-1] > 1 and known == sorted(known):
+        verdict = "as expected, the lead grows with T"
+    elif known[-1] > 1:
+        verdict = "chrono leads at the longest T, but its lead does not grow with T throughout, which was expected"
+    else:
+        verdict = "chrono does not lead at the longest T, which was expected"
+    rates = f"{in_percent(solve_rate(int(ours['solved']), int(ours['runs'])))} against "
+    rates += in_percent(solve_rate(int(theirs["solved"]), int(theirs["runs"])))
+    where = f"solve rates at T = {lengths[-1]}: {rates}, intervals {apart}"
+    return f"Chrono solves {', '.join(said)} of {start}: {verdict} ({where})"
+
+
+def _factor(ours: pd.Series, theirs: pd.Series) -> float:
+    """How many times the steps of chrono the other needs, at least; NaN where chrono's median run does not solve."""
+    if np.isinf(ours["steps to solve"]):
+        return np.nan
+    needed = theirs["given up at"] if np.isinf(theirs["steps to solve"]) else theirs["steps to solve"]
+    return float(needed / ours["steps to solve"])
+
+
+def _times(ours: pd.Series, theirs: pd.Series) -> str:
+    factor = _factor(ours, theirs)
+    if np.isnan(factor):
+        return ""
+    least = "in less than 1/" if np.isinf(theirs["steps to solve"]) else "in 1/"
+    return f" ({least}{factor:.1f} of the steps)"
+
+
+@theme.applied()
+def draw(tables: Tables) -> Figure:
+    """Test scores over T at the left, steps to solve over T at the right; every seed, medians with their intervals."""
+    numbers, cells, lines = tables[NUMBERS], tables["cells"], tables["lines"]
+    figure = Figure(figsize=(theme.WIDTH, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    starts = list(dict.fromkeys(numbers["start"]))
+    of_model = theme.looks(numbers["model"])
+    looks = {start: of_model[str(numbers.loc[numbers["start"] == start, "model"].iloc[0])] for start in starts}
+    for place, start in enumerate(starts):
+        shift = 1.03 ** (2 * place - (len(starts) - 1))  # side by side, on a logarithmic axis
+        runs, of_start = numbers[numbers["start"] == start], cells[cells["start"] == start].sort_values("T")
+        _draw_scores(left, runs, shift, looks[start])
+        _draw_steps(right, runs, of_start, shift, looks[start])
+    for rule, score in lines.itertuples(index=False):
+        left.axhline(score, color=theme.QUIET, lw=0.7, dashes=(5, 3), zorder=1)
+        left.annotate(f"{rule} {number(score)}", (0.01, score), (0, 2), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", fontsize=theme.SMALL, color=theme.QUIET)  # fmt: skip
+    lengths = sorted(numbers["T"].unique())
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(lengths))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: number(value))
+        axes.set_xlabel("T, the task's length")
+    right.set_yscale("log")
+    right.yaxis.set_major_formatter(lambda value, _: number(value))
+    right.yaxis.set_minor_formatter(lambda value, _: number(value) if str(value)[0] in "25" else "")
+    left.set_ylabel("test score")
+    right.set_ylabel("steps to solve")
+    handles = [
+        Line2D([], [], color=look.colour, ls=look.dash, marker=look.marker, ms=4, label=start)
+        for start, look in looks.items()
+    ]
+    handles.append(Line2D([], [], color=theme.QUIET, ls="", marker="^", ms=5, mfc="none", label="ended unsolved"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, handlelength=3)
+    theme.headline(figure, finding(tables))
+    return figure
+
+
+def _draw_scores(axes: Axes, runs: pd.DataFrame, shift: float, look: theme.Look) -> None:
+    """Every run, and the median over seeds with its interval."""
+    axes.plot(runs["T"] * shift, runs["test score"], look.marker, color=look.colour, ms=3.5, alpha=0.6, mew=0)
+    tested = runs.dropna(subset=["test score"])
+    middle = {length: interval(cell.to_numpy()) for length, cell in tested.groupby("T")["test score"]}
+    x = np.array(list(middle)) * shift
+    axes.plot(x, [one.median for one in middle.values()], color=look.colour, ls=look.dash, lw=1.6)
+    for place, one in zip(x, middle.values(), strict=True):
+        axes.plot([place] * 2, [one.low, one.high], color=look.colour, lw=1)
+
+
+def _draw_steps(axes: Axes, runs: pd.DataFrame, cells: pd.DataFrame, shift: float, look: theme.Look) -> None:
+    """Every run where it solved the task, or a triangle where it ended without; the median where it was reached."""
+    solved = runs[runs["ended"] == "solved"]
+    axes.plot(solved["T"] * shift, solved["solved at step"], look.marker, color=look.colour, ms=3.5, alpha=0.6, mew=0)
+    unsolved = runs[(runs["ended"] != "solved") & runs["steps"].notna()]
+    for _, cell in unsolved.groupby("T"):
+        spread = shift * 1.025 ** np.arange(len(cell))  # those that ended at the same step are all seen
+        axes.plot(cell["T"] * spread, cell["steps"], "^", color=look.colour, ms=5, mfc="none", clip_on=False)
+    reached = cells[np.isfinite(cells["steps to solve"])]
+    axes.plot(reached["T"] * shift, reached["steps to solve"], color=look.colour, ls=look.dash, lw=1.6)
+    for _, cell in reached.iterrows():
+        high = min(cell["steps, high"], cell["given up at"])
+        axes.plot([cell["T"] * shift] * 2, [cell["steps, low"], high], color=look.colour, lw=1)
+
+
+def caption(tables: Tables) -> str:
+    """What is drawn, what a median of censored steps is, and what the intervals are."""
+    cells, numbers = tables["cells"], tables[NUMBERS]
+    sizes = sorted({int(size) for size in cells["runs"]})
+    each = f"{sizes[0]} seed{'s' * (sizes[0] != 1)}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds"
+    words = listed(sorted({interval_in_words(size) for size in sizes if size > 1})) or "none with one seed"
+    of_steps = "their range, in which those that did not solve are above" if sizes[0] < FEWEST else "by Greenwood"
+    beside = int((~numbers["ended"].isin(COUNTED)).sum())
+    kept = f" {beside} that did not end are drawn as far as they got and not counted." if beside else ""
+    return (
+        f"{each} for each start and T, every one drawn. At the left, test scores of the checkpoint that validation "
+        f"chose; lines join medians, the bar is {words}. At the right, the steps until validation reached the card's "
+        "score; a triangle is a run that ended unsolved, which has needed more than that. The median of steps takes "
+        f"those as censored (Kaplan & Meier) and is drawn where it was reached; its bar is {of_steps}. Solve rates are "
+        f"given with Wilson's {LEVEL:.0%} interval. Chrono: forget biases ln U[1, T_max − 1], input biases their "
+        f"negatives, T_max the task's longest lag plus one.{kept}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(question.main(sys.modules[__name__]))
