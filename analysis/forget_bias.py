@@ -114,31 +114,40 @@ def _against(cells: pd.DataFrame, start: str) -> str:
     lengths = sorted(set(chrono.index) & set(constant.index))
     if not lengths:
         return f"Chrono and {start} share no T"
-    said = []
-    for length in lengths:
-        ours, theirs = chrono.loc[length], constant.loc[length]
-        words = f"{ours['solved']:g} of {ours['runs']:g} against {theirs['solved']:g} of {theirs['runs']:g}"
-        said.append(f"{words} at T = {length}{_times(ours, theirs)}")
-    ours, theirs = chrono.loc[lengths[-1]], constant.loc[lengths[-1]]
-    factors = [_factor(chrono.loc[length], constant.loc[length]) for length in lengths]
-    known = [low for low in factors if not np.isnan(low)]
+    pairs = {length: (chrono.loc[length], constant.loc[length]) for length in lengths}
+    said = [
+        f"{ours['solved']:g} of {ours['runs']:g} against {theirs['solved']:g} of {theirs['runs']:g} at T = {length}"
+        f"{_times(ours, theirs)}"
+        for length, (ours, theirs) in pairs.items()
+    ]
+    ours, theirs = pairs[lengths[-1]]
     apart = "apart" if ours["low"] > theirs["high"] or ours["high"] < theirs["low"] else "overlap"
-    if len(known) < 2 or len(known) < len(factors):
-        verdict = "where chrono itself is not solved by most seeds, nothing can be said of its lead"
-    elif known[-1] > 1 and known == sorted(known):
-        verdict = "as expected, the lead grows with T"
-    elif known[-1] > 1:
-        verdict = "chrono leads at the longest T, but its lead does not grow with T throughout, which was expected"
-    else:
-        verdict = "chrono does not lead at the longest T, which was expected"
-    rates = f"{in_percent(solve_rate(int(ours['solved']), int(ours['runs'])))} against "
-    rates += in_percent(solve_rate(int(theirs["solved"]), int(theirs["runs"])))
-    where = f"solve rates at T = {lengths[-1]}: {rates}, intervals {apart}"
-    return f"Chrono solves {', '.join(said)} of {start}: {verdict} ({where})"
+    ends = " and ".join(in_percent(solve_rate(int(one["solved"]), int(one["runs"]))) for one in (ours, theirs))
+    return (
+        f"Runs that solve the task, chrono against {start}: {', '.join(said)}. {_verdict(list(pairs.values()))} (solve "
+        f"rates at T = {lengths[-1]}: {ends}, intervals {apart})"
+    )
+
+
+def _verdict(pairs: list[tuple[pd.Series, pd.Series]]) -> str:
+    """Whether chrono's lead is there at the longest T and grows towards it, as far as can be told."""
+    factors = [_factor(ours, theirs) for ours, theirs in pairs]
+    open_ended = [bool(np.isinf(theirs["steps to solve"])) for _, theirs in pairs]
+    if np.isnan(factors).any():
+        return "Where most seeds do not solve it with chrono either, nothing can be said of its lead"
+    shrinks = any(
+        later < earlier and not bound
+        for earlier, later, bound in zip(factors, factors[1:], open_ended[1:], strict=False)
+    )
+    if factors[-1] <= 1:
+        return "Against expectation chrono does not lead at the longest T"
+    if shrinks:
+        return "Chrono leads at the longest T, but against expectation its lead does not grow throughout"
+    return f"As expected, chrono's lead grows with T{', as far as unsolved runs tell' if any(open_ended) else ''}"
 
 
 def _factor(ours: pd.Series, theirs: pd.Series) -> float:
-    """How many times the steps of chrono the other needs, at least; NaN where chrono's median run does not solve."""
+    """How many times the steps of chrono the other needs, or at least; NaN where chrono's median run does not solve."""
     if np.isinf(ours["steps to solve"]):
         return np.nan
     needed = theirs["given up at"] if np.isinf(theirs["steps to solve"]) else theirs["steps to solve"]
@@ -147,10 +156,8 @@ def _factor(ours: pd.Series, theirs: pd.Series) -> float:
 
 def _times(ours: pd.Series, theirs: pd.Series) -> str:
     factor = _factor(ours, theirs)
-    if np.isnan(factor):
-        return ""
-    least = "in less than 1/" if np.isinf(theirs["steps to solve"]) else "in 1/"
-    return f" ({least}{factor:.1f} of the steps)"
+    more = "over " if np.isinf(theirs["steps to solve"]) else ""
+    return "" if np.isnan(factor) else f" (which takes {more}{factor:.1f} times the steps)"
 
 
 @theme.applied()
@@ -169,8 +176,8 @@ def draw(tables: Tables) -> Figure:
         _draw_steps(right, runs, of_start, shift, looks[start])
     for rule, score in lines.itertuples(index=False):
         left.axhline(score, color=theme.QUIET, lw=0.7, dashes=(5, 3), zorder=1)
-        left.annotate(f"{rule} {number(score)}", (0.01, score), (0, 2), xycoords=("axes fraction", "data"),
-                      textcoords="offset points", fontsize=theme.SMALL, color=theme.QUIET)  # fmt: skip
+        left.annotate(theme.wrapped(f"{rule} {number(score)}", 14), (1, score), (3, 0), va="center", color=theme.QUIET,
+                      xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=theme.SMALL)  # fmt: skip
     lengths = sorted(numbers["T"].unique())
     for axes in (left, right):
         axes.set_xscale("log")
@@ -207,7 +214,10 @@ def _draw_scores(axes: Axes, runs: pd.DataFrame, shift: float, look: theme.Look)
 def _draw_steps(axes: Axes, runs: pd.DataFrame, cells: pd.DataFrame, shift: float, look: theme.Look) -> None:
     """Every run where it solved the task, or a triangle where it ended without; the median where it was reached."""
     solved = runs[runs["ended"] == "solved"]
-    axes.plot(solved["T"] * shift, solved["solved at step"], look.marker, color=look.colour, ms=3.5, alpha=0.6, mew=0)
+    if len(solved):  # a line without a point would count in the layout
+        axes.plot(
+            solved["T"] * shift, solved["solved at step"], look.marker, color=look.colour, ms=3.5, alpha=0.6, mew=0
+        )
     unsolved = runs[(runs["ended"] != "solved") & runs["steps"].notna()]
     for _, cell in unsolved.groupby("T"):
         spread = shift * 1.025 ** np.arange(len(cell))  # those that ended at the same step are all seen

@@ -184,9 +184,9 @@ def draw(tables: Tables) -> Figure:
     networks = list(windows["network"])
     columns = min(len(networks), 3)
     rows = -(-len(networks) // columns)
-    height = 0.5 + 0.28 * len(networks)
-    figure = Figure(figsize=(theme.WIDTH, 1.9 * rows + height + 1.6), layout="constrained")
-    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[1.9] * rows + [height])
+    height = 0.5 + 0.4 * len(networks)
+    figure = Figure(figsize=(theme.WIDTH, 2.3 * rows + height + 1.6), layout="constrained")
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[2.3] * rows + [height])
     families = theme.looks(numbers["model"])
     looks = {theme.family(model): look for model, look in families.items()}
     solved = float(tables["lines"]["score"].iloc[0])
@@ -220,8 +220,11 @@ def _draw_scores(axes: Axes, numbers: pd.DataFrame, look: theme.Look, window: pd
     diverged = numbers["ended"] == "diverged"
     low = ~diverged & ~(score >= LOWEST)
     shown = ~diverged & ~low
-    axes.plot(rate[shown], score[shown], look.marker, color=look.colour, ms=3.5, alpha=0.6, mew=0)
+    if shown.any():  # a line without a point would count in the layout
+        axes.plot(rate[shown], score[shown], look.marker, color=look.colour, ms=3.5, alpha=0.6, mew=0)
     for chosen, mark in ((low, "v"), (diverged, "x")):
+        if not chosen.any():
+            continue
         spread = 1.12 ** numbers[chosen].groupby("learning rate").cumcount()
         axes.plot(rate[chosen] * spread, np.full(chosen.sum(), LOWEST), mark, color=look.colour, ms=4.5, mfc="none",
                   clip_on=False)  # fmt: skip
@@ -237,14 +240,17 @@ def _draw_windows(axes: Axes, windows: pd.DataFrame, looks: dict[str, theme.Look
     """A bar a network from the lowest to the highest rate that most seeds solve, and its width in words."""
     for y, window in enumerate(records(windows)):
         look = looks[theme.family(str(window["network"]))]
-        words = "none"
+        words, left, colour = "none", float(rates.min()), theme.QUIET
         if np.isfinite(window["decades"]):
-            axes.plot([window["from"], window["to"]], [y, y], color=look.colour, lw=5, solid_capstyle="round")
+            left, colour = window["from"], look.colour
+            axes.plot([left, window["to"]], [y + 0.12] * 2, "o-", color=colour, lw=4, ms=5)
             seeds = [window["narrowest seed"], window["widest seed"]]
-            own = "–".join(dict.fromkeys("none" if np.isnan(one) else f"{one:.1f}" for one in seeds))
-            least = "at least " if window["open"] else f"up to {window['most']:.1f}, at least "
-            words = f"{least}{window['decades']:.1f} decades (seeds: {own})"
-        axes.annotate(words, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=theme.SMALL)
+            own = " to ".join(dict.fromkeys("none" if np.isnan(one) else f"{one:.1f}" for one in seeds))
+            bounds = "at least" if window["open"] else f"at most {window['most']:.1f}, at least"
+            words = f"{bounds} {window['decades']:.1f} decades (single seeds: {own})"
+        right = np.log10(left / rates.min()) > 0.55 * np.log10(rates.max() / rates.min())
+        place = (window["to"], "right") if right else (left, "left")
+        axes.text(place[0], y - 0.22, words, ha=place[1], va="center", fontsize=theme.SMALL, color=theme.INK)
     axes.set_xscale("log")
     axes.set_xlim(rates.min() / 1.5, rates.max() * 1.5)
     axes.set_yticks(range(len(windows)), list(windows["network"]))
