@@ -169,12 +169,12 @@ def _verdict(windows: pd.DataFrame, kind: tuple[str, ...], sign: int) -> str:
     who = listed([str(one) for one in ours["network"]])
     have = "have" if len(ours) > 1 else "has"
     if not holds:
-        return f"{who} {have} not the {word}, which was expected"
+        return f"against expectation, {who} {have} not the {word}"
     edges = (ours["narrowest seed"].min(), others["widest seed"].max())
     if sign < 0:
         edges = (others["narrowest seed"].min(), ours["widest seed"].max())
     apart = bool(edges[0] > edges[1])  # NaN, a seed that solves at no rate, is not apart
-    return f"{who} {have} the {word}, as expected ({'in every seed' if apart else 'seeds overlap'})"
+    return f"as expected, {who} {have} the {word} ({'in every seed' if apart else 'seeds overlap'})"
 
 
 @theme.applied()
