@@ -10,13 +10,14 @@ Data:      how each run ended and at which step, its test score; the settings ta
 """
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
@@ -115,18 +116,25 @@ def _against(cells: pd.DataFrame, start: str) -> str:
     if not lengths:
         return f"Chrono and {start} share no T"
     pairs = {length: (chrono.loc[length], constant.loc[length]) for length in lengths}
-    said = [
-        f"{ours['solved']:g} of {ours['runs']:g} against {theirs['solved']:g} of {theirs['runs']:g} at T = {length}"
-        f"{_times(ours, theirs)}"
-        for length, (ours, theirs) in pairs.items()
-    ]
+    at = listed([str(length) for length in lengths])
+    times = listed([_times(*pair) for pair in pairs.values()])
+    solved = [listed([f"{pair[side]['solved']:g}" for pair in pairs.values()]) for side in (0, 1)]
+    sizes = sorted({int(one["runs"]) for pair in pairs.values() for one in pair})
+    of = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     ours, theirs = pairs[lengths[-1]]
-    apart = "apart" if ours["low"] > theirs["high"] or ours["high"] < theirs["low"] else "overlap"
-    ends = " and ".join(in_percent(solve_rate(int(one["solved"]), int(one["runs"]))) for one in (ours, theirs))
+    apart = ours["steps, high"] < theirs["steps, low"] or ours["steps, low"] > theirs["steps, high"]
     return (
-        f"Runs that solve the task, chrono against {start}: {', '.join(said)}. {_verdict(list(pairs.values()))} (solve "
-        f"rates at T = {lengths[-1]}: {ends}, intervals {apart})"
+        f"At T = {at} {start} takes {times} times the steps that chrono takes to solve the task; {solved[0]} of {of} "
+        f"runs solve it with chrono, {solved[1]} with {start}. {_verdict(list(pairs.values()))} (at T = {lengths[-1]}: "
+        f"{_span(ours)} steps against {_span(theirs)}, intervals {'apart' if apart else 'overlap'})"
     )
+
+
+def _span(cell: pd.Series) -> str:
+    """From where to where the median of the steps may lie."""
+    low, high = cell["steps, low"], cell["steps, high"]
+    top = f"over {number(cell['given up at'])}" if np.isinf(high) else number(high)
+    return top if low == cell["given up at"] and np.isinf(high) else f"{number(low)} to {top}"
 
 
 def _verdict(pairs: list[tuple[pd.Series, pd.Series]]) -> str:
@@ -157,7 +165,7 @@ def _factor(ours: pd.Series, theirs: pd.Series) -> float:
 def _times(ours: pd.Series, theirs: pd.Series) -> str:
     factor = _factor(ours, theirs)
     more = "over " if np.isinf(theirs["steps to solve"]) else ""
-    return "" if np.isnan(factor) else f" (which takes {more}{factor:.1f} times the steps)"
+    return "unknown" if np.isnan(factor) else f"{more}{factor:.1f}"
 
 
 @theme.applied()
@@ -168,7 +176,10 @@ def draw(tables: Tables) -> Figure:
     left, right = figure.subplots(1, 2)
     starts = list(dict.fromkeys(numbers["start"]))
     of_model = theme.looks(numbers["model"])
-    looks = {start: of_model[str(numbers.loc[numbers["start"] == start, "model"].iloc[0])] for start in starts}
+    looks = {
+        start: replace(of_model[str(numbers.loc[numbers["start"] == start, "model"].iloc[0])], dash=dash)
+        for start, dash in zip(starts, theme.DASHES, strict=False)  # told apart in grey
+    }
     for place, start in enumerate(starts):
         shift = 1.03 ** (2 * place - (len(starts) - 1))  # side by side, on a logarithmic axis
         runs, of_start = numbers[numbers["start"] == start], cells[cells["start"] == start].sort_values("T")
@@ -186,8 +197,9 @@ def draw(tables: Tables) -> Figure:
         axes.xaxis.set_major_formatter(lambda value, _: number(value))
         axes.set_xlabel("T, the task's length")
     right.set_yscale("log")
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    right.yaxis.set_minor_locator(NullLocator())
     right.yaxis.set_major_formatter(lambda value, _: number(value))
-    right.yaxis.set_minor_formatter(lambda value, _: number(value) if str(value)[0] in "25" else "")
     left.set_ylabel("test score")
     right.set_ylabel("steps to solve")
     handles = [
@@ -236,15 +248,19 @@ def caption(tables: Tables) -> str:
     each = f"{sizes[0]} seed{'s' * (sizes[0] != 1)}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds"
     words = listed(sorted({interval_in_words(size) for size in sizes if size > 1})) or "none with one seed"
     of_steps = "their range, in which those that did not solve are above" if sizes[0] < FEWEST else "by Greenwood"
+    longest = cells[cells["T"] == cells["T"].max()]
+    rates = listed(
+        [f"{cell['start']} {in_percent(solve_rate(cell['solved'], cell['runs']))}" for cell in records(longest)]
+    )
     beside = int((~numbers["ended"].isin(COUNTED)).sum())
     kept = f" {beside} that did not end are drawn as far as they got and not counted." if beside else ""
     return (
         f"{each} for each start and T, every one drawn. At the left, test scores of the checkpoint that validation "
         f"chose; lines join medians, the bar is {words}. At the right, the steps until validation reached the card's "
         "score; a triangle is a run that ended unsolved, which has needed more than that. The median of steps takes "
-        f"those as censored (Kaplan & Meier) and is drawn where it was reached; its bar is {of_steps}. Solve rates are "
-        f"given with Wilson's {LEVEL:.0%} interval. Chrono: forget biases ln U[1, T_max − 1], input biases their "
-        f"negatives, T_max the task's longest lag plus one.{kept}"
+        f"those as censored (Kaplan & Meier) and is drawn where it was reached; its bar is {of_steps}. Solve rates at "
+        f"T = {cells['T'].max()}, by Wilson's {LEVEL:.0%} interval: {rates}. Chrono: forget biases ln U[1, T_max − 1], "
+        f"input biases their negatives, T_max the task's longest lag plus one.{kept}"
     )
 
 

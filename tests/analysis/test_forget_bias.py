@@ -45,7 +45,7 @@ def test_steps_of_runs_that_did_not_solve_are_censored(script, tmp_path: Path):
     assert cells.loc[("chrono", 20), ["steps, low", "steps, high"]].tolist() == [10, np.inf]
     assert np.isinf(cells.loc[("bias 1", 20), "steps to solve"])
     np.testing.assert_allclose(cells.loc[("bias 1", 20), ["low", "high"]].tolist(), [0.0615, 0.7923], atol=1e-4)
-    assert "1 of 3 at T = 20 (which takes over 10.0 times the steps)" in script("forget_bias").finding(tables)
+    assert "bias 1 takes over 10.0 and 2.0 times the steps" in script("forget_bias").finding(tables)
 
 
 def test_what_comes_out_as_expected_is_said(script, tmp_path: Path):
@@ -54,9 +54,9 @@ def test_what_comes_out_as_expected_is_said(script, tmp_path: Path):
         runs("lstm", 20, *[100] * 4), runs("lstm", 40, *[None] * 4),
     )  # fmt: skip
     assert script("forget_bias").finding(tables) == (
-        "Runs that solve the task, chrono against bias 1: 4 of 4 against 4 of 4 at T = 20 (which takes 2.0 times the "
-        "steps), 4 of 4 against 0 of 4 at T = 40 (which takes over 5.0 times the steps). As expected, chrono's lead "
-        "grows with T, as far as unsolved runs tell (solve rates at T = 40: 51 to 100 % and 0 to 49 %, intervals apart)"
+        "At T = 20 and 40 bias 1 takes 2.0 and over 5.0 times the steps that chrono takes to solve the task; 4 and 4 "
+        "of 4 runs solve it with chrono, 4 and 0 with bias 1. As expected, chrono's lead grows with T, as far as unsolved "
+        "runs tell (at T = 40: 40 to 40 steps against over 200, intervals apart)"
     )
 
 
@@ -74,9 +74,7 @@ def test_what_does_not_is_said_too(script, tmp_path: Path, chrono, said):
         script, tmp_path, runs("lstm_chrono", 20, short), runs("lstm_chrono", 40, long), runs("lstm", 20, 100),
         runs("lstm", 40, 100),
     )  # fmt: skip
-    found = script("forget_bias").finding(tables)
-    assert said in found
-    assert "intervals overlap" in found
+    assert said in script("forget_bias").finding(tables)
 
 
 def test_a_lead_that_is_only_known_to_be_at_least_so_large_does_not_shrink(script, tmp_path: Path):
