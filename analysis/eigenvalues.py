@@ -35,6 +35,9 @@ COLOURS = {POSITIVE: "#d55e00", NEGATIVE: "#0072b2"}
 DASHES = {POSITIVE: (0, (4, 1.6)), NEGATIVE: "-"}
 MARKS = {POSITIVE: "s", NEGATIVE: "o"}
 
+RESULTS = ("score", "longer.score", "solved_step")
+"""Of runs that came to an end; where none did, nothing has them."""
+
 TRAINED, LONGER = "test score", "score on longer strings"
 
 COUNTED = ("solved", "unsolved", "diverged")
@@ -48,7 +51,9 @@ def load(comparison: Comparison) -> Tables:
         raise NothingToDraw(f"the question is asked of {TASK}: task={TASK} has it")
     if RANGE not in runs or runs[RANGE].nunique() < 2:
         raise NothingToDraw("the eigenvalues' range is not varied: model.negative_eigenvalues=false,true does")
-    runs = runs[runs[RANGE].notna()]
+    runs = runs.loc[runs[RANGE].notna()].reindex(columns=list(dict.fromkeys([*runs.columns, *RESULTS])))
+    if runs["score"].isna().all():
+        raise NothingToDraw("no run has been tested yet")
     network = [theme.family(str(model)) for model in runs["model"]]
     ranges = [NEGATIVE if negative else POSITIVE for negative in runs[RANGE].astype(bool)]
     ended = [outcome(run) for run in records(runs)]
@@ -57,9 +62,9 @@ def load(comparison: Comparison) -> Tables:
     numbers = pd.DataFrame(
         {
             **{column: runs[column] for column in ("model", "seed", "network", "eigenvalues", "ended")},
-            TRAINED: runs.get("score"),
-            LONGER: runs.get("longer.score"),
-            "solved at step": runs.get("solved_step"),
+            TRAINED: runs["score"],
+            LONGER: runs["longer.score"],
+            "solved at step": runs["solved_step"],
             "lengths": [_span(run, SHORTEST, LONGEST, 0) for run in records(runs)],
             "longer lengths": [_span(run, LONGEST, TEST_LONGEST, 1) for run in records(runs)],
             "run": runs["run"],

@@ -11,6 +11,7 @@ Data:      how each run ended and at which step, its test score; the settings ta
 
 import sys
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,9 @@ OF = STUDY
 
 LENGTH, BIAS = "config.task.length", "config.model.forget_bias"
 
+RESULTS = ("score", "solved_step", "steps")
+"""Of runs that came to an end; where none did, nothing has them."""
+
 CONSTANT, CHRONO = "lstm", "lstm_chrono"
 
 COUNTED = ("solved", "unsolved", "diverged")
@@ -53,8 +57,10 @@ def load(comparison: Comparison) -> Tables:
         raise NothingToDraw("the task's length is not varied: task.length=25,50,100 does")
     if runs["task"].nunique() > 1:
         raise NothingToDraw(f"lengths of several tasks are no one axis: {listed(sorted(set(runs['task'])))}")
-    biases = runs[BIAS] if BIAS in runs else pd.Series(np.nan, runs.index)
-    names = [CHRONO if one == CHRONO else _constant(bias) for one, bias in zip(runs["family"], biases, strict=True)]
+    runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, *RESULTS, BIAS])))
+    names = [CHRONO if one == CHRONO else _constant(bias) for one, bias in zip(runs["family"], runs[BIAS], strict=True)]
+    if runs["score"].isna().all():
+        raise NothingToDraw("no run has been tested yet")
     ended = [outcome(run) for run in records(runs)]
     numbers = pd.DataFrame(
         {
@@ -178,7 +184,7 @@ def draw(tables: Tables) -> Figure:
     of_model = theme.looks(numbers["model"])
     looks = {
         start: replace(of_model[str(numbers.loc[numbers["start"] == start, "model"].iloc[0])], dash=dash)
-        for start, dash in zip(starts, theme.DASHES, strict=False)  # told apart in grey
+        for start, dash in zip(starts, cycle(theme.DASHES), strict=False)  # told apart in grey
     }
     for place, start in enumerate(starts):
         shift = 1.03 ** (2 * place - (len(starts) - 1))  # side by side, on a logarithmic axis

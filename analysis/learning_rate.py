@@ -26,6 +26,9 @@ from retrograde.figures.statistics import interval, interval_in_words, solve_rat
 
 RATE = "config.optimizer.lr"
 
+RESULTS = ("score", "solved_step")
+"""Of runs that came to an end; where none did, nothing has them."""
+
 FEWEST_RATES = 9
 """Below which a ranking may be one of the rates that were chosen."""
 
@@ -45,7 +48,9 @@ def load(comparison: Comparison) -> Tables:
     runs = comparison.runs
     if RATE not in runs or runs[RATE].nunique() < 2:
         raise NothingToDraw("the learning rate is not varied: optimizer.lr=1e-4,1e-3,1e-2 does")
-    runs = runs[runs[RATE].notna()]
+    runs = runs.loc[runs[RATE].notna()].reindex(columns=list(dict.fromkeys([*runs.columns, *RESULTS])))
+    if runs["score"].isna().all():
+        raise NothingToDraw("no run has been tested yet")
     numbers = pd.DataFrame(
         {
             "model": runs["model"],

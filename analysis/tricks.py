@@ -52,18 +52,21 @@ def load(comparison: Comparison) -> Tables:
         raise NothingToDraw(f"{PLAIN} and a model with a trick are not both there, such as model=elman,irnn,lstm")
     if runs["task"].nunique() > 1:
         raise NothingToDraw(f"lengths of several tasks are no one axis: {listed(sorted(set(runs['task'])))}")
-    clips = runs[CLIP] if CLIP in runs else pd.Series(np.nan, runs.index)
+    runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, "score", "solved_step", CLIP, RATE])))
+    ended = [outcome(run) for run in records(runs)]
+    if not set(ended) & set(COUNTED):
+        raise NothingToDraw("no run has come to its end yet")
     numbers = pd.DataFrame(
         {
             "model": runs["model"],
             "seed": runs["seed"],
             "network": runs["family"],
-            "clipping": ["none" if pd.isna(clip) else f"{float(clip):g}" for clip in clips],
+            "clipping": ["none" if pd.isna(clip) else f"{float(clip):g}" for clip in runs[CLIP]],
             "length": runs[LENGTH].astype(int),
-            "learning rate": runs.get(RATE),
-            "ended": [outcome(run) for run in records(runs)],
-            "test score": runs.get("score"),
-            "solved at step": runs.get("solved_step"),
+            "learning rate": runs[RATE],
+            "ended": ended,
+            "test score": runs["score"],
+            "solved at step": runs["solved_step"],
             "run": runs["run"],
         }
     )

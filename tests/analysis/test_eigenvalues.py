@@ -89,3 +89,9 @@ def test_one_range_or_another_task_has_no_answer(script, tmp_path: Path):
         load(script, tmp_path / "one", runs(True, 1.0, 1.0))
     with pytest.raises(NothingToDraw, match="parity"):
         load(script, tmp_path / "two", [replace(run, task="adding") for run in runs(True, 1.0, 1.0)])
+
+
+def test_runs_of_which_none_was_tested_have_no_answer(script, tmp_path: Path):
+    failed = [replace(run, status="failed", more={}) for negative in (True, False) for run in runs(negative, 1.0, 1.0)]
+    with pytest.raises(NothingToDraw, match="tested"):
+        load(script, tmp_path, failed)

@@ -55,8 +55,8 @@ def test_what_comes_out_as_expected_is_said(script, tmp_path: Path):
     )  # fmt: skip
     assert script("forget_bias").finding(tables) == (
         "At T = 20 and 40 bias 1 takes 2.0 and over 5.0 times the steps that chrono takes to solve the task; 4 and 4 "
-        "of 4 runs solve it with chrono, 4 and 0 with bias 1. As expected, chrono's lead grows with T, as far as unsolved "
-        "runs tell (at T = 40: 40 to 40 steps against over 200, intervals apart)"
+        "of 4 runs solve it with chrono, 4 and 0 with bias 1. As expected, chrono's lead grows with T, as far as "
+        "unsolved runs tell (at T = 40: 40 to 40 steps against over 200, intervals apart)"
     )
 
 
@@ -109,3 +109,9 @@ def test_one_start_or_one_length_has_no_answer(script, tmp_path: Path):
         load(script, tmp_path / "one", runs("lstm", 20, 1), runs("lstm", 40, 1))
     with pytest.raises(NothingToDraw, match=r"task\.length"):
         load(script, tmp_path / "two", runs("lstm", 20, 1), runs("lstm_chrono", 20, 1))
+
+
+def test_runs_of_which_none_was_tested_have_no_answer(script, tmp_path: Path):
+    failed = [replace(run, status="failed", more={}) for model in ("lstm", "lstm_chrono") for run in runs(model, 20, 1)]
+    with pytest.raises(NothingToDraw, match="tested"):
+        load(script, tmp_path, failed, [replace(run, status="failed", more={}) for run in runs("lstm", 40, 1)])

@@ -103,3 +103,9 @@ def test_divergence_is_marked_and_every_panel_has_its_runs(script, tmp_path: Pat
 def test_one_rate_has_no_answer(script, tmp_path: Path):
     with pytest.raises(NothingToDraw, match=r"optimizer\.lr"):
         load(script, tmp_path, swept("gru", (1e-3, 1.0), rates=(1e-3,)))
+
+
+def test_runs_of_which_none_was_tested_have_no_answer(script, tmp_path: Path):
+    failed = [Fake("gru", status="failed", config={"optimizer": {"lr": rate}}) for rate in RATES]
+    with pytest.raises(NothingToDraw, match="tested"):
+        load(script, tmp_path, failed)

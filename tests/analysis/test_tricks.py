@@ -122,3 +122,13 @@ def test_runs_of_one_length_or_without_the_plain_network_have_no_answer(script, 
         load(script, tmp_path / "one", going_to("elman", 10, lengths=(10,)), going_to("lstm", 10, lengths=(10,)))
     with pytest.raises(NothingToDraw, match="elman"):
         load(script, tmp_path / "two", going_to("irnn", 10), going_to("lstm", 10))
+
+
+def test_runs_of_which_none_has_ended_have_no_answer(script, tmp_path: Path):
+    failed = [
+        Fake(model, status="failed", config={"task": {"length": length}})
+        for model in ("elman", "lstm")
+        for length in LENGTHS
+    ]
+    with pytest.raises(NothingToDraw, match="end"):
+        load(script, tmp_path, failed)
