@@ -185,7 +185,7 @@ def _verdict(windows: pd.DataFrame, kind: tuple[str, ...], sign: int) -> str:
 @theme.applied()
 def draw(tables: Tables) -> Figure:
     """A panel a network: test scores over the rate, every seed; the window shaded; below, all windows side by side."""
-    cells, numbers, windows = tables["cells"], tables[NUMBERS], tables["windows"]
+    numbers, windows = tables[NUMBERS], tables["windows"]
     networks = list(windows["network"])
     columns = min(len(networks), 3)
     rows = -(-len(networks) // columns)
@@ -211,7 +211,7 @@ def draw(tables: Tables) -> Figure:
     first.set_xscale("log")
     first.set_ylim(LOWEST, 1.08)
     _draw_windows(figure.add_subplot(grid[rows, :]), windows, looks, numbers["learning rate"])
-    _draw_legend(figure, solved, cells)
+    _draw_legend(figure, solved, numbers)
     theme.headline(figure, finding(tables))
     return figure
 
@@ -223,11 +223,12 @@ def _draw_scores(axes: Axes, numbers: pd.DataFrame, look: theme.Look, window: pd
         axes.axvspan(window["from"] / edge, window["to"] * edge, color=theme.RULE, alpha=0.6, lw=0, zorder=0)
     score, rate = numbers["test score"], numbers["learning rate"]
     diverged = numbers["ended"] == "diverged"
-    low = ~diverged & ~(score >= LOWEST)
-    shown = ~diverged & ~low
+    other = ~numbers["ended"].isin(COUNTED)
+    low = ~diverged & ~other & ~(score >= LOWEST)
+    shown = ~diverged & ~other & ~low
     if shown.any():  # a line without a point would count in the layout
         axes.plot(rate[shown], score[shown], look.marker, color=look.colour, ms=3.5, alpha=0.6, mew=0)
-    for chosen, mark in ((low, "v"), (diverged, "x")):
+    for chosen, mark in ((low, "v"), (diverged, "x"), (other, "+")):
         if not chosen.any():
             continue
         spread = 1.12 ** numbers[chosen].groupby("learning rate").cumcount()
@@ -265,16 +266,23 @@ def _draw_windows(axes: Axes, windows: pd.DataFrame, looks: dict[str, theme.Look
         axes.axvline(rate, color=theme.RULE, lw=0.5, zorder=0)
 
 
-def _draw_legend(figure: Figure, solved: float, cells: pd.DataFrame) -> None:
+def _draw_legend(figure: Figure, solved: float, numbers: pd.DataFrame) -> None:
+    marks = {"o": "a seed", "v": "below the axis"}
+    marks |= {"x": "diverged"} if (numbers["ended"] == "diverged").any() else {}
+    marks |= {"+": "did not end"} if not numbers["ended"].isin(COUNTED).all() else {}
     handles: list[Any] = [
-        Line2D([], [], ls="", marker="o", color=theme.QUIET, ms=3.5, label="a seed"),
-        Line2D([], [], ls="", marker="x", color=theme.QUIET, ms=4.5, label="diverged"),
-        Line2D([], [], ls="", marker="v", color=theme.QUIET, mfc="none", ms=4.5, label="below the axis"),
+        Line2D(
+            [], [], ls="", marker=mark, color=theme.QUIET, mfc=theme.QUIET if mark == "o" else "none", ms=4, label=words
+        )
+        for mark, words in marks.items()
+    ]
+    handles += [
         Line2D([], [], color=theme.QUIET, lw=1.6, label="median of the seeds"),
         Patch(color=theme.RULE, label="most seeds solve it"),
         Line2D([], [], color=theme.QUIET, lw=0.7, dashes=(5, 3), label=f"solved: {number(solved)}"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, handlelength=1.6)
+    columns = len(handles) if len(handles) < 7 else 4
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=1.6)
 
 
 def caption(tables: Tables) -> str:

@@ -100,6 +100,15 @@ def test_divergence_is_marked_and_every_panel_has_its_runs(script, tmp_path: Pat
     assert tables["windows"].set_index("network").loc["gru", "to"] == 0.3
 
 
+def test_what_did_not_end_is_marked_and_not_counted(script, tmp_path: Path):
+    failed = Fake("gru", 7, status="failed", config={"seed": 7, "optimizer": {"lr": 1e-3}})
+    tables = load(script, tmp_path, swept("gru", (1e-3, 1e-2)), [failed])
+    assert tables["cells"]["runs"].tolist() == [1] * len(RATES)
+    axes = script("learning_rate").draw(tables).axes[0]
+    assert [len(line.get_xdata()) for line in axes.lines if line.get_marker() in "v+"] == [1]
+    assert "1 that did not end" in script("learning_rate").caption(tables)
+
+
 def test_one_rate_has_no_answer(script, tmp_path: Path):
     with pytest.raises(NothingToDraw, match=r"optimizer\.lr"):
         load(script, tmp_path, swept("gru", (1e-3, 1.0), rates=(1e-3,)))
