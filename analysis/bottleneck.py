@@ -127,8 +127,8 @@ def caption(tables: Tables) -> str:
         f"its own tokens. Between {number(counts.min())} and {number(counts.max())} sequences a length and run. "
         f"{seeds_in_words(curves)} Dashed is the trivial rule's score over all lengths. What is lost is the "
         "mean score of the shortest third of the lengths less that of the longest; in brackets behind its median "
-        f"stands {interval_in_words(int(several.max()))}. It is said to fall where that lies above {FALLS:g}, and not to "
-        "where it does not reach beyond."
+        f"stands {interval_in_words(int(several.max()))}. It is said to fall where that lies above {FALLS:g}, and not "
+        "to where it does not reach beyond."
     )
 
 
