@@ -194,8 +194,8 @@ def caption(tables: Tables) -> str:
         "Above, by score: the test score of the answers that the model writes by itself, at the checkpoint that "
         "validation chose; at the last snapshot and on the probe batch, the entropy of the weights over that of an "
         "even spread, and the weight on the source symbol that each target symbol is, the mean over targets. Every dot "
-        f"is a seed, the stroke their median, the line {interval_in_words(most)}. Below, the weights of the first seed at "
-        "its last snapshot for the probe batch's first sample, targets downward, the source to the right, each row "
+        f"is a seed, the stroke their median, the line {interval_in_words(most)}. Below, the weights of the first seed "
+        "at its last snapshot for the probe batch's first sample, targets downward, the source to the right, each row "
         "summing to 1: a single seed, not an average."
     )
 
