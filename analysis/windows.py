@@ -221,12 +221,10 @@ def caption(tables: Tables) -> str:
     times = numbers.groupby("window", observed=True)[MILLISECONDS].median().dropna()
     took = listed([f"{window} {number(round(time, 1))} ms" for window, time in times.items()])
     time = (
-        f" A training step took {took} of wall-clock time, validation and probes included, the median over seeds"
+        f" A training step took {took} of wall-clock time, validation and probes included, the median over seeds: all "
+        "scores are computed before the window chooses among them, so that it saves reads alone."
         if took
         else ""
-    )
-    masked = (
-        ": all scores are computed before the window chooses among them, so that it saves reads alone." if took else ""
     )
     return (
         "Left: score on the test set by the source's length, of the answers that the model writes by itself. Right: "
@@ -234,7 +232,7 @@ def caption(tables: Tables) -> str:
         "the probe batch's stored samples. Thin lines are seeds, the thick one is their median, the band "
         f"{interval_in_words(most)}. Dashed on the right is the most that a window lets through; on the left the score "
         "of a window at the target's place (local_m) in reversal, where what it sees is right and the rest a guess. "
-        f"What is lost is the mean score of the shortest third of lengths less that of the longest.{time}{masked}"
+        f"What is lost is the mean score of the shortest third of lengths less that of the longest.{time}"
     )
 
 
