@@ -147,7 +147,7 @@ def ahead(numbers: pd.DataFrame, purpose: str) -> pd.Series:
 
 
 def finding(tables: Tables) -> str:
-    """What the strongest heads put on what they serve, how far ahead of the others, and whether they divide the work."""
+    """What the strongest heads put on what they serve, how far ahead of the others, and whether they divide work."""
     numbers = tables[NUMBERS].dropna(subset=[f"{PREVIOUS}, {STRONGEST}"])
     parts, alike = [], []
     for heads, of_heads in numbers.groupby("heads"):
@@ -157,9 +157,7 @@ def finding(tables: Tables) -> str:
             lead = ahead(of_heads, purpose).to_numpy()
             if len(lead):
                 over_seeds = interval(lead)
-                words += (
-                    f", ahead of the others by {over_seeds.median:.2f} ({over_seeds.low:.2f} to {over_seeds.high:.2f})"
-                )
+                words += f" (ahead by {over_seeds.median:.2f}, {over_seeds.low:.2f} to {over_seeds.high:.2f})"
                 alike += [] if over_seeds.low > AHEAD else [f"{heads} on {purpose}"]
             found.append(words)
         parts.append(f"{heads} head{'s' if heads != 1 else ''} {listed(found)}")
@@ -178,7 +176,7 @@ def draw(tables: Tables) -> Figure:
     looked, maps, labels = tables["heads"], tables["maps"], tables["labels"]
     counts = sorted(int(heads) for heads in looked["heads"].unique())
     side = min(2.3, (theme.WIDTH - 0.5) / len(counts))
-    figure = Figure(figsize=(theme.WIDTH, 3 * side + 2.6), layout="constrained")
+    figure = Figure(figsize=(theme.WIDTH, 3 * side + 3.7), layout="constrained")
     grid = figure.subplots(3, len(counts), squeeze=False)
     layers = sorted(looked["layer"].unique(), key=int)
     norm = PowerNorm(0.5, 0, 1)
@@ -196,7 +194,7 @@ def draw(tables: Tables) -> Figure:
                 continue
             wide = of_map.pivot(index="query", columns="key", values="value")
             image = axes.imshow(wide.to_numpy(), cmap=theme.SEQUENTIAL, norm=norm, interpolation="nearest")
-            _words(axes, labels, left=column == 0)
+            _words(axes, labels, left=column == 0, below=purpose == INDUCTION)
             axes.set_title(f"layer {of_map['layer'].iloc[0]}, head {of_map['head'].iloc[0]}", loc="center")
             axes.set_ylabel(f"most on {purpose}\n\nquery" if column == 0 else "")
             axes.set_xlabel("key" if purpose == INDUCTION else "")
@@ -225,14 +223,14 @@ def _draw_heads(axes: Axes, looked: pd.DataFrame, layers: list[str]) -> None:
     axes.set_xlabel(f"weight on {PREVIOUS}")
 
 
-def _words(axes: Axes, labels: pd.DataFrame, left: bool) -> None:
+def _words(axes: Axes, labels: pd.DataFrame, left: bool, below: bool) -> None:
     """The tokens; the scored ones, which recall, in bold."""
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
     texts, scored = labels["label"].astype(str).tolist(), labels["scored"].tolist()
     size = 6.5 if len(texts) <= FEW else 4.5
-    axes.set_xticks(labels["time"], texts, fontsize=size, rotation=90)
+    axes.set_xticks(labels["time"], texts if below else [""] * len(texts), fontsize=size, rotation=90)
     axes.set_yticks(labels["time"], texts if left else [""] * len(texts), fontsize=size)
     for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
         for label, bold in zip(ticks, scored, strict=True):
@@ -252,7 +250,7 @@ def caption(tables: Tables) -> str:
         "the previous token and of the upper layers' head that looks most at what followed: a single seed, not an "
         "average; scored tokens are bold. Of "
         f"{seeds} seeds the finding names the median weight of the strongest head, one among as many as there are, and "
-        "its lead over the mean of its layer's others, run by run: the median and, in brackets, "
+        "how far it is ahead of the mean of its layer's others, run by run: the median and, in brackets, "
         f"{interval_in_words(int(runs.max()))}. Heads are said to divide the work where all of that lies above "
         f"{AHEAD:g}. All runs have {number(numbers['parameters'].median())} parameters."
     )
