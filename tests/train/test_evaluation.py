@@ -77,6 +77,7 @@ def test_numbers_have_a_score_by_lag_and_no_exact_match() -> None:
     assert result.loss == pytest.approx(0.25)
     assert result.score == pytest.approx(1 - 0.25 * 6)
     assert "exact_match" not in result.measures
+    assert "forced_score" not in result.measures
     by_lag = curve(result.readings, "score_by_lag")
     first = torch.cat([(19 - batch.inputs[:, :, 1].argmax(1)) for batch in evaluation])
     assert {lag: count for lag, (_, count) in by_lag.items()} == dict(
@@ -117,6 +118,7 @@ def test_score_and_exact_match_are_of_what_is_said_without_seeing_the_target() -
     assert result.loss == pytest.approx(0, abs=1e-6)
     assert result.measures["exact_match"] == 0.5
     assert result.score == pytest.approx(0.5 * (1 + 1 / 6))  # of six symbols <eos> alone is right
+    assert result.measures["forced_score"] == 1
     by_position = curve(result.readings, "accuracy_by_position")
     assert by_position == {**dict.fromkeys(range(5), (0.5, 20)), 5: (1, 20)}
     assert evaluate(Prompted(task, []), task, [batch])[1] == pytest.approx(result.score)

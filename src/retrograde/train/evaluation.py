@@ -61,11 +61,12 @@ def _sums(model: SequenceModel, task: Task, batch: Batch) -> Float[Tensor, "3"]:
 def examine(model: SequenceModel, task: Task, evaluation: Sequence[Batch]) -> Examination:
     """The test: everything of ``evaluate``, and what only the answers to the whole set can say.
 
-    Accuracy, for tokens, and exact match are of the judged positions.
+    Accuracy, for tokens, and exact match are of the judged positions. ``forced_score``, where the target has an axis of
+    its own, is the score of a decoder that reads the given target in place of its own answers.
     """
     model.eval()
     is_tokens = isinstance(task.outputs, Tokens)
-    losses, scores, answers, judged, furthest = [], [], [], [], []
+    losses, scores, forced, answers, judged, furthest = [], [], [], [], [], []
     with torch.no_grad():
         for batch in evaluation:
             moved = batch.beside(model.like)
@@ -73,6 +74,7 @@ def examine(model: SequenceModel, task: Task, evaluation: Sequence[Batch]) -> Ex
             said = model.answers(moved, outputs)
             losses.append(task.loss(outputs, moved).double().where(moved.scored, 0.0).cpu())
             scores.append(task.score(said, moved).double().where(moved.scored, 0.0).cpu())
+            forced.append(task.score(outputs, moved).double().where(moved.scored, 0.0).cpu())
             answers.append((said.argmax(2) if is_tokens else said).cpu())
             judged.append(task.judged(batch))
             furthest.append(task.furthest_lags(batch))
@@ -84,6 +86,8 @@ def examine(model: SequenceModel, task: Task, evaluation: Sequence[Batch]) -> Ex
         right, name, unit = (answer == whole.targets).double(), "accuracy", "share"
         if int(asked.sum(1).max()) > 1:
             measures["exact_match"] = float((right.bool() | ~asked).all(1).double().mean())
+    if task.kind == "transduce":
+        measures["forced_score"] = float(sample_means(torch.cat(forced), whole.scored).mean())
     mean_loss = float(sample_means(loss, whole.scored).mean())
     window = task.effective_window(mean_loss)
     if window is not None:
