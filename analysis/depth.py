@@ -43,6 +43,13 @@ LOOKS = {
 }
 """By residual path and LayerNorm."""
 
+NAMES = {
+    (True, True): "with both",
+    (True, False): "with the path alone",
+    (False, True): "with LayerNorm alone",
+    (False, False): "with neither",
+}
+
 SLOPE = "at the start, decades a layer"
 WHOLE = "{}, lowest layer against highest (decades)"
 
@@ -145,19 +152,16 @@ def finding(tables: Tables) -> str:
         f"{len(with_) - kept} of {len(with_)} with it"
     )
     parts = []
-    for has_path, of_path in ((False, without), (True, with_)):
-        shares = [
-            f"{_share(of_norm[change])} {'with' if has_norm else 'without'} LayerNorm"
-            for has_norm, of_norm in sorted(of_path.groupby("LayerNorm"), reverse=True)
-        ]
-        solved = int(of_path["solved at step"].notna().sum())
-        parts.append(
-            f"{'with' if has_path else 'without'} it the lowest gets {', '.join(shares)} of what the highest gets, and "
-            f"{solved} of {len(of_path)} runs learn the task"
+    for setting, of_setting in numbers.groupby(["residual path", "LayerNorm"]):
+        solved = int(of_setting["solved at step"].notna().sum())
+        rate = f", {_share(of_setting[SLOPE].dropna())} a layer" if of_setting[SLOPE].notna().any() else ""
+        parts.insert(
+            0,
+            f"{NAMES[setting]} {_share(of_setting[change])}{rate} ({solved} of {len(of_setting)} runs learn the task)",
         )
-    rates = 10 ** without[SLOPE].dropna()
-    rate = f", a factor of {rates.min():.2f} to {rates.max():.2f} a layer" if len(rates) else ""
-    return f"{verdict}: over {layers} layers at the start {parts[0]}{rate}; {parts[1]}"
+    return (
+        f"{verdict}. Over {layers} layers, at the start, the lowest gets of what the highest gets: {'; '.join(parts)}"
+    )
 
 
 def _share(decades: pd.Series) -> str:
@@ -199,7 +203,7 @@ def draw(tables: Tables) -> Figure:
     handles = [
         Line2D(
             [], [], color=look.colour, ls=look.dash, marker=look.marker, ms=4.5, mec=theme.PAPER, mew=0.4, lw=1.6,
-            label=f"{'residual' if residual else 'no residual'}, {'LayerNorm' if norm else 'no LayerNorm'}",
+            label=f"{'residual path' if residual else 'no path'}, {'LayerNorm' if norm else 'no LayerNorm'}",
         )
         for (residual, norm), look in LOOKS.items()
         if ((curves["residual"] == residual) & (curves["norm"] == norm)).any()
