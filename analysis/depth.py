@@ -151,14 +151,13 @@ def finding(tables: Tables) -> str:
         else f"The gradient fades over depth in {lost} of {len(without)} runs without the residual path and in "
         f"{len(with_) - kept} of {len(with_)} with it"
     )
-    parts = []
-    for setting, of_setting in numbers.groupby(["residual path", "LayerNorm"]):
+    parts: list[str] = []
+    for (has_path, has_norm), of_setting in numbers.groupby(["residual path", "LayerNorm"]):
         solved = int(of_setting["solved at step"].notna().sum())
         rate = f", {_share(of_setting[SLOPE].dropna())} a layer" if of_setting[SLOPE].notna().any() else ""
-        parts.insert(
-            0,
-            f"{NAMES[setting]} {_share(of_setting[change])}{rate} ({solved} of {len(of_setting)} runs learn the task)",
-        )
+        name = NAMES[bool(has_path), bool(has_norm)]
+        learn = f"{solved} of {len(of_setting)} runs learn the task"
+        parts.insert(0, f"{name} {_share(of_setting[change])}{rate} ({learn})")
     return (
         f"{verdict}. Over {layers} layers, at the start, the lowest gets of what the highest gets: {'; '.join(parts)}"
     )

@@ -96,7 +96,7 @@ def load(comparison: Comparison) -> Tables:
 def _attention(model: str) -> str:
     """Whether a model's attention is causal, and which model it is."""
     stem = theme.family(model)
-    return f"all positions ({stem})" if stem in SEES_ALL else f"causal ({stem})"
+    return f"attention over all positions ({stem})" if stem in SEES_ALL else f"causal attention ({stem})"
 
 
 def falls(numbers: pd.DataFrame) -> str:
@@ -122,10 +122,11 @@ def finding(tables: Tables) -> str:
         said: dict[str, list[str]] = {"falls": [], "holds": [], "open": []}
         for task, of_task in of_kind.groupby("task"):
             medians = of_task.groupby("position", sort=False)["test score"].median()
-            others = [f"{name} {_short(score)}" for name, score in medians.items() if name != NONE]
+            others = ", ".join(f"{name} {_short(score)}" for name, score in medians.items() if name != NONE)
             rule = rules["score"][task]
-            trivial = "" if np.isnan(rule) else f"; trivial rule {_short(rule)}"
-            scores = f"{task} ({_short(medians.get(NONE, np.nan))}; {', '.join(others)}{trivial})"
+            trivial = "" if np.isnan(rule) else f"trivial rule {_short(rule)}"
+            known = [_short(medians.get(NONE, np.nan)), others, trivial]
+            scores = f"{task} ({'; '.join(filter(None, known))})"
             said[falls(of_task)].append(str(task) if falls(of_task) == "holds" else scores)
         parts = []
         if said["falls"]:
@@ -134,9 +135,8 @@ def finding(tables: Tables) -> str:
             parts.append(f"holds on {listed(said['holds'])}")
         if said["open"]:
             parts.append(f"shows nothing on {listed(said['open'])}")
-        sentences.append(f"without an encoding attention that is {attention} {', '.join(parts)}")
-    sentence = "; ".join(sentences)
-    return f"{sentence[:1].upper()}{sentence[1:]}. {_generalises(numbers)}"
+        sentences.append(f"{attention} {', '.join(parts)}")
+    return f"Without an encoding {'; '.join(sentences)}. {_generalises(numbers)}"
 
 
 def _short(score: float) -> str:
@@ -180,7 +180,7 @@ def draw(tables: Tables) -> Figure:
             axes.set_xticks(range(len(positions)), positions, rotation=35, ha="right", rotation_mode="anchor")
             if axes.get_subplotspec().is_first_row():
                 axes.set_title(task, fontweight="bold")
-        row[0].set_ylabel(f"{theme.wrapped(kind, 20)}\nscore")
+        row[0].set_ylabel(f"{theme.wrapped(kind, 24)}\nscore")
     handles = [
         Line2D([], [], color=look.colour, marker=look.marker, ms=4.5, lw=0, label=words)
         for look, words in ((TRAINED, "length of training"), (BEYOND, "longer sequences"))
@@ -234,7 +234,7 @@ def caption(tables: Tables) -> str:
     causal = listed(sorted({str(kind) for kind in numbers["attention"]}))
     return (
         "Score on the test set of the checkpoint that validation chose, and of the same checkpoint on longer "
-        f"sequences, by position encoding. Attention is {causal}: a causal mask alone tells a query how many keys it "
+        f"sequences, by position encoding. Models: {causal}. A causal mask alone tells a query how many keys it "
         "sees, attention over all positions without an encoding tells nothing. "
         f"Lengths of training and of the longer test are, by task, {'; '.join(lengths)}. Dashed is the best of the "
         "trivial rules on the task's card, dotted the score from which on it counts as solved. A task is said to fall "

@@ -111,8 +111,7 @@ def _solved(numbers: pd.DataFrame) -> str:
 def _up_to(numbers: pd.DataFrame, rate: str) -> str:
     """The rates at which every seed solves the task, in words."""
     of_rate = numbers[numbers["rate"] == rate]
-    every = of_rate.groupby("learning rate")["solved at step"].agg(lambda steps: steps.notna().all())
-    rates = [number(float(lr)) for lr in every.index[every]]
+    rates = [number(lr) for lr, of in of_rate.groupby("learning rate") if of["solved at step"].notna().all()]
     return f"at {listed(rates)}" if rates else "at no rate"
 
 

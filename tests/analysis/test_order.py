@@ -56,7 +56,7 @@ def test_scores_and_rules_are_those_of_each_task(script, tmp_path: Path):
 
 def test_what_comes_out_as_theory_says_is_said(script, tmp_path: Path):
     said = script("order").finding(load(script, tmp_path, *both_tasks((0.96, 0.75), "transformer_encoder")))
-    assert said.startswith("Without an encoding attention that is all positions (transformer_encoder) falls on")
+    assert said.startswith("Without an encoding attention over all positions (transformer_encoder) falls on")
     assert "falls on temporal_order (0.75; sinusoidal 0.98, alibi 0.99; trivial rule 0.75), holds on adding" in said
     assert "none 0 of 2, sinusoidal 0 of 4, alibi 4 of 4" in said
 
@@ -64,7 +64,7 @@ def test_what_comes_out_as_theory_says_is_said(script, tmp_path: Path):
 def test_what_does_not_is_said_too(script, tmp_path: Path):
     """A causal mask that is enough for order."""
     said = script("order").finding(load(script, tmp_path, *both_tasks((0.96, 0.97))))
-    assert "attention that is causal (transformer) holds on adding and temporal_order" in said
+    assert "causal attention (transformer) holds on adding and temporal_order" in said
     assert "falls" not in said
 
 
@@ -90,7 +90,7 @@ def test_every_panel_has_its_marks(script, tmp_path: Path):
     below = [line for line in figure.axes[1].lines if line.get_marker() == "v"]
     assert [len(line.get_xdata()) for line in below] == [2]
     assert "adding: 20, then 60; temporal_order: 20, then 60" in script("order").caption(tables)
-    assert "causal (transformer)" in script("order").caption(tables)
+    assert "causal attention (transformer)" in script("order").caption(tables)
 
 
 def test_runs_with_one_encoding_have_no_answer(script, tmp_path: Path):
