@@ -146,21 +146,21 @@ def finding(tables: Tables) -> str:
     lost = int((without[change] < KEPT).sum())
     kept = int((with_[change] >= KEPT).sum())
     verdict = (
-        "Without the residual path the gradient fades over depth, with it it does not"
+        "At the start the gradient fades over depth without the residual path, with it it does not"
         if lost == len(without) and kept == len(with_)
-        else f"The gradient fades over depth in {lost} of {len(without)} runs without the residual path and in "
-        f"{len(with_) - kept} of {len(with_)} with it"
+        else f"At the start the gradient fades over depth in {lost} of {len(without)} runs without the residual path and "
+        f"in {len(with_) - kept} of {len(with_)} with it"
     )
     parts: list[str] = []
     for (has_path, has_norm), of_setting in numbers.groupby(["residual path", "LayerNorm"]):
-        solved = int(of_setting["solved at step"].notna().sum())
-        rate = f", {_share(of_setting[SLOPE].dropna())} a layer" if of_setting[SLOPE].notna().any() else ""
-        name = NAMES[bool(has_path), bool(has_norm)]
-        learn = f"{solved} of {len(of_setting)} runs learn the task"
-        parts.insert(0, f"{name} {_share(of_setting[change])}{rate} ({learn})")
-    return (
-        f"{verdict}. Over {layers} layers, at the start, the lowest gets of what the highest gets: {'; '.join(parts)}"
-    )
+        after = of_setting[WHOLE.format("after training")].dropna()
+        then = f" and then {_share(after)}" if len(after) else ""
+        slopes = of_setting[SLOPE].dropna()
+        rate = f", at the start {_share(slopes)} a layer" if len(slopes) and not has_path else ""
+        learn = f"{int(of_setting['solved at step'].notna().sum())} of {len(of_setting)} runs learn the task"
+        parts.insert(0, f"{NAMES[bool(has_path), bool(has_norm)]} {_share(of_setting[change])}{then}{rate} ({learn})")
+    gets = f"Of what the highest of {layers} layers gets, the lowest gets at the start and after training"
+    return f"{verdict}. {gets}: {'; '.join(parts)}"
 
 
 def _share(decades: pd.Series) -> str:

@@ -56,10 +56,10 @@ def test_what_comes_out_as_theory_says_is_said(script, tmp_path: Path):
         deep(1.0, True, norm) for norm in (True, False)
     ]
     said = script("depth").finding(load(script, tmp_path, *fakes))
-    assert said.startswith("Without the residual path the gradient fades over depth, with it it does not")
-    assert "with both 1.7, 1.1 a layer (1 of 1 runs learn the task)" in said
+    assert said.startswith("At the start the gradient fades over depth without the residual path, with it it does not")
+    assert "with both 1.7 and then 1.7 (1 of 1 runs learn the task)" in said
     slope = -1 + 0.5 * np.log10(3) * 2 / 10  # of 0, a - 1, a - 2, a - 3, a - 4 over 0 … 4 by least squares
-    assert f"with LayerNorm alone 0.00017, {10**slope:.2g} a layer (0 of 1 runs" in said
+    assert f"with LayerNorm alone 0.00017 and then 0.00017, at the start {10**slope:.2g} a layer (0 of 1 runs" in said
 
 
 def test_what_does_not_is_said_too(script, tmp_path: Path):
@@ -69,7 +69,7 @@ def test_what_does_not_is_said_too(script, tmp_path: Path):
 
 def test_a_gradient_of_nothing_is_marked_and_not_dropped(script, tmp_path: Path):
     tables = load(script, tmp_path, deep(0.0, False), deep(1.0, True))
-    assert "with LayerNorm alone nothing (1 of 1" in script("depth").finding(tables)
+    assert "with LayerNorm alone nothing and then nothing (1 of 1" in script("depth").finding(tables)
     figure = script("depth").draw(tables)
     below = [line for line in figure.axes[0].lines if line.get_marker() == "v"]
     assert [line.get_xdata().tolist() for line in below] == [[1, 2, 3, 4]]
