@@ -44,10 +44,10 @@ LOOKS = {
 """By residual path and LayerNorm."""
 
 NAMES = {
-    (True, True): "with both",
-    (True, False): "with the path alone",
-    (False, True): "with LayerNorm alone",
-    (False, False): "with neither",
+    (True, True): "both",
+    (True, False): "path alone",
+    (False, True): "LayerNorm alone",
+    (False, False): "neither",
 }
 
 SLOPE = "at the start, decades a layer"
@@ -146,27 +146,27 @@ def finding(tables: Tables) -> str:
     lost = int((without[change] < KEPT).sum())
     kept = int((with_[change] >= KEPT).sum())
     verdict = (
-        "At the start the gradient fades over depth without the residual path, with it it does not"
+        "At the start the gradient fades over depth without the residual path and does not with it"
         if lost == len(without) and kept == len(with_)
-        else f"At the start the gradient fades over depth in {lost} of {len(without)} runs without the residual path and "
+        else f"At the start the gradient fades over depth in {lost} of {len(without)} runs without the residual path, "
         f"in {len(with_) - kept} of {len(with_)} with it"
     )
     parts: list[str] = []
     for (has_path, has_norm), of_setting in numbers.groupby(["residual path", "LayerNorm"]):
         after = of_setting[WHOLE.format("after training")].dropna()
-        then = f" and then {_share(after)}" if len(after) else ""
+        then = f", {_share(after)}" if len(after) else ""
         slopes = of_setting[SLOPE].dropna()
-        rate = f", at the start {_share(slopes)} a layer" if len(slopes) and not has_path else ""
-        learn = f"{int(of_setting['solved at step'].notna().sum())} of {len(of_setting)} runs learn the task"
-        parts.insert(0, f"{NAMES[bool(has_path), bool(has_norm)]} {_share(of_setting[change])}{then}{rate} ({learn})")
-    gets = f"Of what the highest of {layers} layers gets, the lowest gets at the start and after training"
+        rate = f" ({_share(slopes)} a layer)" if len(slopes) and not has_path else ""
+        learn = f"{int(of_setting['solved at step'].notna().sum())} of {len(of_setting)} learn"
+        parts.insert(0, f"{NAMES[bool(has_path), bool(has_norm)]} {_share(of_setting[change])}{rate}{then} ({learn})")
+    gets = f"The share that reaches the lowest of {layers} layers, at the start, after training"
     return f"{verdict}. {gets}: {'; '.join(parts)}"
 
 
 def _share(decades: pd.Series) -> str:
     """The range of the seeds' shares, in words."""
     ends_ = [_power(value) for value in (decades.min(skipna=False), decades.max(skipna=False))]
-    return ends_[0] if ends_[0] == ends_[1] else f"{ends_[0]} to {ends_[1]}"
+    return ends_[0] if ends_[0] == ends_[1] else "–".join(ends_)
 
 
 def _power(decades: float) -> str:

@@ -168,19 +168,18 @@ def finding(tables: Tables) -> str:
     """How fast scores grow, what is left of entropy and gradient at the widest head, and what learning says of it."""
     numbers, theory = tables[NUMBERS], tables["theory"]
     grows = []
-    for scores, words in ((PLAIN, "Without 1/√d scores grow"), (DIVIDED, "with it")):
+    for scores, words in ((PLAIN, "Without 1/√d scores grow as d to the power"), (DIVIDED, "with it to")):
         found = interval(powers(numbers, scores))
         agrees = _compared(float(found.median), GROWTH[scores])
-        grows.append(f"{words} as d to the power {_spread(found.low, found.high)} ({agrees})")
+        grows.append(f"{words} {_spread(found.low, found.high)} ({agrees})")
     widest = _shared(numbers)[-1]
     left = []
     for quantity, words in ((ENTROPY, "entropy"), (GRADIENT, "gradient through softmax")):
         plain, divided = (_at(numbers, scores, widest)[QUANTITIES[quantity]].median() for scores in (PLAIN, DIVIDED))
         expected = float(theory.loc[(theory["d"] == widest) & (theory["scores"] == PLAIN), quantity].iloc[0])
-        left.append(
-            f"{words} is {plain:.2f} of even attention's ({_compared(plain, expected)}; with 1/√d {divided:.2f})"
-        )
-    return f"{', '.join(grows)}; at d = {widest} {', '.join(left)}. {_learnt(numbers, widest)}"
+        left.append(f"{words} {plain:.2f} ({_compared(plain, expected)}; with 1/√d {divided:.2f})")
+    even = f"of what even attention has, at d = {widest} {' and '.join(left)} are left"
+    return f"{', '.join(grows)}; {even}. {_learnt(numbers, widest)}"
 
 
 def _compared(measured: float, expected: float) -> str:
