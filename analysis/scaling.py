@@ -56,7 +56,7 @@ GROWTH = {DIVIDED: 0.0, PLAIN: 0.5}
 """The power of d with which theory lets the deviation grow."""
 
 MISSED = 0.05
-"""By which a measured power or share may miss theory's and still be called the same."""
+"""By which the seeds' interval of a power or a share may miss theory's and still be called the same."""
 
 DRAWS = 500
 
@@ -168,23 +168,23 @@ def finding(tables: Tables) -> str:
     """How fast scores grow, what is left of entropy and gradient at the widest head, and what learning says of it."""
     numbers, theory = tables[NUMBERS], tables["theory"]
     grows = []
-    for scores, words in ((PLAIN, "Without 1/√d scores grow as d to the power"), (DIVIDED, "with it to")):
-        found = interval(powers(numbers, scores))
-        agrees = _compared(float(found.median), GROWTH[scores])
-        grows.append(f"{words} {_spread(found.low, found.high)} ({agrees})")
+    for scores, words in ((PLAIN, "Without 1/√d scores grow as d to the power"), (DIVIDED, "with it")):
+        grows.append(f"{words} {_compared(powers(numbers, scores), GROWTH[scores])}")
     widest = _shared(numbers)[-1]
     left = []
     for quantity, words in ((ENTROPY, "entropy"), (GRADIENT, "gradient through softmax")):
-        plain, divided = (_at(numbers, scores, widest)[QUANTITIES[quantity]].median() for scores in (PLAIN, DIVIDED))
+        plain, divided = (_at(numbers, scores, widest)[QUANTITIES[quantity]] for scores in (PLAIN, DIVIDED))
         expected = float(theory.loc[(theory["d"] == widest) & (theory["scores"] == PLAIN), quantity].iloc[0])
-        left.append(f"{words} {plain:.2f} ({_compared(plain, expected)}; with 1/√d {divided:.2f})")
-    even = f"of what even attention has, at d = {widest} {' and '.join(left)} are left"
+        left.append(f"{words} {_compared(plain.to_numpy(), expected)}, with 1/√d {divided.median():.2f}")
+    even = f"at d = {widest} there is left of what even attention has: {'; '.join(left)}"
     return f"{', '.join(grows)}; {even}. {_learnt(numbers, widest)}"
 
 
-def _compared(measured: float, expected: float) -> str:
-    """What theory says, and whether it is what was measured."""
-    return f"{'as theory says' if abs(measured - expected) <= MISSED else 'theory says'} {expected:.2g}"
+def _compared(measured: np.ndarray, expected: float) -> str:
+    """The interval over seeds, and what theory says: the same where it lies within it, give or take ``MISSED``."""
+    found = interval(measured)
+    agrees = found.low - MISSED <= expected <= found.high + MISSED
+    return f"{_spread(found.low, found.high)} ({'as theory says' if agrees else 'theory says'} {expected:.2g})"
 
 
 def _shared(numbers: pd.DataFrame) -> list[int]:

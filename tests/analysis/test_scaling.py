@@ -68,7 +68,7 @@ def test_theory_of_two_keys_is_the_mean_over_their_difference(script):
 def test_what_comes_out_as_theory_says_is_said(script, tmp_path: Path):
     fakes = [as_theory_says(d, divided, seed) for d in (4, 16) for divided in (True, False) for seed in (0, 1)]
     said = script("scaling").finding(load(script, tmp_path, *fakes))
-    assert "scores grow as d to the power 0.50 (as theory says 0.5), with it to 0.00 (as" in said
+    assert "scores grow as d to the power 0.50 (as theory says 0.5), with it 0.00 (as" in said
     assert "That learning suffers is not shown: solved by 2 of 2 seeds (34 to 100 %), step 100" in said
 
 
