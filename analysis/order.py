@@ -123,9 +123,8 @@ def finding(tables: Tables) -> str:
         for task, of_task in of_kind.groupby("task"):
             medians = of_task.groupby("position", sort=False)["test score"].median()
             others = ", ".join(f"{name} {_short(score)}" for name, score in medians.items() if name != NONE)
-            rule = rules["score"][task]
-            trivial = "" if np.isnan(rule) else f"trivial rule {_short(rule)}"
-            known = [_short(medians.get(NONE, np.nan)), others, trivial]
+            without = of_task.loc[of_task["position"] == NONE, "test score"]
+            known = [_without(without, float(rules["score"][task])), others]
             scores = f"{task} ({'; '.join(filter(None, known))})"
             said[falls(of_task)].append(str(task) if falls(of_task) == "holds" else scores)
         parts = []
@@ -137,6 +136,15 @@ def finding(tables: Tables) -> str:
             parts.append(f"shows nothing on {listed(said['open'])}")
         sentences.append(f"{attention} {', '.join(parts)}")
     return f"Without an encoding {'; '.join(sentences)}. {_generalises(numbers)}"
+
+
+def _without(scores: pd.Series, trivial: float) -> str:
+    """The median score without an encoding, and the best trivial rule's, where there is one."""
+    median = _short(scores.median())
+    if np.isnan(trivial):
+        return median
+    is_trivial = len(scores) > 0 and bool((scores <= trivial + MARGIN).all())
+    return f"{median}, {'no better than' if is_trivial else 'beside'} a trivial rule's {_short(trivial)}"
 
 
 def _short(score: float) -> str:

@@ -96,9 +96,9 @@ def finding(tables: Tables) -> str:
         verdict = "helps" if helps else "hurts" if differs else "makes no difference that is shown"
         counts = [_solved(of_stack[of_stack["rate"] == rate]) for rate in (WITH, WITHOUT)]
         said.append(
-            f"{stack} it {verdict}: solved by {counts[0]} runs with it and {counts[1]} without; of {number_of} pairs "
-            f"{only_with} by the one with it alone, {only_without} by the other alone (p = {p:.2g}); every seed solves "
-            f"it {_up_to(of_stack, WITH)} with and {_up_to(of_stack, WITHOUT)} without"
+            f"{stack} it {verdict}: {counts[0]} runs solve the task with it (every seed {_up_to(of_stack, WITH)}), "
+            f"{counts[1]} without (every seed {_up_to(of_stack, WITHOUT)}); of {number_of} pairs {only_with} are won "
+            f"by it and {only_without} lost (p = {p:.2g})"
         )
     verdict = "A warm-up does what theory says" if all(agrees) else "A warm-up does not do all that theory says"
     return f"{verdict}. In {'. In '.join(said)}"
@@ -112,7 +112,7 @@ def _up_to(numbers: pd.DataFrame, rate: str) -> str:
     """The rates at which every seed solves the task, in words."""
     of_rate = numbers[numbers["rate"] == rate]
     rates = [number(lr) for lr, of in of_rate.groupby("learning rate") if of["solved at step"].notna().all()]
-    return f"at {listed(rates)}" if rates else "at no rate"
+    return f"at rate {listed(rates)}" if rates else "at no rate"
 
 
 @theme.applied()
@@ -126,9 +126,9 @@ def draw(tables: Tables) -> Figure:
     most = numbers[["solved at step", "steps"]].max().max()
     for (above, below), stack in zip(grid.T.tolist(), stacks, strict=True):
         of_stack = numbers[numbers["stack"] == stack]
-        for rate, aside in zip(LOOKS, (0.9, 1.1), strict=True):
+        for rate, aside in zip(LOOKS, (0.93, 1.07), strict=True):
             of_rate = of_stack[of_stack["rate"] == rate]
-            x = of_rate["learning rate"] * (aside + 0.06 * (of_rate.groupby("learning rate").cumcount() - 1))
+            x = of_rate["learning rate"] * aside ** (1 + 0.7 * of_rate.groupby("learning rate").cumcount())
             is_inside = of_rate["test score"] >= low
             _draw(above, x, of_rate["test score"], is_inside, low, LOOKS[rate], of_rate["learning rate"], aside)
             is_solved = of_rate["solved at step"].notna()
