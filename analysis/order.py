@@ -38,6 +38,8 @@ NAMES = {
 """What the encodings are called on the command line, in the order in which they are drawn."""
 
 NONE = "none"
+PLACE, DISTANCE = ("sinusoidal", "learned"), ("rope", "alibi", "t5")
+"""The encodings that tell each position apart, and those that tell how far two are from each other."""
 
 SEES_ALL = ("transformer_encoder", "transformer_seq2seq")
 """The models whose attention is not causal, or not all of it."""
@@ -156,15 +158,29 @@ def _generalises(numbers: pd.DataFrame) -> str:
     tested = numbers[numbers["score on longer"].notna()]
     if tested.empty:
         return "No run was tested on longer sequences"
-    counts = []
-    for position, of_position in tested.groupby("position", sort=False):
-        solved = of_position[of_position["test score"] >= of_position["solved from"]]
-        kept = int((solved["score on longer"] >= solved["solved from"]).sum())
-        if len(solved):
-            counts.append(f"{position} {kept} of {len(solved)}")
-    if not counts:
+    solved = tested[tested["test score"] >= tested["solved from"]]
+    if solved.empty:
         return "No run solves its task, so that longer sequences show nothing"
-    return f"Of the runs that solve their task, these still do on longer sequences: {', '.join(counts)}"
+    kept = solved["score on longer"] >= solved["solved from"]
+    counts = [f"{name} {kept[of.index].sum()} of {len(of)}" for name, of in solved.groupby("position", sort=False)]
+    said = f"Of the runs that solve their task, these still do on longer sequences: {', '.join(counts)}"
+    distance, place = (kept[solved["position"].isin(names)] for names in (DISTANCE, PLACE))
+    if distance.empty or place.empty:
+        return said
+    of_distance, of_place = (solve_rate(int(one.sum()), len(one)) for one in (distance, place))
+    better = "are not shown to hold better"
+    if of_distance[0] > of_place[1] or of_distance[1] < of_place[0]:
+        better = "hold better" if of_distance[0] > of_place[1] else "hold worse"
+    shares = " against ".join(f"{100 * one[0]:.0f} to {100 * one[1]:.0f} %" for one in (of_distance, of_place))
+    return f"{said}; encodings of distance {better} than those of position ({shares})"
+
+
+def solve_rate(solved: int, runs: int) -> tuple[float, float]:
+    """The ends of Wilson's 95 % interval of a rate (Wilson 1927)."""
+    z, share = 1.96, solved / runs
+    middle = (share + z**2 / (2 * runs)) / (1 + z**2 / runs)
+    half = z / (1 + z**2 / runs) * np.sqrt(share * (1 - share) / runs + z**2 / (4 * runs**2))
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 @theme.applied()
@@ -247,7 +263,8 @@ def caption(tables: Tables) -> str:
         f"Lengths of training and of the longer test are, by task, {'; '.join(lengths)}. Dashed is the best of the "
         "trivial rules on the task's card, dotted the score from which on it counts as solved. A task is said to fall "
         "where with some encoding every seed scores higher than every seed without one, by more than "
-        f"{MARGIN:g}. {each} for each, every one a mark; bars are medians, there is no band."
+        f"{MARGIN:g}. Intervals of shares of runs are Wilson's, 95 %. {each} for each, every one a mark; bars "
+        "are medians, there is no band."
     )
 
 

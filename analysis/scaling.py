@@ -234,7 +234,7 @@ def solve_rate(solved: int, seeds: int) -> tuple[float, float]:
     z, share = 1.96, solved / seeds
     middle = (share + z**2 / (2 * seeds)) / (1 + z**2 / seeds)
     half = z / (1 + z**2 / seeds) * np.sqrt(share * (1 - share) / seeds + z**2 / (4 * seeds**2))
-    return float(middle - half), float(middle + half)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 def _steps(steps: pd.Series) -> str:
