@@ -62,7 +62,20 @@ def test_what_comes_out_as_theory_says_is_said(script, tmp_path: Path):
 def test_what_does_not_is_said_too(script, tmp_path: Path):
     fakes = [*stack("transformer_postnorm", True, True), *stack("transformer", False, True)]
     said = script("warmup").finding(load(script, tmp_path, *fakes))
-    assert said.startswith("A warm-up does not do all that theory says. In transformer it hurts")
+    assert said.startswith("A warm-up does not do what theory says in transformer. In transformer it hurts")
+
+
+def test_too_few_runs_show_nothing(script, tmp_path: Path):
+    fakes = [
+        rated("transformer_postnorm", 0.01, is_warmed, is_warmed, seed)
+        for is_warmed in (True, False)
+        for seed in (0, 1, 2)
+    ]
+    said = script("warmup").finding(load(script, tmp_path, *fakes))
+    assert said.startswith(
+        "What theory says of a warm-up is not shown. In transformer_postnorm it makes no difference that"
+    )
+    assert "of 3 pairs 3 are won by it and 0 lost (p = 0.25)" in said
 
 
 def test_every_panel_has_its_marks_and_unsolved_runs_a_cross(script, tmp_path: Path):
