@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export WANDB_ERROR_REPORTING := false
 
-.PHONY: demo tasks test lint types imports tests shapes slow page faults bench gpu wheel clean
+.PHONY: demo tasks test lint types imports tests shapes heavy slow page faults bench gpu wheel clean
 
 demo: $(STAMP) ## train the demo study and write its report
 	$(BIN)/retrograde study=demo
@@ -15,7 +15,7 @@ demo: $(STAMP) ## train the demo study and write its report
 tasks: $(STAMP) ## is each task learnt by the model that should learn it? about 15 minutes
 	$(BIN)/python benchmarks/tasks.py
 
-test: lint types imports tests shapes ## everything that has to hold before a change goes in
+test: lint types imports tests ## what has to hold before a change goes in; CI asks for heavy, shapes and page too
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -37,6 +37,9 @@ shapes: $(STAMP) ## shapes and types in signatures
 	$(BIN)/python -m pytest -q -n logical --dist worksteal --jaxtyping-packages=$(SHAPED),beartype.beartype \
 		tests/contracts/test_recurrences.py tests/contracts/test_probes.py tests/regularizers \
 		tests/contracts/test_models.py -k "not test_models or trace_computes_the_outputs or every_parameter_learns"
+
+heavy: $(STAMP) ## the tests that start many processes
+	$(BIN)/python -m pytest -q -m heavy -n logical --dist worksteal
 
 slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow -n logical

@@ -55,8 +55,7 @@ def load(comparison: Comparison) -> Tables:
     wanted = [POSITION, LENGTH, LONGER, "score", "longer.score", "solved_step"]
     runs = comparison.runs.reindex(columns=list(dict.fromkeys([*comparison.runs.columns, *wanted])))
     runs = runs[runs[POSITION].notna()]
-    named = runs[POSITION].astype(str).str.rpartition(".")[2]
-    named = named.map(lambda name: NAMES.get(name, name))
+    named = runs[POSITION].map(lambda target: NAMES.get(name := str(target).rpartition(".")[2], name))
     if NONE not in set(named) or named.nunique() < 2:
         raise NothingToDraw("no model is without a position encoding and with one: model/position=none,sinusoidal")
     thresholds = runs["run"].map(lambda run: float(comparison.cards[run]["solved"]))

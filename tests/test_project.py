@@ -43,6 +43,7 @@ def test_no_file_is_called_utils() -> None:
     assert not [file for file in ROOT.glob("*/**/util*.py") if ".venv" not in file.parts]
 
 
+@pytest.mark.heavy
 def test_a_wheel_carries_the_configurations_and_works_elsewhere(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)

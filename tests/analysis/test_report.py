@@ -53,6 +53,7 @@ def page(made) -> str:
     return (made[1] / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.heavy
 def test_the_same_runs_give_the_same_bytes_in_another_process(made, tmp_path: Path):
     outputs, to = made
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "PYTHONWARNINGS": "error"}

@@ -28,6 +28,9 @@ from retrograde.probes.weight_contribution import WeightContribution
 from retrograde.tasks.adding import Adding
 from scripts import FOLDER, loaded
 
+pytestmark = pytest.mark.heavy
+"""The whole script is run, small."""
+
 bench = loaded("exactness")
 case, columns, differences, dynamics, gradients, known, loops, steps, watched = (
     loaded(f"exact.{name}")

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from retrograde.core.choices import Unavailable
 from scripts import FOLDER, loaded
 
+pytestmark = pytest.mark.heavy
+"""The whole script is run, small."""
+
 bench = loaded("growth")
 
 SMALL = bench.Options(

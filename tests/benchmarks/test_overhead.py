@@ -14,6 +14,9 @@ from retrograde.models.lstm import lstm
 from retrograde.tasks.adding import Adding
 from scripts import FOLDER, loaded
 
+pytestmark = pytest.mark.heavy
+"""The whole script is run, small."""
+
 SCRIPT = FOLDER / "overhead.py"
 LAYERS = {"nn.GRU": 1.00, "nn.RNN": 1.00, "nn.LSTM": 1.15}
 SMALL = ["--pairs=3", "--block=2", "--hidden=6", "--batch=4", "--length=12", "--threads=1"]

@@ -12,6 +12,9 @@ from torch import nn
 
 from scripts import FOLDER, loaded
 
+pytestmark = pytest.mark.heavy
+"""The whole script is run, small."""
+
 bench = loaded("peers")
 
 SMALL = bench.Options(models=(), lengths=(16,), batch=2, width=32, seconds=5.0, threads=1, device="cpu")

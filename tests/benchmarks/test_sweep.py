@@ -12,6 +12,9 @@ import pytest
 
 from scripts import FOLDER, loaded
 
+pytestmark = pytest.mark.heavy
+"""The whole script is run, small."""
+
 SCRIPT = FOLDER / "sweep.py"
 
 sweep = loaded("sweep")

@@ -153,6 +153,7 @@ def test_a_project_is_the_folder_that_was_sent_there(there: LoopbackServer, outp
     assert there.unknown == []
 
 
+@pytest.mark.heavy
 def test_three_sources_give_the_same_bytes(
     there: LoopbackServer,
     outputs: Path,

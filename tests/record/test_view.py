@@ -489,6 +489,7 @@ STARTED = "import os, time; from retrograde.record.view import start_ahead; star
 
 
 @pytest.mark.parametrize("then", ["", "time.sleep(0.03)", "time.sleep(1)", "os._exit(0)"])
+@pytest.mark.heavy
 def test_a_process_that_exits_while_w_and_b_starts_leaves_nothing_behind(then: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", STARTED + then], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -578,6 +579,7 @@ def test_an_online_run_delivers_them_as_it_goes(server: LoopbackServer, tmp_path
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])
+@pytest.mark.heavy
 def test_an_interrupted_run_is_one_run_with_all_rows(server: LoopbackServer, tmp_path: Path, mode: str) -> None:
     Trouble.due = partial(os.kill, os.getpid(), signal.SIGTERM)
     with pytest.raises(SystemExit):

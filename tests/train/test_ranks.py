@@ -102,6 +102,7 @@ def test_two_devices_give_the_run_of_one_even_when_interrupted(
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.heavy
 def test_they_find_the_same_step_that_is_no_number(small_run: Fit) -> None:
     settings = {
         "model": partial(linear_rnn, hidden=8, radius=1.5),
@@ -121,6 +122,7 @@ def test_a_rank_that_is_lost_is_named(small_run: Fit, tmp_path: Path) -> None:
     assert only_run(tmp_path).read()["status"] == FAILED
 
 
+@pytest.mark.heavy
 def test_processes_of_torchrun_on_two_nodes_are_the_ranks(
     tmp_path: Path, bin_folder: Path, command: Callable[..., "Ended"]
 ) -> None:

@@ -86,6 +86,7 @@ def test_a_clock_that_jumps_back_changes_nothing(small_run: Fit, monkeypatch: py
     assert run.metrics().drop(columns="run").equals(undisturbed.metrics().drop(columns="run"))
 
 
+@pytest.mark.heavy
 def test_a_home_that_cannot_be_written_to_is_done_without(tmp_path: Path, bin_folder: Path) -> None:
     settings = ("width=4", "task.length=5", "steps=3", "probe=none", "trainer.test_samples=8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "WANDB_", "MPL"))}
