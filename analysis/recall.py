@@ -326,9 +326,9 @@ def caption(tables: Tables) -> str:
         "Test score of the checkpoint that validation chose, over the numbers that a model carries from one position "
         f"to the next, in all its layers, {each} for each model, width and number of pairs, every one a mark; lines "
         f"are medians, the bands {bands}. Models that keep everything they have read stand at the right, by width. "
-        "Below: the smallest of the states tried with which a seed solves its task, by Kaplan and Meier's median over seeds, "
-        f"those that solve with none counted as needing more than the largest; {ends}. The dashed line there is in "
-        f"proportion to the pairs, through the middle of what was found.{kept}"
+        "Below: the smallest of the states tried with which a seed solves its task, by Kaplan and Meier's median over "
+        "seeds, those that solve with none counted as needing more than the largest; "
+        f"{ends}. The dashed line there is in proportion to the pairs, through the middle of what was found.{kept}"
     )
 
 
