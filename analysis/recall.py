@@ -159,6 +159,8 @@ def _growth(needed: pd.DataFrame) -> str:
         few, most = of.iloc[0], of.iloc[-1]
         if few["pairs"] == most["pairs"]:
             kind = "nothing is said of"
+        elif min(few["seeds"], most["seeds"]) < 2:
+            kind = "one seed tells nothing of"
         elif most["low"] > few["high"]:
             kind = "as expected it grows with the pairs for"
         elif np.isinf(few["low"]):

@@ -91,6 +91,11 @@ def test_what_does_not_is_said_too(script, tmp_path: Path):
     )
 
 
+def test_one_seed_tells_nothing(script, tmp_path: Path):
+    said = script("recall").finding(load(script, tmp_path, *theory(seeds=1)))
+    assert "deltanet 64, 256. One seed tells nothing of deltanet" in said
+
+
 def test_every_run_is_a_mark(script, tmp_path: Path):
     tables = load(script, tmp_path, *theory())
     figure = script("recall").draw(tables)
