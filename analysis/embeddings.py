@@ -13,12 +13,11 @@ Data:      the weights that validation chose, from the runs' own checkpoints, an
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,13 +25,24 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 import retrograde
-from retrograde.core.contracts import Task
-from retrograde.core.words import UNKNOWN
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcome, records
+from retrograde.figures.comparison import (
+    LONGEST_REASON,
+    NUMBERS,
+    Comparison,
+    NothingToDraw,
+    Tables,
+    in_short,
+    listed,
+    outcome,
+    records,
+)
 from retrograde.figures.provenance import number
 from retrograde.figures.statistics import interval, interval_in_words, too_few
-from retrograde.layers.word_vectors import WordVectors
+
+if TYPE_CHECKING:  # torch takes a second to load, and a report asks this of runs without vectors too
+    from retrograde.core.contracts import Task
+    from retrograde.layers.word_vectors import WordVectors
 
 CLOZE = "retrograde.tasks.cloze.Cloze"
 
@@ -59,47 +69,52 @@ SHARED, RIGHT, ALONE, CHANCE = (
 )
 
 
-@dataclass(frozen=True)
-class Learnt:
+class Learnt(NamedTuple):
     """A run's vectors, without the one of unknown words, and the same words by what stands around them in the text."""
 
-    vectors: WordVectors
-    counted: WordVectors
+    vectors: "WordVectors"
+    counted: "WordVectors"
 
 
 def learnt(folder: Path) -> Learnt:
     """Of a finished run; raises ValueError where it has no weights, or no vectors in them."""
+    import torch
+
+    from retrograde.core.words import UNKNOWN
+    from retrograde.layers.word_vectors import WordVectors
+
     run = retrograde.load(folder)
     window = int(run.metadata["config"]["model"]["window"])
     symbols = run.task.inputs.symbols
     kept = [row for row, word in enumerate(symbols) if word != UNKNOWN]
     words = tuple(symbols[row] for row in kept)
-    counted = information(counts(run.task, window))
-    return Learnt(WordVectors(words, run.model.vectors[kept]), WordVectors(words, counted[kept]))
+    counted = torch.from_numpy(information(counts(run.task, window))[kept])
+    return Learnt(WordVectors(words, run.model.vectors[kept]), WordVectors(words, counted))
 
 
-def counts(task: Task, window: int) -> Float[torch.Tensor, "words words"]:
+def counts(task: "Task", window: int) -> Float[np.ndarray, "words words"]:
     """How often each word stands within ``window`` positions of each other in segments of the training text."""
-    tokens = task.sample(SEGMENTS, torch.Generator().manual_seed(0)).inputs
+    import torch
+
+    tokens = task.sample(SEGMENTS, torch.Generator().manual_seed(0)).inputs.numpy()
     size = task.inputs.size
-    found = torch.zeros(size * size, dtype=torch.float64)
+    found = np.zeros((size, size))
     for distance in range(1, min(window, tokens.shape[1] - 1) + 1):
-        pairs = (tokens[:, :-distance] * size + tokens[:, distance:]).flatten()
-        found += torch.bincount(pairs, minlength=size * size)
-    return (found.view(size, size) + found.view(size, size).mT).contiguous()
+        pairs = (tokens[:, :-distance] * size + tokens[:, distance:]).ravel()
+        found += np.bincount(pairs, minlength=size * size).reshape(size, size)
+    return found + found.T
 
 
-def information(counted: Float[torch.Tensor, "words words"]) -> Float[torch.Tensor, "words words"]:
+def information(counted: Float[np.ndarray, "words words"]) -> Float[np.ndarray, "words words"]:
     """The positive pointwise mutual information of words and neighbours; 0 for a pair that does not come up.
 
-    >>> information(torch.tensor([[0.0, 2.0], [2.0, 0.0]])).exp()
-    tensor([[1., 2.],
-            [2., 1.]])
+    >>> np.exp(information(np.array([[0.0, 2.0], [2.0, 0.0]])))
+    array([[1., 2.],
+           [2., 1.]])
     """
-    total = counted.sum()
-    expected = counted.sum(1, keepdim=True) * counted.sum(0, keepdim=True) / total
-    ratio = torch.where(counted > 0, counted / expected.clamp(min=torch.finfo(counted.dtype).tiny), 1.0)
-    return ratio.log().clamp(min=0)
+    expected = counted.sum(1, keepdims=True) * counted.sum(0, keepdims=True) / counted.sum()
+    ratio = np.divide(counted, expected, out=np.ones_like(counted), where=counted > 0)
+    return np.log(np.maximum(ratio, 1))
 
 
 def plurals(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -113,7 +128,7 @@ def plurals(words: Sequence[str]) -> list[tuple[str, str]]:
     return sorted(found, key=lambda pair: max(rank[word] for word in pair))[:PAIRS]
 
 
-def shared(one: WordVectors, other: WordVectors) -> float:
+def shared(one: "WordVectors", other: "WordVectors") -> float:
     """Which share of a word's nearest in one are among its nearest in the other, mean of the most frequent words."""
     shares = [
         len({near for near, _ in one.neighbours(word, NEAR)} & {near for near, _ in other.neighbours(word, NEAR)})
@@ -122,7 +137,7 @@ def shared(one: WordVectors, other: WordVectors) -> float:
     return float(np.mean(shares)) / NEAR
 
 
-def analogies(vectors: WordVectors, pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
+def analogies(vectors: "WordVectors", pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
     """Of all analogies of two pairs, the share whose word is among the nearest; and that of asking the word alone."""
     right = [
         plural in {near for near, _ in vectors.analogy(of_other, others, word, NEAR)}
@@ -147,7 +162,8 @@ def load(comparison: Comparison) -> Tables:
         try:
             found = learnt(comparison.store.folders[run["run"]].path)
         except (OSError, ValueError) as error:
-            without.append((run["run"], str(error)))
+            root = f"{comparison.store.root.resolve()}/"
+            without.append((run["run"], in_short(str(error).replace(root, ""), LONGEST_REASON)))
             rows.append(row)
             continue
         words = found.vectors.words
@@ -182,7 +198,7 @@ def load(comparison: Comparison) -> Tables:
     }
 
 
-def flat(vectors: WordVectors, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+def flat(vectors: "WordVectors", pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """The unit vectors of the pairs, or of the most frequent words where there are none, on their first two principal
     axes, with the share of their variance that each axis has."""
     words = [word for pair in pairs for word in pair] or list(vectors.words[:SHOWN_WORDS])
@@ -209,7 +225,7 @@ def finding(tables: Tables) -> str:
     for model in theme.present(numbers["model"]):
         of_model = numbers[(numbers["model"] == model) & numbers[SHARED].notna()]
         if of_model.empty:
-            said.append(f"{model} has no vectors")
+            said.append(f"there are no vectors of {model}")
             continue
         near, chance = interval(of_model[SHARED].to_numpy()), of_model[CHANCE].iloc[0]
         span = f"{_span(near.median, near.low, near.high)}, n = {len(of_model)}, chance {_percent(chance)}"
