@@ -24,6 +24,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
 from retrograde.figures.provenance import number, trivial_rule
+from retrograde.figures.statistics import interval, interval_in_words
 
 OF = STUDY
 
@@ -115,8 +116,9 @@ def finding(tables: Tables) -> str:
         counts = of_task["both err"].value_counts()
         fewest = int(of_task["layers"].min())
         medians = [
-            f"{f'{row.model} ' * several}{percent(getattr(row, ONE))} to {percent(getattr(row, BOTH))}"
-            for row in of_task[of_task["layers"] == fewest].itertuples()
+            f"{f'{model} ' * several}{_errors(of_setting, ONE)} to {_errors(of_setting, BOTH)}"
+            for model, of_setting in numbers[(numbers["task"] == task) & (numbers["layers"] == fewest)].groupby("model")
+            if of_setting["directions"].nunique() > 1
         ]
         more = f", more in {counts[MORE]}" if MORE in counts else ""
         said.append(
@@ -133,6 +135,16 @@ def finding(tables: Tables) -> str:
                 surprises.append(f"{listed(odd)} {'not' if expected else 'less'} on {task} with {_layers(layers)}")
     verdict = "as theory says" if not surprises else f"against theory {', '.join(surprises)}"
     return f"Both directions err less {', '.join(said)}: {verdict}{_of_layers(numbers)}"
+
+
+def _errors(numbers: pd.DataFrame, directions: str) -> str:
+    """Of runs with a score the median and its interval, and how many they are."""
+    known = numbers.loc[numbers["directions"] == directions, "test errors"].dropna().to_numpy()
+    if not len(known):
+        return "not tested"
+    over = interval(known)
+    ends = f"{percent(over.low).removesuffix(' %')} to {percent(over.high)}"
+    return f"{percent(over.median)} ({ends}, n = {len(known)})"
 
 
 def _layers(count: int) -> str:
@@ -250,7 +262,7 @@ def caption(tables: Tables) -> str:
         f"the task's card. Models have {size} parameters. A network is said to err less where every one of its seeds "
         f"errs less than every seed of the other, which of two alike with {seeds[0]} seed{'s' * (seeds[0] != 1)} each "
         f"happens one way or the other in {percent(chance)} of comparisons. {each} for each, every one a mark; lines "
-        "are medians, there is no band."
+        f"are medians, there is no band; the finding's ends are {interval_in_words(seeds[-1])}."
     )
 
 

@@ -64,8 +64,9 @@ def test_medians_stand_in_pairs(script, tmp_path: Path):
 def test_what_comes_out_as_theory_says_is_said(script, tmp_path: Path):
     said = script("directions").finding(load(script, tmp_path, *as_theory_says()))
     assert said == (
-        "Both directions err less on classify_text in 0 of 1 settings (1 layer: 25 % to 30 %), on tag_code in 1 of 1 "
-        "settings (1 layer: 11 % to 5.5 %): as theory says"
+        "Both directions err less on classify_text in 0 of 1 settings (1 layer: 25 % (20 to 30 %, n = 2) to 30 % "
+        "(25 to 35 %, n = 2)), on tag_code in 1 of 1 settings (1 layer: 11 % (10 to 12 %, n = 2) to 5.5 % (5 to 6 %, "
+        "n = 2)): as theory says"
     )
 
 
@@ -81,7 +82,9 @@ def test_a_label_that_two_layers_tell_better_is_no_surprise(script, tmp_path: Pa
     """The upper layer reads forward over what the lower one read backward."""
     fakes = [read(CLASSIFIED, both, 0.5 + 0.1 * both, layers=2) for both in (False, True)]
     said = script("directions").finding(load(script, tmp_path, *fakes))
-    assert said.endswith("in 1 of 1 settings (2 layers: 50 % to 40 %): as theory says")
+    assert said.endswith(
+        "in 1 of 1 settings (2 layers: 50 % (50 to 50 %, n = 1) to 40 % (40 to 40 %, n = 1)): as theory says"
+    )
 
 
 def test_further_layers_are_counted(script, tmp_path: Path):
@@ -89,7 +92,7 @@ def test_further_layers_are_counted(script, tmp_path: Path):
     fakes += [read(TAGGED, False, 0.92, layers=3), read(TAGGED, True, 0.91, layers=3)]
     said = script("directions").finding(load(script, tmp_path, *fakes))
     assert said.endswith("with 3 layers errors are fewer than with 1 in 1 and more in 1 of 2 comparisons")
-    assert "on tag_code in 1 of 2 settings, more in 1 (1 layer: 10 % to 5 %)" in said
+    assert "on tag_code in 1 of 2 settings, more in 1 (1 layer: 10 % (10 to 10 %, n = 1) to 5 %" in said
 
 
 def test_a_run_that_failed_errs_more_than_any_other_and_is_drawn(script, tmp_path: Path):
