@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
 from retrograde.figures.provenance import number, trivial_rule
+from retrograde.figures.statistics import solve_rate
 
 OF = STUDY
 
@@ -168,18 +169,10 @@ def _generalises(numbers: pd.DataFrame) -> str:
         return said
     of_distance, of_place = (solve_rate(int(one.sum()), len(one)) for one in (distance, place))
     better = "are not shown to hold better"
-    if of_distance[0] > of_place[1] or of_distance[1] < of_place[0]:
-        better = "hold better" if of_distance[0] > of_place[1] else "hold worse"
-    shares = " against ".join(f"{100 * one[0]:.0f} to {100 * one[1]:.0f} %" for one in (of_distance, of_place))
+    if of_distance.low > of_place.high or of_distance.high < of_place.low:
+        better = "hold better" if of_distance.low > of_place.high else "hold worse"
+    shares = " against ".join(f"{100 * one.low:.0f} to {100 * one.high:.0f} %" for one in (of_distance, of_place))
     return f"{said}; encodings of distance {better} than those of position ({shares})"
-
-
-def solve_rate(solved: int, runs: int) -> tuple[float, float]:
-    """The ends of Wilson's 95 % interval of a rate (Wilson 1927)."""
-    z, share = 1.96, solved / runs
-    middle = (share + z**2 / (2 * runs)) / (1 + z**2 / runs)
-    half = z / (1 + z**2 / runs) * np.sqrt(share * (1 - share) / runs + z**2 / (4 * runs**2))
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 @theme.applied()

@@ -34,7 +34,7 @@ from retrograde.figures.comparison import (
     records,
 )
 from retrograde.figures.provenance import number
-from retrograde.figures.statistics import interval, interval_in_words
+from retrograde.figures.statistics import interval, interval_in_words, solve_rate
 
 SCALING, HEADS, HIDDEN = "config.model.scaling", "config.model.heads", "config.model.hidden"
 
@@ -216,10 +216,10 @@ def _learnt(numbers: pd.DataFrame, d: int) -> str:
     for scores, table in tables.items():
         rates[scores] = solve_rate(len(solved[scores]), len(table))
         at = f", step {_steps(solved[scores])}" if len(solved[scores]) else ""
-        low, high = rates[scores]
-        said[scores] = f"{len(solved[scores])} of {len(table)} seeds ({100 * low:.0f} to {100 * high:.0f} %){at}"
+        low, high = 100 * rates[scores].low, 100 * rates[scores].high
+        said[scores] = f"{len(solved[scores])} of {len(table)} seeds ({low:.0f} to {high:.0f} %){at}"
     times = {scores: table["solved at step"].fillna(np.inf) for scores, table in tables.items()}
-    if rates[PLAIN][1] < rates[DIVIDED][0]:
+    if rates[PLAIN].high < rates[DIVIDED].low:
         verdict = "Learning fails without 1/√d"
     elif times[PLAIN].min() > times[DIVIDED].max():
         orders = comb(sum(map(len, times.values())), len(times[PLAIN]))
@@ -227,14 +227,6 @@ def _learnt(numbers: pd.DataFrame, d: int) -> str:
     else:
         verdict = "That learning suffers is not shown"
     return f"{verdict}: solved by {said[PLAIN]}, with it by {said[DIVIDED]}"
-
-
-def solve_rate(solved: int, seeds: int) -> tuple[float, float]:
-    """The ends of Wilson's 95 % interval of a rate (Wilson 1927)."""
-    z, share = 1.96, solved / seeds
-    middle = (share + z**2 / (2 * seeds)) / (1 + z**2 / seeds)
-    half = z / (1 + z**2 / seeds) * np.sqrt(share * (1 - share) / seeds + z**2 / (4 * seeds**2))
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 def _steps(steps: pd.Series) -> str:

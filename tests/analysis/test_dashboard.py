@@ -297,7 +297,7 @@ def test_every_question_s_data_entry_names_what_runs_hold_or_could(dashboard) ->
     known = {f"{file.stem}/" for file in (Path(retrograde.__file__).parent / "probes").glob("*.py")} | {"validation/"}
     for stem, question in dashboard._neighbour("report").questions().items():
         named = re.findall(r"(\w+/)\w+", dashboard.asked(question.__doc__, "Data"))
-        assert set(named) <= known | {"test/", "train/", "longer/"}, stem
+        assert set(named) <= known | {"test/", "train/", "longer/", "device/", "benchmarks/"}, stem
 
 
 @needed
