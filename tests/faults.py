@@ -147,12 +147,12 @@ def disturbed(sweep: Sweep, launches: int, shortest: float, longest: float, chan
 def compare(jobs: int, launches: int, longest: float, seed: int, *settings: str) -> int:
     """A disturbed sweep against one that nobody disturbed; how often it was killed.
 
-    The first kill comes before half of the time that the other has taken, so that there is one on any machine.
+    The first kill comes before half of the time that so many launches would take, so that there is one on any machine.
     """
     with TemporaryDirectory() as one, TemporaryDirectory() as other:
         begun = time.monotonic()
         Sweep(Path(one), jobs, settings).launch().wait()
-        half = (time.monotonic() - begun) / 2
+        half = (time.monotonic() - begun) / launches / 2
         sweep = Sweep(Path(other), jobs, settings)
         kills = disturbed(sweep, launches, 0.1, min(longest, half), random.Random(seed))
         assert len(sweep.finished) == jobs
