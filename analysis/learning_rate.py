@@ -46,9 +46,11 @@ LOWEST = -0.25
 def load(comparison: Comparison) -> Tables:
     """``cells`` one row a model and rate; ``windows`` one row a model; ``numbers`` one row a run."""
     runs = comparison.runs
-    if RATE not in runs or runs[RATE].nunique() < 2:
+    rates = pd.to_numeric(runs.get(RATE, pd.Series(np.nan, runs.index)), errors="coerce")
+    on_an_axis = np.isfinite(rates) & (rates > 0)
+    if rates[on_an_axis].nunique() < 2:
         raise NothingToDraw("the learning rate is not varied: optimizer.lr=1e-4,1e-3,1e-2 does")
-    runs = runs.loc[runs[RATE].notna()].reindex(columns=list(dict.fromkeys([*runs.columns, *RESULTS])))
+    runs = runs[on_an_axis].reindex(columns=list(dict.fromkeys([*runs.columns, *RESULTS])))
     if runs["score"].isna().all():
         raise NothingToDraw("no run has been tested yet")
     numbers = pd.DataFrame(

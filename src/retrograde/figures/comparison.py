@@ -155,7 +155,8 @@ def comparisons(store: FolderStore, of: tuple[str, ...] = VARIANT) -> tuple[list
         learns = _learns(frame)
         if not learns.any():  # rules among themselves
             learns = ~learns
-        drawn, beside = (frame[chosen].reset_index(drop=True) for chosen in (learns, ~learns))
+        # in one piece, or pandas warns whoever adds a column to hundreds of settings
+        drawn, beside = (frame[chosen].reset_index(drop=True).copy() for chosen in (learns, ~learns))
         of_run = {str(run): cards[run] for run in frame["run"]}
         found.append(Comparison(store, study, task, of_run, drawn, beside, stem))
     return found, left_out
