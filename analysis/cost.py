@@ -29,7 +29,7 @@ from matplotlib.ticker import NullLocator
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed
-from retrograde.figures.provenance import number
+from retrograde.figures.provenance import number, seeds_each
 from retrograde.figures.statistics import interval, interval_in_words
 from retrograde.record.folder import FINISHED
 
@@ -264,7 +264,7 @@ def caption(tables: Tables) -> str:
     """What a step's time is taken from, what memory is and where it was counted, and what neither says."""
     times, source = tables["times"], tables["source"].iloc[0]
     sizes = sorted({int(size) for size in times.groupby(["architecture", "length"])["seed"].nunique()})
-    each = f"{sizes[0]} seed{'s' * (sizes[0] != 1)}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds"
+    each = seeds_each(sizes)
     bands = listed(sorted({interval_in_words(size) for size in sizes if size > 1})) or "absent with one seed"
     lost = int(times.drop_duplicates(["architecture", "length", "seed"])["seconds"].isna().sum())
     gone = f" {lost} differences were not above 0 and are left out, with their seeds' exponents." if lost else ""

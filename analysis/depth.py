@@ -30,7 +30,7 @@ from retrograde.figures.comparison import (
     outcome,
     records,
 )
-from retrograde.figures.provenance import number
+from retrograde.figures.provenance import number, seeds_each
 from retrograde.figures.statistics import interval, interval_in_words
 
 RESIDUAL, NORMALISATION = "config.model.residual", "config.model.normalisation"
@@ -243,7 +243,7 @@ def caption(tables: Tables) -> str:
     """What is drawn, of which step, and what the interval is."""
     curves, numbers = tables["curves"], tables[NUMBERS]
     seeds = sorted(map(int, numbers.groupby(["stack", "residual path", "LayerNorm"])["run"].nunique().unique()))
-    each = f"{seeds[0]} seed{'s' * (seeds[0] != 1)}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    each = seeds_each(seeds)
     band = "" if seeds[-1] == 1 else f", the band is {interval_in_words(seeds[-1])}"
     last = curves.loc[curves["when"] == AFTER, "step"]
     after = "" if last.empty else f"after training, step {number(last.min())} to {number(last.max())}, "

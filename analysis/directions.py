@@ -23,7 +23,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
-from retrograde.figures.provenance import number, trivial_rule
+from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import interval, interval_in_words
 
 OF = STUDY
@@ -251,7 +251,7 @@ def caption(tables: Tables) -> str:
     """What is drawn, how large the models are, what is due, and how far few seeds carry the comparison."""
     numbers, rules = tables[NUMBERS], tables["rules"]
     seeds = sorted(map(int, numbers.groupby(SETTING)["run"].nunique().unique()))
-    each = f"{seeds[0]} seed{'s' * (seeds[0] != 1)}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    each = seeds_each(seeds)
     sizes = numbers["parameters"].dropna().astype(float)
     size = f"{number(sizes.min())} to {number(sizes.max())}" if sizes.nunique() > 1 else number(sizes.max())
     scored = "; ".join(f"{row.task}: {row.scored}" for row in rules.itertuples())

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcome, records
-from retrograde.figures.provenance import number, trivial_rule
+from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import LEVEL, Estimate, in_percent, interval, interval_in_words, solve_rate
 
 RANGE = "config.model.negative_eigenvalues"
@@ -228,7 +228,7 @@ def caption(tables: Tables) -> str:
     """What is drawn, of which checkpoint, and what the intervals are."""
     numbers = tables[NUMBERS]
     sizes = sorted({int(size) for size in numbers.groupby(["network", "eigenvalues"])["run"].nunique()})
-    each = f"{sizes[0]} seed{'s' * (sizes[0] != 1)}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds"
+    each = seeds_each(sizes)
     bands = listed(sorted({interval_in_words(size) for size in sizes if size > 1}))
     band = f", the band {bands}" if bands else ""
     untested = int(numbers[TRAINED].isna().sum())

@@ -22,7 +22,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
-from retrograde.figures.provenance import number, trivial_rule
+from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import (
     FEWEST,
     LEVEL,
@@ -251,7 +251,7 @@ def caption(tables: Tables) -> str:
     """What is drawn, what a median of censored steps is, and what the intervals are."""
     cells, numbers = tables["cells"], tables[NUMBERS]
     sizes = sorted({int(size) for size in cells["runs"]})
-    each = f"{sizes[0]} seed{'s' * (sizes[0] != 1)}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds"
+    each = seeds_each(sizes)
     words = listed(sorted({interval_in_words(size) for size in sizes if size > 1})) or "none with one seed"
     of_steps = "their range, in which those that did not solve are above" if sizes[0] < FEWEST else "by Greenwood"
     longest = cells[cells["T"] == cells["T"].max()]

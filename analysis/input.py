@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcome, records
-from retrograde.figures.provenance import number, trivial_rule
+from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import FEWEST, Estimate, interval, interval_in_words, steps_to_solve, too_few
 
 KIND, FROZEN, FILE = (f"config.model.embedding.{name}" for name in ("_target_", "frozen", "path"))
@@ -266,7 +266,7 @@ def caption(tables: Tables) -> str:
     numbers, rule = tables[NUMBERS], tables["rule"]
     counts = numbers.groupby(["model", "embedding"])["run"].nunique()
     seeds = sorted({int(count) for count in counts})
-    each = f"{seeds[0]} seed{'s' * (seeds[0] != 1)}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    each = seeds_each(seeds)
     few = too_few(seeds[0], "a median")
     sizes = numbers.groupby("embedding", sort=False)["parameters"].median().dropna()
     size = listed([f"{name} {number(count)}" for name, count in sizes.items()])

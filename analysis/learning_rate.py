@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcome, records
-from retrograde.figures.provenance import number
+from retrograde.figures.provenance import number, seeds_each
 from retrograde.figures.statistics import interval, interval_in_words, solve_rate
 
 RATE = "config.optimizer.lr"
@@ -291,7 +291,7 @@ def caption(tables: Tables) -> str:
     """What is drawn, what a window is and how well its ends are known, and what the interval is."""
     cells, numbers = tables["cells"], tables[NUMBERS]
     sizes = sorted({int(size) for size in cells["runs"]})
-    each = f"{sizes[0]} seed{'s' * (sizes[0] != 1)}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds"
+    each = seeds_each(sizes)
     words = listed(sorted({interval_in_words(size) for size in sizes if size > 1})) or "absent with one seed"
     beside = int((~numbers["ended"].isin(COUNTED)).sum())
     kept = f" {beside} that did not end are not counted." if beside else ""

@@ -25,7 +25,7 @@ from matplotlib.patheffects import withStroke
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
-from retrograde.figures.provenance import number, trivial_rule
+from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import in_percent, solve_rate
 
 OF = STUDY
@@ -277,7 +277,7 @@ def caption(tables: Tables) -> str:
     """What a cell, a strip and the border are, what holding means, and what the interval is."""
     cells, numbers = tables["cells"], tables[NUMBERS]
     sizes = sorted({int(size) for size in numbers.groupby(["task", "architecture", "trained up to"])["run"].nunique()})
-    each = f"{sizes[0]} seed{'s' * (sizes[0] != 1)}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds"
+    each = seeds_each(sizes)
     rules = {
         task: sorted({round(float(score), 4) for score in of_task["trivial"]})
         for task, of_task in cells.groupby("task", sort=True)

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
-from retrograde.figures.provenance import number, trivial_rule
+from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import solve_rate
 
 OF = STUDY
@@ -242,7 +242,7 @@ def caption(tables: Tables) -> str:
     """What is drawn, which attention is causal, and what the lengths are."""
     numbers = tables[NUMBERS]
     seeds = sorted(map(int, numbers.groupby(["attention", "task", "position"])["run"].nunique().unique()))
-    each = f"{seeds[0]} seed{'s' * (seeds[0] != 1)}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    each = seeds_each(seeds)
     lengths = [
         f"{task}: {number(length)}, then {number(longer)}"
         for task, length, longer in numbers[["task", "length", "longer length"]].drop_duplicates().values.tolist()

@@ -22,6 +22,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import BEFORE, NUMBERS, Comparison, NothingToDraw, Tables, ends, listed
+from retrograde.figures.provenance import seeds_each
 from retrograde.record.tables import LOWEST
 
 RADIUS, MATRIX = "config.model.radius", "config.model.matrix"
@@ -179,7 +180,7 @@ def caption(tables: Tables) -> str:
     """What is drawn, of which step, and what theory is."""
     numbers = tables[NUMBERS]
     seeds = sorted(map(int, numbers.groupby(["matrix", "spectral radius"])["run"].nunique().unique()))
-    each = f"{seeds[0]} seed{'s' * (seeds[0] != 1)}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    each = seeds_each(seeds)
     matrices = listed([str(one) for one in dict.fromkeys(numbers["matrix"])])
     return (
         "Norm of the loss's total gradient at the hidden state that lies the given number of positions back from the "

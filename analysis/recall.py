@@ -30,7 +30,7 @@ from retrograde.figures.comparison import (
     outcome,
     records,
 )
-from retrograde.figures.provenance import number, trivial_rule
+from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import (
     FEWEST,
     LEVEL,
@@ -318,7 +318,7 @@ def caption(tables: Tables) -> str:
     """What is drawn, what a state is, and which intervals they are."""
     cells, numbers, needed = tables["cells"], tables[NUMBERS], tables["needed"]
     sizes = sorted({int(size) for size in cells["runs"]})
-    each = f"{sizes[0]} seed{'s' * (sizes[0] != 1)}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} seeds"
+    each = seeds_each(sizes)
     bands = listed(sorted({interval_in_words(size) for size in sizes if size > 1})) or "absent with one seed"
     few = int(needed["seeds"].min()) < FEWEST
     ends = "its interval the range of the seeds" if few else f"its interval by Greenwood's variance at {LEVEL:.0%}"

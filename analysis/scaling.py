@@ -33,7 +33,7 @@ from retrograde.figures.comparison import (
     outcome,
     records,
 )
-from retrograde.figures.provenance import number
+from retrograde.figures.provenance import number, seeds_each
 from retrograde.figures.statistics import interval, interval_in_words, solve_rate
 
 SCALING, HEADS, HIDDEN = "config.model.scaling", "config.model.heads", "config.model.hidden"
@@ -314,7 +314,7 @@ def caption(tables: Tables) -> str:
     """What is drawn, of which step, what theory is, and the interval."""
     numbers = tables[NUMBERS]
     seeds = sorted(map(int, numbers.groupby(["scores", "d"])["run"].nunique().unique()))
-    each = f"{seeds[0]} seed{'s' * (seeds[0] != 1)}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    each = seeds_each(seeds)
     band = "" if seeds[-1] == 1 else f", the band is {interval_in_words(seeds[-1])}"
     return (
         "Causal self-attention with heads of width d, their number times d being the model's width. At step 0, as "

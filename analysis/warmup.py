@@ -22,7 +22,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcome, records
-from retrograde.figures.provenance import number
+from retrograde.figures.provenance import number, seeds_each
 
 START, OVER, RATE = "config.scheduler.start_factor", "config.scheduler.total_iters", "config.optimizer.lr"
 
@@ -195,7 +195,7 @@ def caption(tables: Tables) -> str:
     """What is drawn, what the two kinds of runs differ in, and the test of the difference."""
     numbers = tables[NUMBERS]
     seeds = sorted(map(int, numbers.groupby(["stack", "rate", "learning rate"])["run"].nunique().unique()))
-    each = f"{seeds[0]} seed{'s' * (seeds[0] != 1)}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    each = seeds_each(seeds)
     over = sorted(numbers.loc[numbers["rate"] == WITH, "warm-up (steps)"].unique())
     return (
         f"With warm-up the learning rate rises in a straight line over the first {listed([number(n) for n in over])} "

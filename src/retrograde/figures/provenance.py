@@ -52,6 +52,16 @@ def seeds_in_words(table: pd.DataFrame) -> str:
     return f"{each}; thin lines are seeds, the thick one is their median, the band is {kinds}."
 
 
+def seeds_each(counts: Sequence[int]) -> str:
+    """How many seeds each of several settings has, from the different counts in order.
+
+    >>> seeds_each([1]), seeds_each([3]), seeds_each([2, 3])
+    ('1 seed', '3 seeds', '2 to 3 seeds')
+    """
+    few, many = counts[0], counts[-1]
+    return f"{few} to {many} seeds" if few < many else f"{few} seed{'s' * (few != 1)}"
+
+
 def endings(comparison: Comparison) -> str:
     """The runs that did not end as they should, in one sentence; empty where there is none."""
     found = exceptions(comparison.runs)
