@@ -35,6 +35,7 @@ from rich.text import Text
 
 from retrograde.record.command import command
 from retrograde.record.folder import FINISHED, RUNNING
+from retrograde.record.metadata import number_of
 from retrograde.record.selection import as_number, condition, ordered, require_known
 from retrograde.record.survey import (
     DIVERGED,
@@ -48,7 +49,6 @@ from retrograde.record.survey import (
     configurations,
     counted,
     length,
-    number_of,
     printable,
     words,
 )

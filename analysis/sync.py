@@ -27,10 +27,10 @@ from typing import Any
 import wandb
 
 from retrograde.record.folder import Claimed, RunFolder
+from retrograde.record.metadata import number_of
 from retrograde.record.project import md5_of
 from retrograde.record.secret import redacted
 from retrograde.record.store import FolderStore
-from retrograde.record.survey import number_of
 from retrograde.record.view import in_one_line
 from retrograde.record.wandb_log import Log, Row, flat, read_logs, write_rest
 

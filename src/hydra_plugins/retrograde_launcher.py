@@ -17,8 +17,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from retrograde.record.metadata import number_of
 from retrograde.train.app import plan_sweep
-from retrograde.train.closing import numbered
 from retrograde.train.jobs import Composer, Planned, study_name
 from retrograde.train.sweep import (
     PLACE,
@@ -74,7 +74,7 @@ class SweepLauncher(Launcher):
             for line in outcome.lines():
                 print(line, flush=True)
             if outcome.bad:
-                raise SweepError(f"{outcome.bad} of {numbered(len(jobs), 'run')} did not finish")
+                raise SweepError(f"{outcome.bad} of {number_of(len(jobs), 'run')} did not finish")
         return [_returned(job) for job in jobs]
 
 

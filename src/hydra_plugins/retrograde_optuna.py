@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.retrograde_launcher import SweepLauncher, of_size
 from hydra_plugins.retrograde_workers import needed
 from retrograde.record.folder import config_hash
-from retrograde.train.closing import numbered
+from retrograde.record.metadata import number_of
 from retrograde.train.errors import first_line
 from retrograde.train.jobs import Composer
 from retrograde.train.sweep import SweepError
@@ -100,7 +100,7 @@ class OptunaSweeper(Sweeper):
         for line in self._lines(study):
             print(line, flush=True)
         if failed:
-            raise SweepError(f"{failed} of {numbered(self.n_trials, 'trial')} failed")
+            raise SweepError(f"{failed} of {number_of(self.n_trials, 'trial')} failed")
 
     def _study(self, space: Mapping[str, "BaseDistribution"], fixed: Sequence[str]) -> "Study":
         """The one of this name in the storage, or a new one; its name, unless given, is that of what is searched."""
@@ -164,7 +164,7 @@ class OptunaSweeper(Sweeper):
         """What was found, for a person."""
         states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        lines = [f"{numbered(len(states), 'trial')} of '{study.study_name}': {counts}"]
+        lines = [f"{number_of(len(states), 'trial')} of '{study.study_name}': {counts}"]
         if "complete" in states:
             settings = " ".join(f"{key}={value}" for key, value in study.best_params.items())
             lines.append(f"  best score {study.best_value:.4g}: {settings}")

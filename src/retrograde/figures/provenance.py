@@ -10,6 +10,7 @@ from retrograde.figures.comparison import LONGEST_DRAWN, Comparison, exceptions,
 from retrograde.figures.statistics import interval_in_words
 from retrograde.figures.theme import present
 from retrograde.record.lags import lag_quantiles as lag_quantiles
+from retrograde.record.metadata import number_of
 
 MOST_VARIANTS = 12
 """Of tasks that a card names; the runs name all of them."""
@@ -59,7 +60,7 @@ def seeds_each(counts: Sequence[int]) -> str:
     ('1 seed', '3 seeds', '2 to 3 seeds')
     """
     few, many = counts[0], counts[-1]
-    return f"{few} to {many} seeds" if few < many else f"{few} seed{'s' * (few != 1)}"
+    return f"{few} to {many} seeds" if few < many else number_of(few, "seed")
 
 
 def endings(comparison: Comparison) -> str:

@@ -227,3 +227,11 @@ _CARD = _mapping(
         ),
     },
 )
+
+
+def number_of(count: int, thing: str) -> str:
+    """
+    >>> number_of(1, "run"), number_of(2, "run")
+    ('1 run', '2 runs')
+    """
+    return f"{count} {thing}{'s' * (count != 1)}"

@@ -343,11 +343,3 @@ def counted(counts: Mapping[str, int]) -> str:
     '3 finished, 1 lost'
     """
     return ", ".join(f"{counts[status]} {status}" for status in reversed(STATUSES) if counts.get(status))
-
-
-def number_of(count: int, thing: str) -> str:
-    """
-    >>> number_of(1, "run"), number_of(2, "run")
-    ('1 run', '2 runs')
-    """
-    return f"{count} {thing}{'s' * (count != 1)}"

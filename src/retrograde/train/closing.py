@@ -46,8 +46,3 @@ def changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str] 
     else:
         one, other = then["commit"], now["commit"]
     return None if one == other else (one, other)
-
-
-def numbered(number: int, what: str) -> str:
-    """So many of something."""
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from retrograde.record.folder import CLAIMED, FAILED, FINISHED, status_of
-from retrograde.train.closing import numbered, other_code
+from retrograde.record.metadata import number_of
+from retrograde.train.closing import other_code
 from retrograde.train.jobs import Planned
 from retrograde.train.sweep import a_whole_record, at_a_time, require_same_data
 
@@ -132,7 +133,7 @@ def listed(standings: Sequence[Standing], every: bool) -> Iterator[str]:
     counts = {word: sum(one.word == word for one in standings) for word in dict.fromkeys(s.word for s in standings)}
     places = sorted({str(one.job.folder.path.parent) for one in standings})
     told = ", ".join(f"{count} {word}" for word, count in counts.items())
-    yield f"{numbered(len(standings), 'run')}: {told}; {' '.join(places)}"
+    yield f"{number_of(len(standings), 'run')}: {told}; {' '.join(places)}"
     shown = [one for place, one in enumerate(standings) if every or place < LISTED or one.word == REFUSED]
     for one in shown:
         yield f"  [{one.job.number}/{len(standings)}] {one.job.folder.run} {one.words}"
@@ -175,16 +176,16 @@ def estimated(
         wall = loaded + wall_time(durations, workers)
         how = "one after the other" if workers == 1 else f"{workers} at a time"
         alone = "" if len(durations) == 1 else f" {how}"
-        yield f"left: {numbered(len(durations), 'run')}, about {in_words(wall)}{alone}, {in_bytes(disk)}"
+        yield f"left: {number_of(len(durations), 'run')}, about {in_words(wall)}{alone}, {in_bytes(disk)}"
         if any(one.runs[0].job.settings["trainer"]["stop_when_solved"] for one in configurations):
             yield "  a run whose task is solved ends earlier than that"
     if failing:
-        yield f"{numbered(failing, 'run')} would fail as said above"
+        yield f"{number_of(failing, 'run')} would fail as said above"
     timed = [one for one in configurations if one.timed]
     others = [one for one in configurations if not one.timed]
-    nearest = numbered(sum(len(one.runs) for one in others), "run")
-    yield f"  timed {numbered(len(timed), 'configuration')} in {in_words(taken)}" + (
-        f"; {nearest} of {numbered(len(others), 'other')} taken for the nearest" if others else ""
+    nearest = number_of(sum(len(one.runs) for one in others), "run")
+    yield f"  timed {number_of(len(timed), 'configuration')} in {in_words(taken)}" + (
+        f"; {nearest} of {number_of(len(others), 'other')} taken for the nearest" if others else ""
     )
 
 
@@ -311,7 +312,7 @@ def in_bytes(size: float) -> str:
 
 
 def _told(one: Configuration) -> str:
-    number = numbered(len(one.runs), "run")
+    number = number_of(len(one.runs), "run")
     if one.failure is not None:
         return f"{number} would fail: {one.failure}"
     if one.cost is None:

@@ -22,7 +22,8 @@ from typing import Any
 from hydra.errors import InstantiationException
 
 from retrograde.record.folder import CLAIMED, FAILED, FINISHED, INTERRUPTED, LOST, NOT_BEGUN, RunFolder, status_of
-from retrograde.train.closing import alert_lines, closing_line, numbered, other_code
+from retrograde.record.metadata import number_of
+from retrograde.train.closing import alert_lines, closing_line, other_code
 from retrograde.train.errors import first_line
 from retrograde.train.jobs import Planned
 
@@ -136,7 +137,7 @@ class Outcome:
         counts += [f"{len(self.before)} finished before"] if self.before else []
         counts += [f"{len(jobs)} {status}" for status, jobs in self.ended.items() if status != FINISHED]
         where = sorted({str(job.folder.path.parent) for jobs in [self.before, *self.ended.values()] for job in jobs})
-        lines = [f"{numbered(total, 'run')}: {', '.join(counts)}; {' '.join(where)}"]
+        lines = [f"{number_of(total, 'run')}: {', '.join(counts)}; {' '.join(where)}"]
         for status, jobs in self.ended.items():
             if status != FINISHED:
                 lines += [f"  {status}: {self._line(job)}" for job in jobs]
@@ -189,7 +190,7 @@ def _round(
     """One launch of what is left; what has to be launched once more comes back."""
     free = [job for job in left if job.folder.owner() is None]
     if not free:
-        say(f"waiting for {numbered(len(left), 'run')} that another process is at work on")
+        say(f"waiting for {number_of(len(left), 'run')} that another process is at work on")
         while all(job.folder.owner() is not None for job in left):
             time.sleep(POLL)
         free = [job for job in left if job.folder.owner() is None]
