@@ -28,18 +28,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from retrograde.figures import alerts, overview, summary, theme
-from retrograde.figures.comparison import (
-    NUMBERS,
-    STUDY,
-    Comparison,
-    NothingToDraw,
-    comparisons,
-    exceptions,
-    listed,
-    records,
-)
+from retrograde.figures.asking import Outcome, ask
+from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, comparisons, exceptions, listed, records
 from retrograde.figures.provenance import card_in_words, lag_quantiles, number, trivial_rule
-from retrograde.figures.question import Answer, Question, answer, asked, compared, failure, parser, target
+from retrograde.figures.question import Answer, Question, asked, compared, parser, target
 from retrograde.figures.save import without_headline, write_csv, write_numbers
 from retrograde.figures.statistics import in_percent, solve_rate
 from retrograde.record.sources import opened
@@ -150,19 +142,17 @@ def heads(questions: Mapping[str, Question]) -> dict[str, Head]:
     return found
 
 
-def ask(comparison: Comparison, questions: Mapping[str, Question], folder: Path) -> Asked:
-    """Draws everything that the comparison holds data for, and writes it."""
+def sorted_out(comparison: Comparison, outcomes: Sequence[Outcome]) -> Asked:
+    """What came of the questions asked of a comparison."""
     given = Asked({}, [], [])
-    for stem, question in questions.items():
-        try:
-            given.answers[stem] = answer(question, stem, comparison, folder)
-        except NothingToDraw as reason:
-            # another study's question, which nobody asks of this one
-            if stem == comparison.study or not (CONF / f"{stem}.yaml").is_file():
-                given.not_drawn.append((stem, str(reason)))
-        except Exception as error:
-            given.not_drawn.append((stem, failure(error, comparison)))
-            given.failed.append(stem)
+    for one in outcomes:
+        if one.answer is not None:
+            given.answers[one.stem] = one.answer
+        # else another study's question, which nobody asks of this one
+        elif one.failed or one.stem == comparison.study or not (CONF / f"{one.stem}.yaml").is_file():
+            given.not_drawn.append((one.stem, one.reason))
+        if one.failed:
+            given.failed.append(one.stem)
     return given
 
 
@@ -199,12 +189,12 @@ def _most_models(given: Answer) -> tuple[int, str]:
 
 
 def study(
-    whole: Comparison, variants: Sequence[Comparison], asking: Mapping[str, Question], head: Head, folder: Path
-) -> tuple[Study, dict[str, object], list[str]]:
-    """A study, its row among studies, and the questions that failed; ``whole`` are its runs on all variants at once."""
-    across = ask(whole, {stem: one for stem, one in asking.items() if compared(one) == STUDY}, folder)
-    apart = {stem: one for stem, one in asking.items() if compared(one) != STUDY}
-    given = [ask(one, apart, folder) for one in variants]
+    whole: Comparison, across: Asked, variants: Sequence[Comparison], given: Sequence[Asked], head: Head, folder: Path
+) -> tuple[Study, dict[str, object]]:
+    """A study, and its row among studies; ``whole`` are its runs on all variants at once.
+
+    ``across`` is what came of the questions asked of all of them, ``given`` of those asked of each variant.
+    """
     runs = [summary.per_run(one) for one in variants]
     sections = [section(*parts, folder) for parts in zip(variants, given, runs, strict=True)]
     own = [
@@ -231,7 +221,7 @@ def study(
         leads=leads,
         not_drawn=across.not_drawn,
     )
-    return made, row, [*across.failed, *(stem for part in given for stem in part.failed)]
+    return made, row
 
 
 def solved(sections: Sequence[Section]) -> str:
@@ -317,13 +307,20 @@ def written(store: FolderStore, folder: Path) -> int:
     stems = {one.stem.casefold() for one in variants}
     asking = questions()
     about = heads(asking)
-    studies, rows, failed = [], [], []
-    for whole in comparisons(store, STUDY)[0]:
+    wholes = [_apart(whole, stems) for whole in comparisons(store, STUDY)[0]]
+    of_studies = {stem: one for stem, one in asking.items() if compared(one) == STUDY}
+    of_variants = {stem: one for stem, one in asking.items() if compared(one) != STUDY}
+    asked_of = [*((one, of_studies) for one in wholes), *((one, of_variants) for one in variants)]
+    outcomes = ask(asked_of, folder)
+    given = {one.stem: sorted_out(one, came) for (one, _), came in zip(asked_of, outcomes, strict=True)}
+    studies, rows = [], []
+    for whole in wholes:
         of_study = [one for one in variants if one.study == whole.study]
-        found = study(_apart(whole, stems), of_study, asking, about.get(whole.study, Head()), folder)
-        studies.append(found[0])
-        rows.append(found[1])
-        failed += found[2]
+        parts = [given[one.stem] for one in of_study]
+        made, row = study(whole, given[whole.stem], of_study, parts, about.get(whole.study, Head()), folder)
+        studies.append(made)
+        rows.append(row)
+    failed = any(came.failed for came in given.values())
     left_out |= store.unreadable  # tables that turned out damaged while drawing
     left_out = {run: reason.replace(f"{store.root.resolve()}/", "") for run, reason in sorted(left_out.items())}
     for of_study in studies:

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from fake_runs import Fake, write_run
-from retrograde.figures.comparison import STUDY
+from retrograde.figures import asking
+from retrograde.figures.comparison import STUDY, NothingToDraw
 
 REPORT = Path(__file__).parents[2] / "analysis" / "report.py"
 
@@ -60,6 +61,17 @@ def test_the_same_runs_give_the_same_bytes_in_another_process(made, tmp_path: Pa
     arguments = [sys.executable, str(REPORT), str(outputs), "--to", str(tmp_path / "again")]
     finished = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert finished.stdout.splitlines()[-1] == str(tmp_path / "again" / "index.html")
+    first, again = contents(to), contents(tmp_path / "again")
+    assert first.keys() == again.keys()
+    assert [name for name in first if first[name] != again[name]] == []
+
+
+@pytest.mark.heavy
+def test_several_processes_draw_the_same_bytes(made, script, tmp_path: Path, monkeypatch):
+    outputs, to = made
+    monkeypatch.setattr(asking, "RUNS_EACH", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2})
+    assert script("report").main([str(outputs), "--to", str(tmp_path / "again")]) == 0
     first, again = contents(to), contents(tmp_path / "again")
     assert first.keys() == again.keys()
     assert [name for name in first if first[name] != again[name]] == []
@@ -378,13 +390,14 @@ def test_another_studys_question_that_finds_nothing_is_not_missed(script, capsys
     report_script = script("report")
 
     def nothing(comparison):
-        raise report_script.NothingToDraw("no gradients here")
+        raise NothingToDraw("no gradients here")
 
     reach = SimpleNamespace(**{**vars(script("reach")), "load": nothing})
     for study, said in (("demo", False), ("reach", True)):
         write_run(tmp_path / study, Fake("gru", study=study))
         (comparison,) = report_script.comparisons(report_script.FolderStore(tmp_path / study))[0]
-        given = report_script.ask(comparison, {"reach": reach}, tmp_path)
+        (outcomes,) = report_script.ask([(comparison, {"reach": reach})], tmp_path)
+        given = report_script.sorted_out(comparison, outcomes)
         assert given.not_drawn == ([("reach", "no gradients here")] if said else [])
 
 

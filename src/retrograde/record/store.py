@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -99,6 +99,12 @@ class FolderStore:
             self.unreadable[shown(who)] = shown(what)
         elif shown(what) not in said:
             self.unreadable[shown(who)] = f"{said}; {shown(what)}"
+
+    def note(self, unreadable: Mapping[str, str]) -> None:
+        """What another process could not read of the same runs."""
+        for who, said in unreadable.items():
+            for what in said.split("; "):
+                self._say(who, what)
 
     def runs(self) -> pd.DataFrame:
         """One row a run, ordered by study, model, task, seed; every setting is a column, its keys joined by dots."""

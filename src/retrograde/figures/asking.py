@@ -1,0 +1,90 @@
+"""Questions asked of comparisons, several at once where there are cores and runs enough.
+
+Nearly all that a report takes is drawing, which is Python: so it is done by processes. They are forks, which have the
+runs and the questions already, and only on Linux, the one system where a fork of a process with threads is safe enough;
+elsewhere one question is asked after the other. What comes out is the same, in the same order.
+"""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from retrograde.figures.comparison import Comparison, NothingToDraw
+from retrograde.figures.question import Answer, Question, answer, failure
+
+RUNS_EACH = 50
+"""For fewer runs than this a further process costs more than it brings."""
+
+MOST = 4
+"""Processes: each holds what it draws, up to some 300 MB."""
+
+Asking = tuple[Comparison, Mapping[str, Question]]
+"""A comparison, and the questions asked of it by stem."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one question: an answer, or the reason why there is none, and whether that is a mistake.
+
+    ``unreadable`` are files of runs that turned out damaged meanwhile, by run.
+    """
+
+    stem: str
+    answer: Answer | None
+    reason: str
+    failed: bool
+    unreadable: Mapping[str, str]
+
+
+def ask(asking: Sequence[Asking], folder: Path) -> list[list[Outcome]]:
+    """Draws everything that each comparison holds data for, and writes it; what came of it, by comparison."""
+    jobs = [(at, stem) for at, (_, questions) in enumerate(asking) for stem in questions]
+    processes = _processes(asking, len(jobs))
+    if processes == 1:
+        found = [_one(asking, folder, job) for job in jobs]
+    else:
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(processes, fork, _begin, (asking, folder)) as pool:
+            found = list(pool.map(_of_begun, jobs))
+    outcomes: list[list[Outcome]] = [[] for _ in asking]
+    for (at, _), outcome in zip(jobs, found, strict=True):
+        asking[at][0].store.note(outcome.unreadable)
+        outcomes[at].append(outcome)
+    return outcomes
+
+
+def _processes(asking: Sequence[Asking], jobs: int) -> int:
+    if sys.platform != "linux":
+        return 1
+    runs = len({str(run) for comparison, _ in asking for run in comparison.runs["run"]})
+    return max(1, min(len(os.sched_getaffinity(0)), MOST, jobs, runs // RUNS_EACH))
+
+
+begun: tuple[Sequence[Asking], Path]
+"""In a process of the pool: what it was forked with, so that nothing has to be sent to it but a number and a stem."""
+
+
+def _begin(asking: Sequence[Asking], folder: Path) -> None:
+    global begun
+    begun = asking, folder
+
+
+def _of_begun(job: tuple[int, str]) -> Outcome:
+    return _one(*begun, job)
+
+
+def _one(asking: Sequence[Asking], folder: Path, job: tuple[int, str]) -> Outcome:
+    at, stem = job
+    comparison, questions = asking[at]
+    given, reason, failed = None, "", False
+    try:
+        given = answer(questions[stem], stem, comparison, folder)
+    except NothingToDraw as nothing:
+        reason = str(nothing)
+    except Exception as error:
+        reason, failed = failure(error, comparison), True
+    return Outcome(stem, given, reason, failed, comparison.store.unreadable)
