@@ -9,6 +9,7 @@ Data:      how each run ended, its test score; the settings task.length and trai
 """
 
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -103,15 +104,18 @@ def usual(cells: pd.DataFrame) -> str:
 
 
 def finding(tables: Tables) -> str:
-    """Which tricks lengthen what most seeds solve, from where to where, and what of it the seeds are enough to tell."""
+    """From where to where each trick moves what most seeds solve, and what of it the seeds are enough to tell."""
     cells = tables["cells"]
     clipping = usual(cells)
     here = cells[cells["clipping"] == clipping]
     reached = {network: longest(cells, network, clipping) for network in dict.fromkeys(here["network"])}
     of = listed([str(length) for length in sorted(cells["length"].unique())])
-    condition = "" if cells["clipping"].nunique() == 1 else f";{_clipped(clipping)}"
-    verdicts = [_verdict(here, reached, trick) for trick in TRICKS]
-    words = f"Longest length (of {of}{condition}) up to which most seeds solve: {'; '.join(filter(None, verdicts))}"
+    moves = [move for trick in TRICKS for move in _moves(here, reached, trick)]
+    told = {move.told for move in moves if move.told}
+    words = "; ".join(_in_words([move for move in moves if move.trick == trick], len(told) > 1) for trick in TRICKS
+                      if any(move.trick == trick for move in moves))  # fmt: skip
+    throughout = f" (intervals {told.pop()})" if len(told) == 1 else ""
+    words = f"Longest length, of {of}, that most seeds solve: {words}{throughout}"
     return words if cells["clipping"].nunique() == 1 else f"{words}. {_clipping(cells, list(reached), clipping)}"
 
 
@@ -119,35 +123,50 @@ def _clipped(clipping: str) -> str:
     return " without clipping" if clipping == "none" else f" gradients clipped at {clipping}"
 
 
-def _verdict(cells: pd.DataFrame, reached: dict[str, int], trick: str) -> str:
-    """Whether it goes further than without the trick, and whether intervals tell; empty where either is missing."""
+@dataclass(frozen=True)
+class Move:
+    """What a network reaches with a trick, in words, and whether the intervals are apart that tell it from without."""
+
+    trick: str
+    member: str
+    before: int
+    after: int
+    told: str
+
+
+def _moves(cells: pd.DataFrame, reached: dict[str, int], trick: str) -> list[Move]:
+    """One for each network with the trick; none where there is nothing to compare with."""
     base, members = TRICKS[trick]
-    members = tuple(member for member in members if member in reached)
-    if base not in reached or not members:
-        return ""
-    kinds: dict[str, list[str]] = {}
-    for member in members:
-        difference = reached[member] - reached[base]
-        verb = "extend it" if difference > 0 else f"against expectation {'shorten it' if difference else 'leave it'}"
-        kinds.setdefault(f"{verb}{_evidence(cells, member, base, difference)}", []).append(member)
-    before = reached[base] or "none"
+    if base not in reached:
+        return []
+    return [
+        Move(trick, member, reached[base], reached[member], _told(cells, member, base, reached[member] - reached[base]))
+        for member in members
+        if member in reached
+    ]
+
+
+def _in_words(moves: list[Move], each: bool) -> str:
+    """The moves of one trick; where ``each``, whether intervals are apart stands with it."""
     said = []
-    for words, names in kinds.items():
-        ends = ", ".join(f"{name} {reached[name] or 'none'}" for name in names)
-        said.append(words.replace(" it", f" it at {before}" if "leave" in words else f" it from {before} ({ends}", 1))
-    return f"{trick} {listed(said)}"
+    for move in moves:
+        notes = [move.member]
+        notes += [f"intervals {move.told}"] if each and move.told else []
+        notes += [] if move.after > move.before else ["against expectation"]
+        said.append(f"{move.before or 'none'} → {move.after or 'none'} ({', '.join(notes)})")
+    return f"{moves[0].trick} {listed(said)}"
 
 
-def _evidence(cells: pd.DataFrame, member: str, base: str, difference: int) -> str:
+def _told(cells: pd.DataFrame, member: str, base: str, difference: int) -> str:
     """Whether the solve rates' intervals are apart at the length where the two differ most."""
     if not difference:
-        return f" in {member}"
+        return ""
     ours, theirs = (cells[cells["network"] == name].set_index("length") for name in (member, base))
     common = ours.index.intersection(theirs.index)
     sign = int(np.sign(difference))
     at = ((ours.loc[common, "rate"] - theirs.loc[common, "rate"]) * sign).idxmax()
     here, there = (ours.loc[at], theirs.loc[at]) if sign > 0 else (theirs.loc[at], ours.loc[at])
-    return f"; intervals {'apart' if here['low'] > there['high'] else 'overlap'})"
+    return "apart" if here["low"] > there["high"] else "overlap"
 
 
 def _clipping(cells: pd.DataFrame, networks: list[str], clipping: str) -> str:
@@ -157,9 +176,9 @@ def _clipping(cells: pd.DataFrame, networks: list[str], clipping: str) -> str:
         if ((cells["network"] == network) & (cells["clipping"] == "none")).any():
             change = longest(cells, network, clipping) - longest(cells, network, "none")
             kinds[int(np.sign(change))].append(network)
-    words = {1: "extends it in", -1: "shortens it in", 0: "changes nothing in"}
-    said = [f"{words[kind]} {listed(names)}" for kind, names in kinds.items() if names]
-    return f"Clipping {', '.join(said)}"
+    words = {1: "extends it in", -1: "shortens it in"}
+    said = [f"{verb} {listed(kinds[kind])}" for kind, verb in words.items() if kinds[kind]]
+    return f"Clipping {', '.join(said) or 'changes it in none'}"
 
 
 @theme.applied()

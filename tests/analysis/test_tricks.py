@@ -70,9 +70,8 @@ def test_what_comes_out_as_expected_is_said(script, tmp_path: Path):
     )  # fmt: skip
     said = script("tricks").finding(tables)
     assert said == (
-        "Longest length (of 10, 20 and 40) up to which most seeds solve: rectified units extend it from 10 "
-        "(elman_relu 20; intervals apart); identity weights extend it from 20 (irnn 40; intervals apart); gates extend "
-        "it from 10 (lstm 40; intervals apart)"
+        "Longest length, of 10, 20 and 40, that most seeds solve: rectified units 10 → 20 (elman_relu); "
+        "identity weights 20 → 40 (irnn); gates 10 → 40 (lstm) (intervals apart)"
     )
 
 
@@ -83,11 +82,20 @@ def test_what_does_not_is_said_too(script, tmp_path: Path):
         going_to("elman", 10, clip=None), going_to("lstm", 20, clip=None),
     )  # fmt: skip
     said = script("tricks").finding(tables)
-    assert "gradients clipped at 1" in said
-    assert "rectified units against expectation shorten it from 20 (elman_relu 10; intervals overlap)" in said
-    assert "gates against expectation leave it at 20 in lstm and extend it from 20 (gru 40; intervals overlap)" in said
+    assert "gradients clipped at 1" in script("tricks").caption(tables)
+    assert "rectified units 20 → 10 (elman_relu, against expectation)" in said
+    assert "gates 20 → 20 (lstm, against expectation) and 20 → 40 (gru) (intervals overlap)" in said
     assert "dentity" not in said
-    assert said.endswith("Clipping extends it in elman, changes nothing in lstm")
+    assert said.endswith("Clipping extends it in elman")
+
+
+def test_intervals_are_said_with_each_where_some_are_apart(script, tmp_path: Path):
+    tables = load(
+        script, tmp_path, going_to("elman", 10, seeds=5), going_to("elman_relu", 20, seeds=5),
+        going_to("lstm", 40, seeds=1),
+    )  # fmt: skip
+    said = script("tricks").finding(tables)
+    assert "(elman_relu, intervals apart); gates 10 → 40 (lstm, intervals overlap)" in said
 
 
 def test_failures_are_shown_and_not_counted_and_divergence_counts_as_unsolved(script, tmp_path: Path):
