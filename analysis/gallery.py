@@ -5,9 +5,9 @@
     <to>/gallery.md              a section a study, in order of their names
     <to>/gallery/<stem>.png      its figures, without the headline, which the page says in words
 
-A study's figure is drawn by the script that its configuration names under ``Figure:``, as a report draws it. Sections of
-studies that none of the sources holds stay as they are; one whose figure cannot be drawn stays too, and is named with the
-reason. The exit code is 1 where nothing is drawn. The same runs give the same bytes.
+A study's figure is drawn by the script that its configuration names under ``Figure:``, as a report draws it. Sections
+of studies that none of the sources holds stay as they are; so does one whose figure cannot be drawn, and it is named
+with the reason. The exit code is 1 where nothing is drawn. The same runs give the same bytes.
 """
 
 import argparse
@@ -38,8 +38,8 @@ COLOURS = 256
 INTRODUCTION = """\
 # Gallery
 
-What the studies said of real runs. Every verdict is computed from the runs by the script that draws the figure, and says
-by itself what did not come out as expected. Most were run at `size=small`, with few seeds: read the verdicts as such.
+What the studies said of real runs. Every verdict is computed from the runs by the script that draws the figure, and
+says by itself what did not come out as expected. With `size=small` there are few seeds: read those verdicts as hints.
 
 <!-- Written by analysis/gallery.py from runs: change that, or the study. -->
 """
@@ -134,7 +134,7 @@ def made_with(study: str, compared: Sequence[Comparison]) -> str:
             f"{number_of(len(seeds), 'seed')} ({', '.join(map(str, seeds))})",
             f"- Figure: `python analysis/{script_of(study)}.py outputs/{study}`",
             f"- When: {' to '.join(dict.fromkeys([days[0], days[-1]])) if days else 'not recorded'}",
-            f"- Versions: {escaped(', '.join(versions))}; commit {escaped(', '.join(distinct('commit')) or 'not recorded')}",
+            f"- Versions: {escaped(', '.join(versions))}; commit {escaped(', '.join(distinct('commit')) or '?')}",
         ]
     )
 
