@@ -11,14 +11,16 @@ from typing import Any
 import griffe
 
 ENTRY = re.compile(r"^(Source|Differs|Units?|Cost|Question|Expect|Data|At the start): +")
-CODE = re.compile(r"(``.+?``|`[^`]+`)")
+AS_IT_IS = re.compile(r"(``.+?``|`[^`]+`|(?<!\w)\*[A-Za-z][\w -]*\*(?!\w))")
+"""Code, and words that are stressed."""
+
 
 
 def readable(text: str) -> str:
     r"""The docstring as Markdown.
 
-    >>> print(readable("A step.\n\n    h = <x>\n\nOf a*b*.\nSource: a paper."))
-    A step.
+    >>> print(readable("A *step*.\n\n    h = <x>\n\nOf a*b*.\nSource: a paper."))
+    A *step*.
     <BLANKLINE>
         h = <x>
     <BLANKLINE>
@@ -55,8 +57,8 @@ def _prose(paragraph: str) -> str:
 
 
 def _escaped(line: str) -> str:
-    """Code as it is; outside of it no character that Markdown would read, but for a list's dash."""
-    parts = CODE.split(line)
+    """Nothing that Markdown would read but what is meant, and a list's dash."""
+    parts = AS_IT_IS.split(line)
     return "".join(
         part if place % 2 else re.sub(r"([\\*\[\]|])", r"\\\1", part).replace("<", "&lt;")
         for place, part in enumerate(parts)
