@@ -58,7 +58,7 @@ $(AXE):
 
 docs: $(SITE) ## the documentation's pages, into site/; a warning is an error
 	$(BIN)/python -m doctest docs/extensions/docstrings.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 faults: $(STAMP) ## sweeps killed at random moments, until they are done; a thousand damaged folders; half an hour
 	$(BIN)/python tests/faults.py --jobs 40

@@ -15,7 +15,6 @@ AS_IT_IS = re.compile(r"(``.+?``|`[^`]+`|(?<!\w)\*[A-Za-z][\w -]*\*(?!\w))")
 """Code, and words that are stressed."""
 
 
-
 def readable(text: str) -> str:
     r"""The docstring as Markdown.
 
