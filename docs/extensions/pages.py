@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).parents[2]
 log = logging.getLogger("mkdocs.plugins.retrograde")
@@ -87,7 +87,8 @@ def on_files(files: Files, config: Any) -> Files:
 
     def add(uri: str, text: str, origin: str) -> None:
         origins[uri] = origin
-        files.append(File.generated(config, uri, content=text))
+        level = InclusionLevel.NOT_IN_NAV if uri.startswith("files/") else InclusionLevel.UNDEFINED
+        files.append(File.generated(config, uri, content=text, inclusion=level))
 
     for kind in KINDS:
         add(f"reference/{kind}/index.md", index(kind), "")
