@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SITE := $(VENV)/.installed-docs
 export WANDB_ERROR_REPORTING := false
 
-.PHONY: demo tasks test lint types imports tests shapes heavy slow page faults bench gpu wheel clean
+.PHONY: demo tasks test lint types imports tests shapes heavy slow page docs faults bench gpu wheel clean
 
 demo: $(STAMP) ## train the demo study and write its report
 	$(BIN)/retrograde study=demo
@@ -55,6 +56,10 @@ $(AXE):
 	cd $(@D) && npm pack --silent axe-core@4.14.1 >/dev/null && tar -xzmf axe-core-4.14.1.tgz --strip-components=1 \
 		package/axe.min.js && rm axe-core-4.14.1.tgz
 
+docs: $(SITE) ## the documentation's pages, into site/; a warning is an error
+	$(BIN)/python -m doctest docs/extensions/docstrings.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 faults: $(STAMP) ## sweeps killed at random moments, until they are done; a thousand damaged folders; half an hour
 	$(BIN)/python tests/faults.py --jobs 40
 	$(BIN)/python tests/faults.py --jobs 40 --launches 2
@@ -80,5 +85,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+$(SITE): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist build site .mypy_cache .ruff_cache .pytest_cache

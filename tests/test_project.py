@@ -84,14 +84,40 @@ def test_the_commands_of_the_readme_exist() -> None:
         assert (ROOT / "conf" / "study" / f"{study}.yaml").is_file(), study
 
 
-def test_the_readme_names_the_oracle_of_every_model() -> None:
-    rows = re.findall(r"^\| (\w+) \| (.+?) \| (.+?) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    named = {stem for stem, source, oracle in rows if source.strip() and oracle.strip()}
-    assert {file.stem for file in (ROOT / "conf" / "model").glob("*.yaml")} <= named
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
 
 
-def test_the_readme_shows_the_model_that_the_tests_train() -> None:
-    readme = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("package", GROUPS)
+def test_the_readme_counts_what_there_is(package: str) -> None:
+    said = re.search(
+        rf"^\| \[{package}\]\(docs/{package}\.md\) \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert said is not None
+    assert int(said[1]) == len({file.stem for file in (PACKAGE / package).glob("*.py")} - {"__init__"})
+
+
+@pytest.mark.parametrize("package", GROUPS)
+def test_the_documentation_lists_every_member(package: str) -> None:
+    """With all that its table says of one: of a model the source, and what it is proved against."""
+    rows = re.findall(
+        r"^\| ([\w, ]+) \| (.+?) \| (.+?) \|", (ROOT / "docs" / f"{package}.md").read_text(), re.MULTILINE
+    )
+    named = {stem for stems, *cells in rows if all(cell.strip() for cell in cells) for stem in stems.split(", ")}
+    options = {file.stem for file in (ROOT / "conf" / GROUPS[package]).glob("*.yaml")} - PRESETS
+    assert options <= named
+
+
+def test_the_documentation_shows_the_model_that_the_tests_train() -> None:
+    page = (ROOT / "docs" / "adding-a-model.md").read_text()
     extension = ROOT / "tests" / "train" / "extension"
     for file in (*extension.rglob("leaky.py"), *extension.rglob("leaky.yaml")):
-        assert file.read_text().strip() in readme, file
+        assert file.read_text().strip() in page, file
+
+
+def test_the_gallery_is_small_and_shows_all_of_its_pictures() -> None:
+    page = (ROOT / "docs" / "gallery.md").read_text()
+    pictures = list((ROOT / "docs" / "gallery").iterdir())
+    assert sum(picture.stat().st_size for picture in pictures) < 3_000_000
+    assert {f"gallery/{picture.name}" for picture in pictures} == set(re.findall(r"\]\((gallery/[^)]+)\)", page))

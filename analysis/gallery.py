@@ -1,0 +1,213 @@
+"""The documentation's gallery: of each study the question, the verdict and the figure, made from its runs.
+
+    python analysis/gallery.py outputs/powers outputs/reach --to docs
+
+    <to>/gallery.md              a section a study, in order of their names
+    <to>/gallery/<stem>.png      its figures, without the headline, which the page says in words
+
+A study's figure is drawn by the script that its configuration names under ``Figure:``, as a report draws it. Sections
+of studies that none of the sources holds stay as they are; so does one whose figure cannot be drawn, and it is named
+with the reason. The exit code is 1 where nothing is drawn. The same runs give the same bytes.
+"""
+
+import argparse
+import html
+import importlib.util
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from PIL import Image
+
+from retrograde.figures.comparison import STUDY, Comparison, NothingToDraw, comparisons, listed, outcome, records
+from retrograde.figures.question import Answer, Question, answer, asked, compared, failure
+from retrograde.record.metadata import number_of
+from retrograde.record.sources import opened
+from retrograde.record.store import FolderStore
+
+HERE = Path(__file__).parent
+CONF = HERE.parent / "conf" / "study"
+PAGE, PICTURES = "gallery.md", "gallery"
+
+COLOURS = 256
+"""Of a picture, so that all of them together stay small: text and lines need fewer, a heat map as many."""
+
+INTRODUCTION = """\
+# Gallery
+
+What the studies said of real runs. Every verdict is computed from the runs by the script that draws the figure, and
+says by itself what did not come out as expected. With `size=small` there are few seeds: read those verdicts as hints.
+
+<!-- Written by analysis/gallery.py from runs: change that, or the study. -->
+"""
+
+
+def escaped(text: str) -> str:
+    """Text as Markdown shows it, letter by letter."""
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(text, quote=False))
+
+
+def script_of(study: str) -> str:
+    """The stem of the script that answers a study; raises ValueError where its configuration names none."""
+    path = CONF / f"{study}.yaml"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    named = re.search(r"^# Figure:\s+python analysis/(\w+)\.py", text, re.MULTILINE)
+    if named is None:
+        raise ValueError(f"conf/study/{study}.yaml names no script under 'Figure:'")
+    return named[1]
+
+
+def answers(
+    store: FolderStore, study: str, stem: str, question: Question, folder: Path
+) -> list[tuple[Comparison, Answer]]:
+    """What a study's own script draws of its runs, on each variant of its task or on all at once.
+
+    A variant that holds nothing on it is left out; raises NothingToDraw where all are.
+    """
+    drawn, reasons = [], []
+    for comparison in comparisons(store, compared(question))[0]:
+        if comparison.study == study:
+            try:
+                drawn.append((comparison, answer(question, stem, comparison, folder)))
+            except NothingToDraw as reason:
+                reasons.append(str(reason))
+    if not drawn:
+        raise NothingToDraw("; ".join(dict.fromkeys(reasons)))
+    return drawn
+
+
+def shrunk(source: Path, headline: float, target: Path) -> None:
+    """The picture without that share of its height at the top, in few colours."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(source) as picture:
+        below = picture.convert("RGB").crop((0, round(picture.height * headline), picture.width, picture.height))
+    below.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+def section(study: str, given: Sequence[tuple[Comparison, Answer]]) -> str:
+    """A study's part of the page."""
+    first = given[0][1]
+    text = (CONF / f"{study}.yaml").read_text(encoding="utf-8")
+    head = "\n".join(line[2:] for line in text.splitlines() if line.startswith("# "))
+    parts = [f"## {study}", f"*{escaped(_sentence(asked(head) or first.question))}*"]
+    expected = asked(head, "Expect") or first.expected
+    if expected:
+        parts.append(f"**Expected:** {escaped(_sentence(expected))}")
+    for comparison, one in given:
+        where = f" ({escaped(', '.join(comparison.variants))})" if len(given) > 1 else ""
+        parts.append(f"**Found{where}:** {escaped(one.finding)}.")
+        words = escaped(one.finding).replace("\n", " ")
+        parts.append(f"![{words}]({PICTURES}/{one.stem}.png)")
+        parts.append(escaped(one.caption))
+    parts += ["**Made with**", made_with(study, [comparison for comparison, _ in given])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sentence(text: str) -> str:
+    """With a capital at its beginning and a full stop, where it has neither."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
+
+
+def made_with(study: str, compared: Sequence[Comparison]) -> str:
+    """Command, runs, seeds, days and versions, as the runs themselves have recorded them."""
+    runs = [run for one in compared for run in records(one.runs)]
+
+    def distinct(column: str) -> list[str]:
+        return sorted({str(run[column]) for run in runs if run.get(column) == run.get(column) is not None})
+
+    sizes = distinct("config.size") or ["full"]
+    commands = [f"`retrograde study={study}{'' if size == 'full' else f' size={size}'}`" for size in sizes]
+    days = sorted({started[:10] for started in distinct("started")})
+    seeds = sorted({int(run["seed"]) for run in runs})
+    ends = [outcome(run) for run in runs]
+    odd = [f"{ends.count(name)} {name}" for name in dict.fromkeys(ends) if name not in ("solved", "unsolved")]
+    ended = f" ({', '.join(odd)})" if odd else ""
+    versions = [
+        f"{name} {', '.join(distinct(f'versions.{name}')) or '?'}" for name in ("retrograde", "torch", "python")
+    ]
+    return "\n".join(
+        [
+            f"- Runs: {listed(commands)}: {number_of(len(runs), 'run')}{ended}, "
+            f"{number_of(len(seeds), 'seed')} ({', '.join(map(str, seeds))})",
+            f"- Figure: `python analysis/{script_of(study)}.py outputs/{study}`",
+            f"- When: {' to '.join(dict.fromkeys([days[0], days[-1]])) if days else 'not recorded'}",
+            f"- Versions: {escaped(', '.join(versions))}; commit {escaped(', '.join(distinct('commit')) or '?')}",
+        ]
+    )
+
+
+def sections(page: Path) -> dict[str, str]:
+    """What the page holds by now, by study."""
+    if not page.is_file():
+        return {}
+    parts = re.split(r"^(?=## )", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return {part.splitlines()[0].removeprefix("## "): part.rstrip() + "\n" for part in parts}
+
+
+def write(found: Mapping[str, str], to: Path) -> Path:
+    """The page, and away with pictures that no section shows."""
+    page = to / PAGE
+    text = "\n".join([INTRODUCTION, *(found[study] for study in sorted(found))])
+    page.write_text(text, encoding="utf-8")
+    for picture in (to / PICTURES).glob("*.png"):
+        if f"({PICTURES}/{picture.name})" not in text:
+            picture.unlink()
+    return page
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="The documentation's gallery, made from the studies' runs.")
+    parser.add_argument("sources", metavar="SOURCE", nargs="+", help="a folder that holds runs, such as outputs/powers")
+    parser.add_argument(
+        "--to", type=Path, default=HERE.parent / "docs", help="the documentation's folder; docs if left out"
+    )
+    options = parser.parse_args(arguments)
+    options.to.mkdir(parents=True, exist_ok=True)
+    found = sections(options.to / PAGE)
+    drawn = 0
+    for source in options.sources:
+        try:
+            with opened(source) as store, tempfile.TemporaryDirectory() as temporary:
+                for whole in comparisons(store, STUDY)[0]:
+                    drawn += one_study(store, whole, Path(temporary), found, options.to)
+        except (OSError, ValueError) as error:
+            print(error, file=sys.stderr)
+    print(write(found, options.to))
+    return 0 if drawn else 1
+
+
+def one_study(store: FolderStore, whole: Comparison, drawing: Path, found: dict[str, str], to: Path) -> int:
+    """Draws a study and puts its section among those found; how many there are of it comes back, 1 or 0."""
+    study = whole.study
+    try:
+        stem = script_of(study)
+        given = answers(store, study, stem, _script(stem), drawing)
+        text = section(study, given)
+    except ValueError as reason:
+        print(f"not drawn: {study}: {reason}", file=sys.stderr)
+        return 0
+    except Exception as error:  # a mistake in one script costs the others nothing
+        print(f"not drawn: {study}: {failure(error, whole)}", file=sys.stderr)
+        return 0
+    for _, one in given:
+        (picture,) = (path for path in one.files if path.suffix == ".png")
+        shrunk(picture, one.headline, to / PICTURES / f"{one.stem}.png")
+    found[study] = text
+    print(f"{study}: {'; '.join(one.finding for _, one in given)}.")
+    return 1
+
+
+def _script(stem: str) -> ModuleType:
+    """A script beside this one."""
+    spec = importlib.util.spec_from_file_location(stem, HERE / f"{stem}.py")
+    assert spec is not None and spec.loader is not None  # a file of the checkout
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    sys.exit(main())
