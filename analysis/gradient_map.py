@@ -376,10 +376,10 @@ def caption(tables: Tables) -> str:
     if len(left_out):
         drawn = numbers["model"].nunique()
         models = sorted(set(left_out["model"].astype(str)) - set(numbers["model"].astype(str)))
-        which = (
-            f"the models are {drawn} spread evenly over the list of {drawn + len(models)}" if models else "more seeds"
+        which = f"{drawn} models, evenly spread over the list of {drawn + len(models)}, and of each " if models else ""
+        parts.append(
+            f"{number_of(len(left_out), 'run')} left out: drawn are {which}the first seeds, whatever came out of them."
         )
-        parts.append(f"Not drawn are {number_of(len(left_out), 'run')}: {which}, whatever came out.")
         if models:
             parts.append(f"The other models: {listed(models)}.")
     parts.append(
@@ -427,20 +427,21 @@ def animate(tables: Tables, scores: pd.DataFrame, path: Path) -> int:
         figure, panels = theme.panels(len(models), 2.2)
         panels[0].set_xlim(maps["time"].min() - 0.5, maps["time"].max() + 0.5)
         panels[0].set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+        panels[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
         panels[0].yaxis.set_major_locator(MaxNLocator(6, integer=True))
         panels[0].yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
         theme.label(panels, "time (position)", "‖dL/dz‖ (loss per state)")
         figure.legend(handles=_lines_legend(), loc="outside lower center", ncols=4, frameon=False, handlelength=2.4)
-        theme.headline(figure, f"step {number(steps[-1])}\u2003the gradient over time")
+        theme.headline(figure, f"step {number(steps[-1])}: the gradient over time")
         for model, axes in zip(models, panels, strict=True):
             axes.set_title(model, fontweight="bold", color=looks[model].colour)
-            axes.set_title("score –", loc="right")
+            axes.set_title(" ", loc="right")
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # or the panels would move from frame to frame
         with writer.saving(figure, str(path), dpi=140):
             for step in steps:
                 shown = at_step(maps, step)
-                theme.headline(figure, f"step {number(step)}\u2003the gradient over time")
+                theme.headline(figure, f"step {number(step)}: the gradient over time")
                 for model, axes in zip(models, panels, strict=True):
                     of_model = shown[shown["model"] == model]
                     _draw_lines(axes, of_model, looks[model].colour, (low, high))
@@ -490,7 +491,8 @@ def _score(scores: pd.DataFrame, of_model: pd.DataFrame, step: int) -> str:
     if known.empty:
         return "not yet validated"
     latest = known.sort_values("step").groupby("run")["value"].last()
-    return f"validation score {latest.median():.2f}".replace("-", "−")
+    middle = f"{latest.median():.2f}".replace("-", "−")
+    return f"validation score {middle}{' (median)' * (len(latest) > 1)}"
 
 
 def animated(source: str, path: Path) -> int:

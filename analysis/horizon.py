@@ -49,7 +49,7 @@ MOST_PANELS = 9
 MOST_LAGS = 8
 """That are named along the axis one by one."""
 
-WIDE = 8
+WIDE = 4
 """The longest over the shortest lag from which on both axes are logarithmic."""
 
 SOLVED, UNSOLVED, UNFINISHED = "solved", "not solved", "not finished"
@@ -111,27 +111,28 @@ def reach(numbers: pd.DataFrame) -> pd.DataFrame:
 def finding(tables: Tables) -> str:
     """How many runs solve their task whose horizon reaches the lag, against the others, and what that tells."""
     counts = reach(tables[NUMBERS])
-    said, rates = {}, {}
-    for kind, row in counts.iterrows():
-        solved, runs = int(row["solved"]), int(row["runs"])
-        rates[kind] = solve_rate(solved, runs)
-        said[kind] = f"{solved} of {number_of(runs, 'run')} ({in_percent(rates[kind])})" if runs else "there is none"
-    sentence = (
-        "Of the runs whose gradient after training reaches the task's lag "
-        f"{said[REACHES]} {'solve it' if counts['runs'][REACHES] else ''}; of those whose falls short {said[FALLS_SHORT]}"
-    ).replace(" ;", ";")
-    return f"{sentence}. {_verdict(counts, rates[REACHES], rates[FALLS_SHORT])}"
+    solved, runs = ({kind: int(counts[column][kind]) for kind in counts.index} for column in ("solved", "runs"))
+    rates = {kind: solve_rate(solved[kind], runs[kind]) for kind in counts.index}
+    reaching, short = "no run's gradient reaches the task's lag after training", "none falls short of it"
+    if runs[REACHES]:
+        of = f"{solved[REACHES]} of {number_of(runs[REACHES], 'run')} ({in_percent(rates[REACHES])})"
+        reaching = f"{of} solve the task if their gradient reaches its lag after training"
+    if runs[FALLS_SHORT]:
+        of = f"{solved[FALLS_SHORT]} of {number_of(runs[FALLS_SHORT], 'run')} ({in_percent(rates[FALLS_SHORT])})"
+        short = f"{of} {'if it falls short' if runs[REACHES] else 'solve the task all the same'}"
+    sentence = f"{reaching}, {'against ' * bool(runs[REACHES] and runs[FALLS_SHORT])}{short}"
+    return f"{sentence[0].upper()}{sentence[1:]}. {_verdict(counts, rates[REACHES], rates[FALLS_SHORT])}"
 
 
 def _verdict(counts: pd.DataFrame, reaching: Estimate, short: Estimate) -> str:
     """Whether the two differ; open where one has no run, or their intervals overlap."""
     if not counts["runs"].all():
-        return "So nothing is compared"
+        return "There is nothing to compare it with"
     if reaching.low > short.high:
-        return "As expected the former solve it more often"
+        return "As expected those that reach it solve more often"
     if reaching.high < short.low:
-        return "Against expectation the former solve it less often"
-    return "Whether the former solve it more often is not told: the intervals overlap"
+        return "Against expectation those that reach it solve less often"
+    return "Whether those that reach it solve more often is not told: the intervals overlap"
 
 
 @theme.applied()
@@ -149,11 +150,12 @@ def draw(tables: Tables) -> Figure:
     for title, axes in zip(titles, panels, strict=True):
         of_panel = numbers if together else numbers[numbers["architecture"] == title]
         axes.set_title(title, fontweight="bold", color=colours[title])
-        _draw_lags(axes, lags, logarithmic)
+        _draw_lags(axes, lags, set(of_panel[LAG]), logarithmic)
         place = beside(of_panel[LAG], lags, logarithmic)
         for end, style in marks(colours[title]).items():
             ended = of_panel["outcome"].isin(ENDS[end])
-            axes.plot(place[ended], of_panel.loc[ended, HORIZON], lw=0, clip_on=False, zorder=4, **style)
+            if ended.any():  # the layout would make room for a line of no points at the figure's corner
+                axes.plot(place[ended], of_panel.loc[ended, HORIZON], lw=0, clip_on=False, zorder=4, **style)
         missing = int(of_panel[HORIZON].isna().sum())
         theme.note(axes, f"without a horizon: {number_of(missing, 'run')}" if missing else "", (0.03, 0.9))
     _scale(panels, numbers, lags, logarithmic)
@@ -199,13 +201,15 @@ def beside(lag: pd.Series, lags: np.ndarray, logarithmic: bool) -> pd.Series:
     return pd.Series(_at(_along(lag, logarithmic) + aside, logarithmic), lag.index)
 
 
-def _draw_lags(axes: Axes, lags: np.ndarray, logarithmic: bool) -> None:
-    """Where horizon and lag are equal: a line for all, and a level across the runs of each lag."""
+def _draw_lags(axes: Axes, lags: np.ndarray, asked: set[float], logarithmic: bool) -> None:
+    """Where horizon and lag are equal: a line for all, and a level across the runs of each lag that is asked for."""
     along, half = _along(lags, logarithmic), _gap(lags, logarithmic) / 2
     whole = _at(np.linspace(along[0] - half, along[-1] + half, 50), logarithmic)
     axes.plot(whole, whole, color=theme.QUIET, lw=0.8, dashes=(4, 3), zorder=1)
     for lag, place in zip(lags, along, strict=True):
-        axes.plot(_at([place - BAND * half, place + BAND * half], logarithmic), [lag, lag], color=theme.QUIET, lw=1.4)
+        if lag in asked:
+            across = _at([place - BAND * half, place + BAND * half], logarithmic)
+            axes.plot(across, [lag, lag], color=theme.QUIET, lw=1.2, zorder=2)
 
 
 def _scale(panels: list[Axes], numbers: pd.DataFrame, lags: np.ndarray, logarithmic: bool) -> None:
