@@ -27,8 +27,9 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import TICKLEFT
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import (
@@ -50,8 +51,11 @@ from retrograde.record.tables import LOWEST
 LAYERS = (LOWEST, "encoder0.")
 """How the names of the layers begin that are drawn; no model has both."""
 
-MOST_MAPS, MOST_ROWS, MOST_COLUMNS, FEW_COLUMNS = 20, 8, 6, 3
-"""Maps in a figure, models and seeds of which there are any; and seeds, where there are more maps than that."""
+MOST_MAPS, MOST_ROWS, MOST_COLUMNS = 20, 8, 6
+"""Maps in a figure, models and seeds of which there are any."""
+
+FEW_ROWS, FEW_COLUMNS = 5, 3
+"""Models and seeds, where all would be more maps than that: each takes time to read and to draw."""
 
 MOST_TIMES, MOST_STEPS = 160, 60
 """Of a map; of more, so many are drawn, evenly spread, the first and the last among them."""
@@ -106,7 +110,8 @@ def chosen(runs: pd.DataFrame) -> pd.DataFrame:
     seeds = min(int(runs.groupby("model", observed=True).size().max()), MOST_COLUMNS)
     if len(models) * seeds > MOST_MAPS:
         seeds = min(seeds, FEW_COLUMNS)
-    models = spread(models, min(MOST_MAPS // seeds, MOST_ROWS))
+        models = spread(models, FEW_ROWS if seeds == FEW_COLUMNS else MOST_ROWS)
+    models = spread(models, MOST_ROWS)
     return runs[runs["model"].isin(models)].groupby("model", observed=True).head(seeds)
 
 
@@ -152,14 +157,14 @@ def arriving(of_run: pd.DataFrame) -> pd.Series:
 
     What is lost or nothing at the first time is minus infinity; what is not finite at either is no number.
     """
-    wide = of_run[of_run["time"] >= 0].pivot(index="step", columns="time", values="value")
-    kind = of_run[of_run["time"] >= 0].pivot(index="step", columns="time", values="status")
-    felt = (kind == "finite").any()
-    if not felt.any():
-        return pd.Series(np.nan, wide.index)
-    first, last = wide.columns[0], felt[felt].index[-1]
-    start = wide[first].mask(kind[first].isin(["zero", "censored"]), -np.inf).where(kind[first] != "inf")
-    return start - wide[last].where(kind[last] == "finite")
+    of_run = of_run[of_run["time"] >= 0]
+    felt = of_run.loc[of_run["status"] == "finite", "time"]
+    if felt.empty:
+        return pd.Series(np.nan, of_run["step"].unique())
+    first = of_run[of_run["time"] == of_run["time"].min()].set_index("step")
+    last = of_run[of_run["time"] == felt.max()].set_index("step")
+    start = first["value"].mask(first["status"].isin(["zero", "censored"]), -np.inf).where(first["status"] != "inf")
+    return start - last["value"].where(last["status"] == "finite")
 
 
 def arrives(ratio: pd.Series) -> float:
@@ -297,9 +302,11 @@ def draw(tables: Tables) -> Figure:
 def _draw_map(axes: Axes, of_run: pd.DataFrame, norm: Normalize, logarithmic: bool) -> None:
     """A cell for each time and snapshot, as far as the run has any."""
     values = of_run.pivot(index="step", columns="time", values="value")
-    kinds = of_run.pivot(index="step", columns="time", values="status").to_numpy()
     x, y = edges(values.columns.to_numpy()), edges(placed(values.index, logarithmic))
-    shown = np.ma.masked_where(kinds != "finite", values.to_numpy())
+    kinds = np.full(values.shape, "finite")
+    if (of_run["status"] != "finite").any():
+        kinds = of_run.pivot(index="step", columns="time", values="status").to_numpy()
+    shown = np.ma.masked_invalid(np.where(kinds == "finite", values, np.nan))
     axes.pcolormesh(x, y, shown, cmap=theme.SEQUENTIAL, norm=norm, rasterized=True, antialiased=False)
     for status, (colour, marks, _) in ODD.items():
         cells = [
@@ -327,8 +334,8 @@ def _label(axes: Axes, maps: pd.DataFrame, logarithmic: bool) -> None:
     """Numbers along the outer maps; a small tick for every snapshot."""
     place = axes.get_subplotspec()
     assert place is not None  # maps are subplots
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.xaxis.set_major_locator(NullLocator())
+    axes.yaxis.set_major_locator(NullLocator())
     if place.is_last_row():
         first, last = int(maps["time"].min()), int(maps["time"].max())
         axes.set_xticks([time for time in MaxNLocator(4, integer=True).tick_values(0, last) if first <= time <= last])
@@ -340,8 +347,12 @@ def _label(axes: Axes, maps: pd.DataFrame, logarithmic: bool) -> None:
         else:
             ticks = [step for step in MaxNLocator(4, integer=True).tick_values(0, steps[-1]) if step <= steps[-1]]
         axes.set_yticks(placed(ticks, logarithmic), [number(step) for step in ticks])
-        axes.set_yticks(placed(steps, logarithmic), minor=True)
-        axes.tick_params(axis="y", which="minor", length=1.5, width=0.4)
+        # one line of marks, since each tick is a few artists
+        at = axes.get_yaxis_transform()
+        axes.plot(
+            np.zeros(len(steps)), placed(steps, logarithmic), lw=0, marker=TICKLEFT, ms=1.8, mew=0.4,
+            color=theme.QUIET, transform=at, clip_on=False,
+        )  # fmt: skip
         axes.set_ylabel("training step")
 
 

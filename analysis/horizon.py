@@ -119,8 +119,8 @@ def finding(tables: Tables) -> str:
         reaching = f"{of} solve the task if their gradient reaches its lag after training"
     if runs[FALLS_SHORT]:
         of = f"{solved[FALLS_SHORT]} of {number_of(runs[FALLS_SHORT], 'run')} ({in_percent(rates[FALLS_SHORT])})"
-        short = f"{of} {'if it falls short' if runs[REACHES] else 'solve the task all the same'}"
-    sentence = f"{reaching}, {'against ' * bool(runs[REACHES] and runs[FALLS_SHORT])}{short}"
+        short = f"against {of} if it falls short" if runs[REACHES] else f"{of} solve the task"
+    sentence = f"{reaching}, {short}"
     return f"{sentence[0].upper()}{sentence[1:]}. {_verdict(counts, rates[REACHES], rates[FALLS_SHORT])}"
 
 

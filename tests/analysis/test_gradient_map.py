@@ -139,13 +139,13 @@ def test_of_many_models_some_are_drawn_by_their_place_and_the_others_named(scrip
     fakes = [vanishing(f"m{place}", seed) for place in range(10) for seed in range(3)]
     tables = load(script, tmp_path, *fakes)
     drawn = sorted(tables[NUMBERS]["model"].astype(str).unique())
-    assert drawn == ["m0", "m2", "m4", "m5", "m7", "m9"]
-    assert script("gradient_map").finding(tables).startswith("Of the 6 models drawn, the gradient")
+    assert drawn == ["m0", "m2", "m4", "m7", "m9"]
+    assert script("gradient_map").finding(tables).startswith("Of the 5 models drawn, the gradient")
     said = script("gradient_map").caption(tables)
     assert (
-        "12 runs left out: drawn are 6 models, evenly spread over the list of 10, and of each the first seeds" in said
+        "15 runs left out: drawn are 5 models, evenly spread over the list of 10, and of each the first seeds" in said
     )
-    assert "The other models: m1, m3, m6 and m8" in said
+    assert "The other models: m1, m3, m5, m6 and m8" in said
 
 
 def test_colours_reach_over_the_decades_that_hold_most(script) -> None:
