@@ -20,7 +20,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
+from matplotlib.animation import FFMpegWriter, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
@@ -70,7 +70,7 @@ FIRST, LAST = "first over last time at the first snapshot (log10)", "first over 
 ARRIVES = "within a factor 100 from step"
 
 ODD: dict[str, tuple[str, str, str]] = {
-    "zero": ("#e3ecf7", "", "zero: no path to the loss"),
+    "zero": ("#e3ecf7", "--", "zero: no path to the loss"),
     "censored": ("#9fc1e6", "////", "censored: lost to the format"),
     "inf": ("#56b4e9", "xxxx", "infinite"),
     "nan": ("#0072b2", "....", "no number"),
@@ -220,7 +220,7 @@ def scale(values: np.ndarray) -> tuple[float, float]:
             ordered, np.floor(ordered)
         )
         low = np.floor(ordered[held.argmax()])
-        high = low + DECADES
+        high = min(low + DECADES, high)
     return float(low), float(max(high, low + 1))
 
 
@@ -420,7 +420,7 @@ def _beyond(finite: np.ndarray) -> list[str]:
 PER_SECOND = 2
 """Frames of an animation."""
 
-MAKERS: dict[str, type[AbstractMovieWriter]] = {".gif": PillowWriter, ".mp4": FFMpegWriter}
+MAKERS: dict[str, type[PillowWriter] | type[FFMpegWriter]] = {".gif": PillowWriter, ".mp4": FFMpegWriter}
 """What writes an animation, by the ending of its file."""
 
 

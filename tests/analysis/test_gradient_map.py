@@ -150,7 +150,8 @@ def test_of_many_models_some_are_drawn_by_their_place_and_the_others_named(scrip
 
 def test_colours_reach_over_the_decades_that_hold_most(script) -> None:
     scale = script("gradient_map").scale
-    assert scale(np.array([-300.0, -3.5, -2.0, 0.4])) == (-4.0, 8.0)
+    assert scale(np.array([-300.0, -3.5, -2.0, 0.4])) == (-4.0, 1.0)
+    assert scale(np.array([-3.0, -2.0, 300.0])) == (-3.0, 9.0)
     assert scale(np.array([-2.0, -1.5])) == (-2.0, -1.0)
     assert scale(np.array([0.0, 0.0])) == (0.0, 1.0)
 
