@@ -1,0 +1,217 @@
+"""Maps of the gradient over time and training, and their animation, from gradients that are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PolyCollection, QuadMesh
+from PIL import Image
+
+from fake_runs import STEPS, Fake, write_run
+from retrograde.core.records import Reading
+from retrograde.core.statistics import STATISTICS
+from retrograde.core.statuses import STATUSES
+from retrograde.figures.comparison import NUMBERS, NothingToDraw, comparisons
+from retrograde.record.store import FolderStore
+
+TIMES = range(-1, 4)
+
+
+def felt(model: str, seed: int, by_step: dict[int, tuple[float, ...]], statuses: tuple[str, ...] = (), **more) -> Fake:
+    """A run with these norms over time (log10) at each step, and at the last one with these statuses."""
+
+    def also(step: int):
+        if step not in by_step:
+            return []
+        codes = [STATUSES.index(name) for name in statuses] if statuses and step == STEPS[-1] else [0] * len(TIMES)
+        four = (len(STATISTICS), 1)
+        over = {"statistic": STATISTICS, "time": TIMES}
+        values = np.tile(by_step[step], four) + np.arange(len(STATISTICS))[:, None]  # only the mean is to be drawn
+        status = np.tile(np.array(codes, dtype=np.int8), four)
+        return [
+            ("state_gradient", Reading("total/0.forward.hidden", values, over, "log10 loss per state", status)),
+            ("state_gradient", Reading("total/0.forward.cell", values - 1, over, "log10 loss per state", status)),
+            ("state_gradient", Reading("total/1.forward.hidden", values + 9, over, "log10 loss per state", status)),
+        ]
+
+    return Fake(model, seed, also=also, **more)
+
+
+def vanishing(model: str, seed: int = 0, arrives: int | None = None, **more) -> Fake:
+    """A gradient that loses a decade a time, up to a step from which on it loses nothing."""
+    flat, falls = (0.0,) * 5, (-4.0, -3.0, -2.0, -1.0, 0.0)
+    return felt(model, seed, {s: flat if arrives is not None and s >= arrives else falls for s in STEPS}, **more)
+
+
+def compared(outputs: Path, *fakes: Fake):
+    for fake in fakes:
+        write_run(outputs, fake)
+    (comparison,), _ = comparisons(FolderStore(outputs))
+    return comparison
+
+
+def load(script, outputs: Path, *fakes: Fake):
+    return script("gradient_map").load(compared(outputs, *fakes))
+
+
+def test_a_map_holds_the_largest_component_of_the_lowest_layer(script, tmp_path: Path) -> None:
+    maps = load(script, tmp_path, vanishing("lstm", arrives=200))["maps"]
+    assert len(maps) == len(STEPS) * len(TIMES)
+    assert maps.loc[maps["step"] == 0, "value"].tolist() == [-4, -3, -2, -1, 0]
+    assert maps.loc[maps["step"] == 200, "value"].tolist() == [0] * 5
+
+
+def test_an_infinite_component_counts_before_a_finite_one(script) -> None:
+    rows = [("hidden", 5.0, "finite"), ("cell", np.inf, "inf")]
+    table = pd.DataFrame(rows, columns=["component", "value", "status"])
+    table = table.assign(model="m", seed=0, run="r", step=0, time=0)
+    assert script("gradient_map")._largest(table)["status"].tolist() == ["inf"]
+    lost = table.assign(status=["censored", "zero"], value=[-300.0, -np.inf])
+    assert script("gradient_map")._largest(lost)["status"].tolist() == ["censored"]
+
+
+def test_the_finding_names_the_step_from_which_the_gradient_arrives(script, tmp_path: Path) -> None:
+    """Three decades between the first and the last input; the initial state is not the first input's."""
+    fakes = [vanishing("elman", seed) for seed in range(2)]
+    fakes += [vanishing("gru", 0, arrives=10), vanishing("gru", 1, arrives=200)]
+    fakes += [vanishing("transformer", seed, arrives=0) for seed in range(2)]
+    said = script("gradient_map").finding(load(script, tmp_path, *fakes))
+    assert said == (
+        "The gradient at the first time stays within a factor 100 of that at the last: from step 0 on in transformer, "
+        "with 2 of 2 seeds (34 to 100 %); later in gru (from step 10 to 200 on), with 2 of 2 seeds (34 to 100 %); "
+        "never in elman, with 0 of 2 seeds (0 to 66 %)"
+    )
+
+
+def test_a_gradient_that_arrives_and_is_lost_again_does_not_stay(script) -> None:
+    arrives = script("gradient_map").arrives
+    assert np.isnan(arrives(pd.Series([0.0, 0.0, -3.0], [0, 10, 200])))
+    assert arrives(pd.Series([np.nan, -2.0, 2.0], [0, 10, 200])) == 10
+    assert np.isnan(arrives(pd.Series([0.0, np.nan], [0, 10])))
+
+
+def test_what_is_lost_does_not_arrive_and_what_is_infinite_is_not_compared(script) -> None:
+    rows = [(0, 0, -300.0, "censored"), (0, 1, 0.0, "finite"), (9, 0, np.inf, "inf"), (9, 1, 0.0, "finite")]
+    ratio = script("gradient_map").arriving(pd.DataFrame(rows, columns=["step", "time", "value", "status"]))
+    assert ratio[0] == -np.inf and np.isnan(ratio[9])
+
+
+def test_every_run_is_a_map_on_one_scale_with_its_true_steps(script, tmp_path: Path) -> None:
+    fakes = [vanishing("elman", 0), vanishing("elman", 1), vanishing("gru", 0, arrives=10)]
+    figure = script("gradient_map").draw(load(script, tmp_path, *fakes))
+    meshes = [mesh for axes in figure.axes[:4] for mesh in axes.collections if isinstance(mesh, QuadMesh)]
+    assert len(meshes) == 3
+    assert {(mesh.norm.vmin, mesh.norm.vmax) for mesh in meshes} == {(-4.0, 0.0)}
+    across = np.log10(1 + np.array(STEPS))
+    edges = meshes[0].get_coordinates()[:, 0, 1]
+    np.testing.assert_allclose(edges[1:-1], (across[1:] + across[:-1]) / 2)
+    np.testing.assert_allclose(meshes[0].get_coordinates()[0, :, 0], np.arange(-1.5, 4))
+
+
+def test_what_is_no_number_keeps_its_place_and_is_named(script, tmp_path: Path) -> None:
+    odd = felt(
+        "elman", 0, {step: (-np.inf, -300.0, np.inf, np.nan, 0.0) if step == 200 else (0.0,) * 5 for step in STEPS},
+        ("zero", "censored", "inf", "nan", "finite"),
+    )  # fmt: skip
+    figure = script("gradient_map").draw(load(script, tmp_path, odd))
+    (legend,) = figure.legends
+    assert [text.get_text().split(":")[0] for text in legend.get_texts()] == [
+        "zero",
+        "censored",
+        "infinite",
+        "no number",
+    ]
+    cells = [one for one in figure.axes[0].collections if isinstance(one, PolyCollection)]
+    assert [one.get_paths()[0].get_extents().x0 for one in cells] == [-1.5, -0.5, 0.5, 1.5]
+    assert len({tuple(one.get_facecolor()[0]) for one in cells}) == 4
+
+
+def test_a_run_without_readings_is_shown_as_such(script, tmp_path: Path) -> None:
+    tables = load(script, tmp_path, vanishing("gru"), Fake("gru", 1, status="failed"))
+    assert tables[NUMBERS]["snapshots"].tolist() == [len(STEPS), 0]
+    figure = script("gradient_map").draw(tables)
+    assert [text.get_text() for text in figure.axes[1].texts] == ["nothing recorded"]
+    assert "with 0 of 1 seed" in script("gradient_map").finding(tables)
+
+
+def test_of_many_models_some_are_drawn_by_their_place_and_the_others_named(script, tmp_path: Path) -> None:
+    fakes = [vanishing(f"m{place}", seed) for place in range(10) for seed in range(3)]
+    tables = load(script, tmp_path, *fakes)
+    drawn = sorted(tables[NUMBERS]["model"].astype(str).unique())
+    assert drawn == ["m0", "m2", "m4", "m7", "m9"]
+    assert script("gradient_map").finding(tables).startswith("Of the 5 models drawn, the gradient")
+    said = script("gradient_map").caption(tables)
+    assert (
+        "15 runs left out: drawn are 5 models, evenly spread over the list of 10, and of each the first seeds" in said
+    )
+    assert "The other models: m1, m3, m5, m6 and m8" in said
+
+
+def test_colours_reach_over_the_decades_that_hold_most(script) -> None:
+    scale = script("gradient_map").scale
+    assert scale(np.array([-300.0, -3.5, -2.0, 0.4])) == (-4.0, 1.0)
+    assert scale(np.array([-3.0, -2.0, 300.0])) == (-3.0, 9.0)
+    assert scale(np.array([-2.0, -1.5])) == (-2.0, -1.0)
+    assert scale(np.array([0.0, 0.0])) == (0.0, 1.0)
+
+
+def test_long_sequences_keep_their_ends(script) -> None:
+    kept = script("gradient_map").spread(list(range(1000)), 160)
+    assert len(kept) == 160 and (kept[0], kept[-1]) == (0, 999)
+
+
+def test_a_single_snapshot_is_no_map(script, tmp_path: Path) -> None:
+    with pytest.raises(NothingToDraw, match="two snapshots or more"):
+        load(script, tmp_path, felt("gru", 0, {0: (0.0,) * 5}))
+
+
+def test_runs_without_the_reading_have_nothing_to_draw(script, tmp_path: Path) -> None:
+    with pytest.raises(NothingToDraw, match="state_gradient/total"):
+        load(script, tmp_path, Fake("gru"))
+
+
+def test_a_frame_shows_the_latest_snapshot_and_who_has_ended(script, tmp_path: Path) -> None:
+    fakes = [vanishing("elman"), felt("gru", 0, {0: (1.0,) * 5, 10: (2.0,) * 5})]
+    shown = script("gradient_map").at_step(load(script, tmp_path, *fakes)["maps"], 200)
+    assert shown.groupby("model", observed=True)["step"].first().to_dict() == {"elman": 200, "gru": 10}
+    assert shown.groupby("model", observed=True)["ended"].all().to_dict() == {"elman": False, "gru": True}
+    assert shown.loc[shown["model"] == "gru", "value"].tolist() == [2.0] * 5
+
+
+def test_an_animation_has_a_frame_a_step_and_the_same_bytes_again(script, tmp_path: Path, capsys) -> None:
+    outputs = tmp_path / "outputs"
+    compared(outputs, vanishing("elman"))
+    paths = [tmp_path / "new" / "flow.gif", tmp_path / "again.gif"]
+    for path in paths:
+        assert script("gradient_map").main([str(outputs), "--animate", str(path)]) == 0
+    assert f"{paths[0]}: 3 frames" in capsys.readouterr().out
+    with Image.open(paths[0]) as made:
+        assert made.n_frames == len(STEPS) and made.info["duration"] == 500
+        assert made.size[0] == round(7.2 * 140)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_lines_are_what_the_snapshot_holds_and_what_lies_beyond_is_marked(script, tmp_path: Path) -> None:
+    module = script("gradient_map")
+    (axes,) = module.theme.panels(1, 2.0)[1]
+    rows = [(0, -1.0, "finite"), (1, -30.0, "finite"), (2, np.inf, "inf"), (3, np.nan, "nan")]
+    of_model = pd.DataFrame(rows, columns=["time", "value", "status"]).assign(run="r", ended=False)
+    module._draw_lines(axes, of_model, "black", (-4.0, 0.0))
+    line, below, above, unknown = axes.lines
+    np.testing.assert_array_equal(line.get_ydata(), [-1.0, np.nan, np.nan, np.nan])
+    assert [list(marks.get_xdata()) for marks in (below, above, unknown)] == [[1], [2], [3]]
+    assert (list(below.get_ydata()), list(above.get_ydata())) == ([-4.0], [0.0])
+
+
+@pytest.mark.parametrize("name", ["flow.avi", "flow"])
+def test_another_ending_is_refused_in_one_line(script, tmp_path: Path, capsys, name: str) -> None:
+    assert script("gradient_map").main([str(tmp_path), "--animate", name]) == 1
+    said = capsys.readouterr().err
+    assert said == f"'{name}' does not say what is to be written: an animation ends in .gif or .mp4\n"
+
+
+def test_a_film_without_ffmpeg_names_it(script, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert script("gradient_map").main([str(tmp_path), "--animate", "flow.mp4"]) == 1
+    assert "'flow.mp4' needs the program ffmpeg" in capsys.readouterr().err
