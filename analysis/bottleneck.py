@@ -14,10 +14,10 @@ Data:      reading test/score_by_length, of the answers that a model writes by i
 import sys
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from pandas import DataFrame  # by name: pandas looks for a package called as this script, and is refused
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed
@@ -49,11 +49,11 @@ def load(comparison: Comparison) -> Tables:
             "model=seq2seq,seq2seq_bahdanau has both"
         )
     rule = trivial_rule(comparison.card)
-    chance = pd.DataFrame([] if rule is None else [(rule["rule"], rule["score"])], columns=["rule", "score"])
+    chance = DataFrame([] if rule is None else [(rule["rule"], rule["score"])], columns=["rule", "score"])
     return {"curves": curves, "chance": chance, NUMBERS: _numbers(curves)}
 
 
-def _numbers(curves: pd.DataFrame) -> pd.DataFrame:
+def _numbers(curves: DataFrame) -> DataFrame:
     """Mean score of the shortest and of the longest third of lengths, each length as much as any other."""
     lengths = np.sort(curves["length"].unique())
     third = max(len(lengths) // 3, 1)
@@ -63,7 +63,7 @@ def _numbers(curves: pd.DataFrame) -> pd.DataFrame:
         name: curves[curves["length"].isin(chosen)].groupby(keys, observed=True)["value"].mean()
         for name, chosen in thirds.items()
     }
-    table = pd.DataFrame(means).reset_index().sort_values(["model", "seed", "run"], ignore_index=True)
+    table = DataFrame(means).reset_index().sort_values(["model", "seed", "run"], ignore_index=True)
     table[LOST] = table[SHORT] - table[LONG]
     return table[["model", "between", "seed", SHORT, LONG, LOST, "run"]]
 

@@ -288,7 +288,7 @@ def caption(tables: Tables) -> str:
         "Score of the checkpoint that validation chose, over the lengths that were trained on, downward, and those of "
         "the test, to the right; each column reaches from the one before to the length below it, the strips of "
         f"a cell are its {each}, from the top in the order of their numbers, and below them stands their median. "
-        "Right of the thick line sequences are longer than any trained on. Between {number(tested.min())} and "
+        f"Right of the thick line sequences are longer than any trained on. Between {number(tested.min())} and "
         f"{number(tested.max())} sequences a cell and run. Colour runs from the trivial rule's score at the lengths "
         f"trained on ({trivial}) to 1. A run that solves its task by its test score holds up to the longest column "
         "before the first in which its score is below the task's threshold. Intervals are Wilson's at 95 % for the "

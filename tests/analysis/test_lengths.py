@@ -116,7 +116,9 @@ def test_every_seed_has_its_strip(script, tmp_path: Path):
     assert strips == [6, 0, 18, 18]
     assert [axes.get_ylabel() for axes in panels[::2]] == ["dyck\ntrained up to", "parity\ntrained up to"]
     assert {text.get_text() for text in panels[1].texts} == {"–"}
-    assert "are its 1 to 3 seeds" in script("lengths").caption(tables)
+    caption = script("lengths").caption(tables)
+    assert "are its 1 to 3 seeds" in caption
+    assert "{" not in caption
 
 
 def test_one_trained_length_has_no_answer(script, tmp_path: Path):
