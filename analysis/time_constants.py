@@ -196,7 +196,7 @@ def draw(tables: Tables) -> Figure:
 
 def _span(values: pd.Series, lags: pd.DataFrame, laws: Mapping[str, float]) -> tuple[float, float]:
     """Where the axis begins and ends: it holds all units, or as much as tells them apart."""
-    inside = values[np.isfinite(values) & (values > 0)]
+    inside = np.array([1.0, *values[np.isfinite(values) & (values > 0)]])
     longest = max([float(lags["lag"].max()) if len(lags) else 0.0, *laws.values(), 1.0])
     high = inside.max() if len(lags) == 0 else min(inside.max(), FARTHEST * longest)
     return max(SHORTEST, min(0.8 * inside.min(), 1)), 1.25 * max(high, longest)
@@ -262,12 +262,12 @@ def caption(tables: Tables) -> str:
         if len(tables["laws"])
         else ""
     )
-    parts = listed(sorted({f"{layer}.{component}" for layer, component in zip(units["layer"], units["component"])}))
+    parts = listed(sorted(set(units["layer"] + "." + units["component"])))
     return (
         "Time constant of a unit: −1 / ln f̄, the positions after which its own path has left 1/e of what it holds, f̄ "
         "the mean factor by which it is carried on (forget or update gate; |λ| of a state space model) over samples "
-        "and times of the probe batch. What other units carry for it is not in it, and over a lag of 4.6 time constants 1 % is left. A curve is the share of units that "
-        "are longer than the position on the axis, of all that were read of "
+        "and times of the probe batch. What other units carry for it is not in it, and over 4.6 time constants 1 % is "
+        "left. A curve is the share of units that are longer than the position on the axis, of all that were read of "
         f"{parts}; it begins below 100 % where units are shorter than the axis, and ends above 0 where they are longer "
         f"or never forget, both marked by a triangle.{chrono} The share of the task's lags that are longer is shaded. "
         f"{seeds_in_words(units)}{spread}"
