@@ -92,19 +92,21 @@ def _numbers(units: pd.DataFrame, runs: pd.DataFrame, card: Mapping[str, Any]) -
     """By run: the share longer than the task's median lag, the median, and how many are zero and infinite."""
     needed = lag_quantiles(card).get("median", np.nan)
     ended = {run["run"]: outcome(run) for run in records(runs)}
+    parts = {key: of_snapshot.to_numpy() for key, of_snapshot in units.groupby(["run", "when"])["value"]}
+    last = units.groupby("run")["step"].max()
     rows = []
-    for (model, seed, run), of_run in units.groupby(["model", "seed", "run"], observed=True):
+    for model, seed, run in units[["model", "seed", "run"]].drop_duplicates().itertuples(index=False):
         row: dict[str, object] = {"model": model, "seed": seed, "ended": ended[run]}
-        row["units"] = int((of_run["step"] == of_run["step"].max()).sum())
+        row["units"] = len(parts[run, BEFORE])
         row["task's lags, median"] = needed
         for when in (BEFORE, AFTER):
-            values = of_run.loc[of_run["when"] == when, "value"].to_numpy()
+            values = parts.get((run, when), np.empty(0))
             there = len(values) > 0
             row[f"longer, {when}"] = float(longer(values, needed)) if there and np.isfinite(needed) else np.nan
             row[f"median, {when} (positions)"] = float(np.median(values)) if there else np.nan
             row[f"zero, {when}"] = int((values == 0).sum())
             row[f"infinite, {when}"] = int(np.isinf(values).sum())
-        rows.append(row | {"step after": int(of_run["step"].max()), "run": run})
+        rows.append(row | {"step after": int(last[run]), "run": run})
     return pd.DataFrame(rows).astype({"model": units["model"].dtype})
 
 
