@@ -100,8 +100,8 @@ def finding(tables: Tables) -> str:
 def _distance(numbers: pd.DataFrame, model: str) -> str:
     """The mean over a run's heads: median over seeds, with the interval of what comes last."""
     columns = [f"{PER_HEAD['distance']}, {when}" for when in (BEFORE, AFTER)]
-    per_run = numbers.groupby("run")[[column for column in columns if column in numbers]].mean().dropna(axis="columns")
-    over_seeds = [interval(per_run[column].to_numpy()) for column in per_run]
+    per_run = numbers.groupby("run")[[column for column in columns if column in numbers]].mean()
+    over_seeds = [interval(per_run[column].dropna().to_numpy()) for column in per_run if per_run[column].notna().any()]
     if not over_seeds:
         return f"{model} unknown"
     low, high = (number(round(float(end), 1)) for end in (over_seeds[-1].low, over_seeds[-1].high))

@@ -97,8 +97,8 @@ def finding(tables: Tables) -> str:
 
 def _middle(numbers: pd.DataFrame, model: str) -> str:
     """Median over seeds before and after, with the interval of what comes last."""
-    values = [numbers[f"largest {ASYMPTOTIC}, {when}"].to_numpy(dtype=float) for when in (BEFORE, AFTER)]
-    over_seeds = [interval(of_when) for of_when in values if not np.isnan(of_when).all()]
+    values = [numbers[f"largest {ASYMPTOTIC}, {when}"].dropna().to_numpy(dtype=float) for when in (BEFORE, AFTER)]
+    over_seeds = [interval(of_when) for of_when in values if len(of_when)]
     if not over_seeds:
         return f"{model} no number"
     last = over_seeds[-1]

@@ -129,10 +129,10 @@ def finding(tables: Tables) -> str:
 def _middle(numbers: pd.DataFrame, model: str, column: str, times: float = 1) -> str:
     """Median over seeds before and after, with the interval of what comes last."""
     of_model = numbers[numbers["model"] == model]
-    values = [times * of_model[column.format(when)].to_numpy(dtype=float) for when in (BEFORE, AFTER)]
-    if np.isnan(values[1]).all():
-        values = values[:1]
-    over_seeds = [interval(of_when) for of_when in values]
+    values = [times * of_model[column.format(when)].dropna().to_numpy(dtype=float) for when in (BEFORE, AFTER)]
+    over_seeds = [interval(of_when) for of_when in values if len(of_when)]
+    if not over_seeds:
+        return f"{model} unknown"
     words = " → ".join(_short(one.median) for one in over_seeds)
     last = over_seeds[-1]
     spread = f" ({_short(last.low)} to {_short(last.high)})" if len(of_model) > 1 else ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -59,7 +59,7 @@ def on_marked(maps: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
         words = labels[labels["model"] == model]
         scored, marked = (
             _blocks(of_model[axis], words.loc[words[name] & (words["side"] == side), "time"])
-            for name, axis, side in zip(("scored", "marked"), ("query", "key"), sides(layer), strict=True)
+            for name, axis, side in zip(("scored", "marked"), ("query", "key"), sides(str(layer)), strict=True)
         )
         if len(marked):
             chosen = of_model[of_model["query"].isin(scored) & of_model["key"].isin(marked)]
@@ -189,9 +189,9 @@ def _label(axis: Axis, words: pd.DataFrame, side: float, shown: bool) -> None:
         texts = plain | {mark: texts[mark] for mark in marked}
         points = LARGEST
     times = sorted(texts)
-    turned = {"rotation": 90} if axis.axis_name == "x" else {}
-    axis.set_ticks(times, [texts[time] if shown else "" for time in times], fontsize=min(LARGEST, points), **turned)
+    axis.set_ticks(times, [texts[time] if shown else "" for time in times], fontsize=min(LARGEST, points))
     for time, label in zip(times, axis.get_ticklabels(), strict=True):
+        label.set_rotation(90 if isinstance(axis, XAxis) else 0)
         if time in marked:
             label.set_fontweight("bold")
             label.set_color(theme.INK)
