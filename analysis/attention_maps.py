@@ -10,27 +10,15 @@ Data:      readings attention/map (the stored samples' first) and attention/entr
 
 import sys
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, Tables, ends
+from retrograde.figures.maps import drawn, labels_of, on_marked
 from retrograde.figures.provenance import number
 
 PER_HEAD = {"entropy_share": "entropy (share of even)", "distance": "distance (positions)", "confidence": "confidence"}
-
-MARKED = "*"
-"""How tasks end the label of an input that has to be found."""
-
-INPUT, TARGET = "input", "target"
-
-EVERY_LABEL = 16
-"""Positions up to which each has its label; longer sequences show times, and labels at marked inputs alone."""
 
 
 def load(comparison: Comparison) -> Tables:
@@ -43,23 +31,12 @@ def load(comparison: Comparison) -> Tables:
     maps = ends(comparison.readings("attention/map", sorted(int(step) for step in heads["step"].unique())))
     maps = maps[maps["run"].isin(first) & (maps["sample"] == 0)]
     maps = maps.sort_values(["model", "run", "when", "layer", "head", "query", "key"], ignore_index=True)
-    named = [comparison.labels(str(run)).assign(model=str(model)) for model, run in first.items()]
-    labels = pd.concat(named, ignore_index=True)
-    labels = labels[(labels["sample"] == 0) & (labels["label"] != "")]
-    labels["marked"] = labels["label"].str.endswith(MARKED)
+    labels = labels_of(comparison, first)
     return {
         "maps": maps[["model", "when", "step", "layer", "head", "query", "key", "value"]],
-        "labels": labels[["model", "side", "time", "label", "scored", "marked"]].reset_index(drop=True),
+        "labels": labels,
         NUMBERS: _numbers(heads, maps, labels),
     }
-
-
-def sides(layer: str) -> tuple[str, str]:
-    """Whose positions the queries and the keys of a layer's maps are: of an encoder-decoder's they differ."""
-    return (
-        TARGET if layer.startswith(("decoder", "cross")) else INPUT,
-        TARGET if layer.startswith("decoder") else INPUT,
-    )
 
 
 def _numbers(heads: pd.DataFrame, maps: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
@@ -72,34 +49,6 @@ def _numbers(heads: pd.DataFrame, maps: pd.DataFrame, labels: pd.DataFrame) -> p
     order = [f"{name}, {when}" for name in names.values() for when in (BEFORE, AFTER)]
     wide = wide[[column for column in order if column in wide]].reset_index().rename_axis(columns=None)
     return wide[[column for column in wide if column != "run"] + ["run"]]
-
-
-def on_marked(maps: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """The share of its weight that the scored position puts on marked inputs, by head; mean over scored positions.
-
-    No row where the task marks none. Where a map was stored in blocks, a block counts as a whole.
-    """
-    kept = ["model", "seed", "run", "when", "step", "layer", "head"]
-    parts = []
-    for (model, layer), of_model in maps.groupby(["model", "layer"], observed=True):
-        words = labels[labels["model"] == model]
-        scored, marked = (
-            _blocks(of_model[axis], words.loc[words[name] & (words["side"] == side), "time"])
-            for name, axis, side in zip(("scored", "marked"), ("query", "key"), sides(layer), strict=True)
-        )
-        if len(marked):
-            chosen = of_model[of_model["query"].isin(scored) & of_model["key"].isin(marked)]
-            by_query = chosen.groupby([*kept, "query"], observed=True)["value"].sum()
-            parts.append(by_query.groupby(kept, observed=True).mean().reset_index())
-    if not parts:
-        return pd.DataFrame(columns=[*kept, "value", "quantity"])
-    return pd.concat(parts, ignore_index=True).assign(quantity="on_marked")
-
-
-def _blocks(starts: pd.Series, times: pd.Series) -> np.ndarray:
-    """The beginnings of the blocks that these times lie in."""
-    known = np.sort(starts.unique())
-    return known[np.searchsorted(known, times, side="right") - 1]
 
 
 def finding(tables: Tables) -> str:
@@ -127,78 +76,9 @@ def finding(tables: Tables) -> str:
 @theme.applied()
 def draw(tables: Tables) -> Figure:
     """A row per layer before training, then one per layer after it; a column per head; model under model."""
-    maps = tables["maps"]
-    found = maps[["model", "when", "layer"]].drop_duplicates().itertuples(index=False, name=None)
-    rows = sorted(found, key=lambda row: (theme.present(maps["model"]).index(row[0]), row[1] == AFTER, row[2]))
-    columns = int(maps["head"].max()) + 1
-    side = min(1.7, theme.WIDTH / (columns + 0.6))
-    figure = Figure(
-        figsize=(min(theme.WIDTH, max(4.5, columns * side + 1.2)), len(rows) * (side + 0.12) + 1.5),
-        layout="constrained",
-    )
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    norm = PowerNorm(0.5, 0, float(maps["value"].max()))
-    several = maps["model"].nunique() > 1
-    image: AxesImage | None = None
-    for place, (model, when, layer) in enumerate(rows):
-        of_row = maps[(maps["model"] == model) & (maps["when"] == when) & (maps["layer"] == layer)]
-        words = tables["labels"][tables["labels"]["model"] == model]
-        for head, axes in enumerate(grid[place]):
-            of_head = of_row[of_row["head"] == head]
-            if of_head.empty:
-                axes.set_axis_off()
-                continue
-            image = _draw_map(axes, of_head, norm)
-            queries, keys = (words[words["side"] == side] for side in sides(layer))
-            _label(axes.xaxis, keys, shown=place == len(rows) - 1 or sides(rows[place + 1][2])[1] != sides(layer)[1])
-            _label(axes.yaxis, queries, shown=head == 0)
-            if place == 0:
-                axes.set_title(f"head {head}", loc="center")
-        step = number(of_row["step"].iloc[0])
-        name = f"{model}\n" if several else ""
-        grid[place][0].set_ylabel(f"{name}layer {layer}, {when}\n(step {step})\n\nquery time", linespacing=1.2)
-    for axes in grid[-1]:
-        axes.set_xlabel("key time")
-    assert image is not None  # load found maps
-    bar = figure.colorbar(image, ax=grid, location="bottom", shrink=0.5, aspect=40, pad=0.02)
-    bar.set_label("attention weight (square-root scale, one for all maps)")
-    bar.outline.set_visible(False)
+    figure = drawn(tables["maps"], tables["labels"], "attention weight (square-root scale, one for all maps)")
     theme.headline(figure, finding(tables))
     return figure
-
-
-def _draw_map(axes: Axes, of_head: pd.DataFrame, norm: PowerNorm) -> AxesImage:
-    wide = of_head.pivot(index="query", columns="key", values="value")
-    bottom, right = (_end(starts.to_numpy()) for starts in (wide.index, wide.columns))
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return axes.imshow(wide.to_numpy(), cmap=theme.SEQUENTIAL, norm=norm, origin="upper", interpolation="nearest",
-                       extent=(-0.5, right, bottom, -0.5))  # fmt: skip
-
-
-def _end(starts: np.ndarray) -> float:
-    """Where the last block ends."""
-    return float(starts[-1] + (starts[1] - starts[0] if len(starts) > 1 else 1) - 0.5)
-
-
-def _label(axis: Axis, words: pd.DataFrame, shown: bool) -> None:
-    """Labels where they fit; else times at round places, giving way to the labels of marked inputs, which are bold."""
-    texts = {int(time): str(label) for time, label in zip(words["time"], words["label"], strict=True)}
-    marked = [int(time) for time in words.loc[words["marked"], "time"]]
-    last = max(texts, default=0)  # without labels, where they cannot be read
-    if last >= EVERY_LABEL:
-        room = last / 12
-        round_times = range(0, last + 1, max(5, round(last / 5 / 5) * 5))
-        plain = {time: str(time) for time in round_times if all(abs(time - mark) > room for mark in marked)}
-        texts = plain | {mark: texts[mark] for mark in marked}
-    times = sorted(texts)
-    turned = {"rotation": 90} if axis.axis_name == "x" else {}
-    axis.set_ticks(times, [texts[time] if shown else "" for time in times], fontsize=6, **turned)
-    for time, label in zip(times, axis.get_ticklabels(), strict=True):
-        if time in marked:
-            label.set_fontweight("bold")
-            label.set_color(theme.INK)
 
 
 def caption(tables: Tables) -> str:

@@ -43,6 +43,17 @@ def test_a_block_counts_as_a_whole(script):
     assert script("attention_maps").on_marked(maps, labels)["value"].item() == 0.7
 
 
+def test_a_marked_input_that_no_map_shows_counts_for_nothing(script):
+    """A map of the positions 2 and 3 alone: the marked times 0 and 9 are outside, 3 is in."""
+    rows = [(2, 2, 1.0), (2, 3, 0.0), (3, 2, 0.4), (3, 3, 0.6)]
+    maps = pd.DataFrame(rows, columns=["query", "key", "value"]).assign(
+        model="t", seed=0, run="r", when=AFTER, step=1, layer="0", head=0
+    )
+    labels = pd.DataFrame({"model": "t", "side": "input", "time": [0, 3, 9], "scored": [False, True, False]})
+    labels["marked"] = True
+    assert script("attention_maps").on_marked(maps, labels)["value"].item() == 0.6
+
+
 def test_without_marks_the_finding_is_how_sharp_heads_are(script, tmp_path: Path):
     tables = load(script, tmp_path, Fake("transformer", heads=2, labels=tuple("abcabc?d")))
     assert script("attention_maps").finding(tables) == (

@@ -1,0 +1,161 @@
+"""What layers without attention look at: the matrix that a linear recurrence or a long convolution applies.
+
+Question:  which inputs does a layer without attention pass on to a position, before and after training?
+Expect:    before training the recent past, fading with distance; afterwards the scored position looks more at the
+           inputs that it needs.
+Data:      readings hidden_attention/map, distance and entropy of the first and the last snapshot, maps of each model's
+           first seed; the probe batch in words.
+
+    retrograde-probe outputs/demo/RUN hidden_attention
+    python analysis/hidden_attention.py outputs/demo
+"""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from retrograde.figures import question, theme
+from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, NothingToDraw, Tables, ends, listed
+from retrograde.figures.maps import drawn, labels_of, on_marked
+from retrograde.figures.provenance import number, seeds_each
+from retrograde.figures.statistics import interval, interval_in_words
+
+PER_HEAD = {"distance": "distance (positions)", "entropy": "entropy (nats)"}
+
+ON_MARKED = "weight on marked inputs"
+
+HEADS = "heads"
+CHANNELS, SINGLE = "mean over channels", "one by one"
+"""Whether a layer's heads are so many that they are told as their mean alone."""
+
+
+def load(comparison: Comparison) -> Tables:
+    """``maps`` model, when, layer, head, query, key, value; ``labels`` of that sample; ``numbers`` one row a head."""
+    try:
+        heads = pd.concat([_heads(comparison, name) for name in PER_HEAD], ignore_index=True)
+    except NothingToDraw as none:
+        asked = "retrograde-probe RUN hidden_attention"
+        raise NothingToDraw(f"{none}, which is recorded where it is asked for: {asked}") from none
+    first = heads.sort_values(["model", "seed", "run"]).groupby("model", observed=True)["run"].first()
+    chosen = replace(comparison, runs=comparison.runs[comparison.runs["run"].isin(first)])
+    maps = ends(chosen.readings("hidden_attention/map", sorted(int(step) for step in heads["step"].unique())))
+    maps = maps[maps["sample"] == 0]
+    maps = maps.sort_values(["model", "run", "when", "layer", "head", "query", "key"], ignore_index=True)
+    labels = labels_of(comparison, first)
+    return {
+        "maps": maps[["model", "when", "step", "layer", "head", "query", "key", "value"]],
+        "labels": labels,
+        NUMBERS: _numbers(heads, maps, labels),
+    }
+
+
+def _heads(comparison: Comparison, name: str) -> pd.DataFrame:
+    """A quantity by head; of a layer whose heads are its channels their mean, as head 0."""
+    table = comparison.readings(f"hidden_attention/{name}")
+    table = ends(table.reindex(columns=list(dict.fromkeys([*table.columns, "head", "statistic"]))))
+    of_channels = table["head"].isna()
+    table = table[~of_channels | (table["statistic"] == "mean")]
+    kinds = np.where(table["head"].isna(), CHANNELS, SINGLE)
+    return table.assign(quantity=name, head=table["head"].fillna(0).astype(int), **{HEADS: kinds})
+
+
+def _numbers(heads: pd.DataFrame, maps: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """A row per head of every run, a column per quantity and end of training; weights where there are maps."""
+    of_maps = on_marked(maps, labels)
+    known = heads[["run", "layer", "head", HEADS]].drop_duplicates()
+    table = pd.concat([heads.drop(columns=HEADS), of_maps], ignore_index=True).merge(known, on=["run", "layer", "head"])
+    names = {"on_marked": ON_MARKED, **PER_HEAD}
+    table["column"] = table["quantity"].map(names) + ", " + table["when"]
+    index = ["model", "seed", "layer", "head", HEADS, "run"]
+    wide = table.astype({"model": maps["model"].dtype}).pivot(index=index, columns="column", values="value")
+    order = [f"{name}, {when}" for name in names.values() for when in (BEFORE, AFTER)]
+    wide = wide[[column for column in order if column in wide]].reset_index().rename_axis(columns=None)
+    wide = wide.sort_values(["model", "seed", "run", "layer", "head"], ignore_index=True)
+    return wide[[column for column in wide if column != "run"] + ["run"]]
+
+
+def finding(tables: Tables) -> str:
+    """How far away heads look, and what the one that looks most at the marked inputs puts there."""
+    numbers = tables[NUMBERS]
+    models = theme.present(numbers["model"])
+    sizes = [int(size) for size in sorted(set(numbers.groupby("model", observed=True)["run"].nunique()))]
+    said = [_distance(numbers[numbers["model"] == model], model) for model in models]
+    parts = [f"A head looks so many positions away, before → after training, {seeds_each(sizes)}: {', '.join(said)}"]
+    weights = {model: _most_marked(numbers[numbers["model"] == model]) for model in models}
+    found = {model: weight for model, weight in weights.items() if weight is not None}
+    if not found:
+        return parts[0]
+    parts += [f"{model}: {words}" for model, (words, _) in found.items()]
+    kinds = {
+        "as expected more than before training in": [model for model, (_, more) in found.items() if more],
+        "against expectation no more in": [model for model, (_, more) in found.items() if not more],
+    }
+    parts.append(", ".join(f"{kind} {listed(names)}" for kind, names in kinds.items() if names))
+    return "; ".join(parts)
+
+
+def _distance(numbers: pd.DataFrame, model: str) -> str:
+    """The mean over a run's heads: median over seeds, with the interval of what comes last."""
+    columns = [f"{PER_HEAD['distance']}, {when}" for when in (BEFORE, AFTER)]
+    per_run = numbers.groupby("run")[[column for column in columns if column in numbers]].mean()
+    over_seeds = [interval(per_run[column].dropna().to_numpy()) for column in per_run if per_run[column].notna().any()]
+    if not over_seeds:
+        return f"{model} unknown"
+    low, high = (number(round(float(end), 1)) for end in (over_seeds[-1].low, over_seeds[-1].high))
+    spread = f" ({low} to {high})" if len(per_run) > 1 else ""
+    return f"{model} {' → '.join(number(round(float(one.median), 1)) for one in over_seeds)}{spread}"
+
+
+def _most_marked(numbers: pd.DataFrame) -> tuple[str, bool] | None:
+    """Which head looks most at the marked inputs after training, and whether more than any did before it."""
+    before, after = (f"{ON_MARKED}, {when}" for when in (BEFORE, AFTER))
+    if after not in numbers or numbers[after].isna().all():
+        return None
+    best = numbers.loc[numbers[after].idxmax()]
+    head = f"head {best['head']} of " if best[HEADS] == SINGLE else ""
+    words = (
+        f"{head}layer {best['layer']} puts {100 * best[after]:.0f} % of the scored position's weight on the marked "
+        f"inputs (seed {best['seed']}), before training at most {100 * numbers[before].max():.0f} %"
+    )
+    return words, bool(best[after] > numbers[before].max())
+
+
+@theme.applied()
+def draw(tables: Tables) -> Figure:
+    """As attention: a row a layer, heads side by side, or the one map before and after training; model under model."""
+    figure = drawn(
+        tables["maps"], tables["labels"], "share of a row's absolute weights (square-root scale, one for all)"
+    )
+    theme.headline(figure, finding(tables))
+    return figure
+
+
+def caption(tables: Tables) -> str:
+    """What is drawn, of which seed, what became of signs and channels, and how to read it."""
+    numbers = tables[NUMBERS]
+    by_seed = numbers.drop_duplicates("model")
+    seeds = ", ".join(f"{model} seed {seed}" for model, seed in zip(by_seed["model"], by_seed["seed"], strict=True))
+    sizes = [int(size) for size in sorted(set(numbers.groupby("model", observed=True)["run"].nunique()))]
+    brackets = listed(sorted({interval_in_words(size) for size in sizes if size > 1}))
+    spread = f" Distances in the finding: medians over seeds; in brackets {brackets}, of the last." if brackets else ""
+    channels = theme.present(numbers.loc[numbers[HEADS] == CHANNELS, "model"])
+    means = (
+        f" The heads of {listed(channels)} are channels of one value each; shown and counted is their mean."
+        if channels
+        else ""
+    )
+    marked = " Inputs that the task marks are named in bold." if tables["labels"]["marked"].any() else ""
+    return (
+        "The matrix from each position to each that a layer applies to its values, queries downward, keys rightward, "
+        f"of the probe batch's first sample; {seeds}, the first seed, not an average. Its entries have signs; shown "
+        "are their sizes, each row over its sum. What is made of an input before it is written, such as by a short "
+        f"convolution, and what never was in the state are not in it.{means} Shared colour scale, by the square root."
+        f"{marked} A map stored in blocks shows each block's sum of weights.{spread}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(question.main(sys.modules[__name__]))

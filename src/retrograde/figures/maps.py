@@ -1,0 +1,197 @@
+"""Maps from positions to positions with the tokens on their axes, and what falls on the inputs that a task marks.
+
+Maps are tables of model, when, step, layer, head, query, key and value, of one sample; ``labels`` are that sample's
+words, with ``marked``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis, XAxis
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from retrograde.figures import theme
+from retrograde.figures.comparison import AFTER, Comparison
+from retrograde.figures.provenance import number
+
+MARKED = "*"
+"""How tasks end the label of an input that has to be found; alone it is a token."""
+
+INPUT, TARGET = "input", "target"
+
+LARGEST, ROOM = 6.0, 4.4
+"""Points of a token's label, and those that one needs at least; where there are fewer, times are shown."""
+
+WIDE, NARROW = 2.6, 1.7
+"""Inches of a map's side at most, in up to two columns and in more."""
+
+
+def labels_of(comparison: Comparison, first: pd.Series) -> pd.DataFrame:
+    """The first sample of the probe batch in words, by model; ``first`` is a run of each."""
+    named = [comparison.labels(str(run)).assign(model=str(model)) for model, run in first.items()]
+    labels = pd.concat(named, ignore_index=True)
+    labels = labels[(labels["sample"] == 0) & (labels["label"] != "")]
+    labels["marked"] = labels["label"].str.endswith(MARKED) & (labels["label"] != MARKED)
+    return labels[["model", "side", "time", "label", "scored", "marked"]].reset_index(drop=True)
+
+
+def sides(layer: str) -> tuple[str, str]:
+    """Whose positions the queries and the keys of a layer's maps are: of an encoder-decoder's they differ."""
+    return (
+        TARGET if layer.startswith(("decoder", "cross")) else INPUT,
+        TARGET if layer.startswith("decoder") else INPUT,
+    )
+
+
+def on_marked(maps: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """The share of its weight that the scored position puts on marked inputs, by head; mean over scored positions.
+
+    No row where the task marks none. Where a map was stored in blocks, a block counts as a whole.
+    """
+    kept = ["model", "seed", "run", "when", "step", "layer", "head"]
+    parts = []
+    for (model, layer), of_model in maps.groupby(["model", "layer"], observed=True):
+        words = labels[labels["model"] == model]
+        scored, marked = (
+            _blocks(of_model[axis], words.loc[words[name] & (words["side"] == side), "time"])
+            for name, axis, side in zip(("scored", "marked"), ("query", "key"), sides(str(layer)), strict=True)
+        )
+        if len(marked):
+            chosen = of_model[of_model["query"].isin(scored) & of_model["key"].isin(marked)]
+            by_query = chosen.groupby([*kept, "query"], observed=True)["value"].sum()
+            parts.append(by_query.groupby(kept, observed=True).mean().reset_index())
+    if not parts:
+        return pd.DataFrame(columns=[*kept, "value", "quantity"])
+    return pd.concat(parts, ignore_index=True).assign(quantity="on_marked")
+
+
+def _blocks(starts: pd.Series, times: pd.Series) -> np.ndarray:
+    """The beginnings of the blocks that these times lie in; times before the first and beyond the last are in none."""
+    known = np.sort(starts.unique())
+    last = known[-1] + (known[-1] - known[-2] if len(known) > 1 else 1)
+    inside = times[(times >= known[0]) & (times < last)]
+    return known[np.searchsorted(known, inside, side="right") - 1]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Maps that stand side by side: the heads of a layer before or after training, or its only head at both."""
+
+    model: str
+    layer: str
+    name: str
+    cells: Sequence[tuple[str, int]]
+    titles: Sequence[str]
+
+
+def rows_of(maps: pd.DataFrame) -> list[Row]:
+    """Model under model; of each first the rows before training, then those after it, layer by layer."""
+    several = maps["model"].nunique() > 1
+    rows = []
+    for model in theme.present(maps["model"]):
+        of_model = maps[maps["model"] == model].drop_duplicates(["when", "layer", "head"])
+        found = of_model[["when", "layer"]].drop_duplicates().itertuples(index=False, name=None)
+        steps = {when: number(step) for when, step in of_model.groupby("when", observed=True)["step"].first().items()}
+        name = f"{model}\n" if several else ""
+        one_head = of_model["head"].nunique() == 1
+        for when, layer in sorted(found, key=lambda row: (not one_head and row[0] == AFTER, row[1], row[0] == AFTER)):
+            of_layer = of_model[(of_model["layer"] == layer) & (of_model["when"] == when)]
+            heads = sorted(int(head) for head in of_layer["head"])
+            if not one_head:
+                words = f"{name}layer {layer}, {when}\n(step {steps[when]})"
+                rows.append(
+                    Row(model, layer, words, [(when, head) for head in heads], [f"head {one}" for one in heads])
+                )
+            elif rows and (rows[-1].model, rows[-1].layer) == (model, layer):
+                before = rows.pop()
+                cells, titles = [*before.cells, (when, heads[0])], [*before.titles, f"{when} (step {steps[when]})"]
+                rows.append(Row(model, layer, before.name, cells, titles))
+            else:
+                rows.append(
+                    Row(model, layer, f"{name}layer {layer}", [(when, heads[0])], [f"{when} (step {steps[when]})"])
+                )
+    return rows
+
+
+def drawn(maps: pd.DataFrame, labels: pd.DataFrame, bar: str) -> Figure:
+    """The maps on one colour scale by the square root, which ``bar`` names; queries downward, keys to the right."""
+    rows = rows_of(maps)
+    columns = max(len(row.cells) for row in rows)
+    side = min(
+        WIDE if columns <= 2 else NARROW, (theme.WIDTH - 1) / columns if columns <= 2 else theme.WIDTH / (columns + 0.6)
+    )
+    figure = Figure(
+        figsize=(min(theme.WIDTH, max(4.5, columns * side + 1.2)), len(rows) * (side + 0.12) + 1.5),
+        layout="constrained",
+    )
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    norm = PowerNorm(0.5, 0, float(maps["value"].max()))
+    above: Sequence[str] = ()
+    image: AxesImage | None = None
+    for place, row in enumerate(rows):
+        of_row = maps[(maps["model"] == row.model) & (maps["layer"] == row.layer)]
+        words = labels[labels["model"] == row.model]
+        below = rows[place + 1] if place + 1 < len(rows) else None
+        last = (
+            below is None or len(below.cells) != len(row.cells) or sides(below.layer)[1] != sides(row.layer)[1]
+        )  # another axis of keys begins
+        for column, axes in enumerate(grid[place]):
+            if column >= len(row.cells):
+                axes.set_axis_off()
+                continue
+            when, head = row.cells[column]
+            image = _draw_map(axes, of_row[(of_row["when"] == when) & (of_row["head"] == head)], norm)
+            queries, keys = (words[words["side"] == side_] for side_ in sides(row.layer))
+            _label(axes.xaxis, keys, side, shown=last)
+            _label(axes.yaxis, queries, side, shown=column == 0)
+            if list(row.titles) != list(above):
+                axes.set_title(row.titles[column], loc="center")
+            axes.set_xlabel("key time" if last else "")
+        above = row.titles
+        grid[place][0].set_ylabel(f"{row.name}\n\nquery time", linespacing=1.2)
+    assert image is not None  # there are maps
+    shown = figure.colorbar(image, ax=grid, location="bottom", shrink=0.5, aspect=40, pad=0.02)
+    shown.set_label(bar)
+    shown.outline.set_visible(False)
+    return figure
+
+
+def _draw_map(axes: Axes, of_head: pd.DataFrame, norm: PowerNorm) -> AxesImage:
+    wide = of_head.pivot(index="query", columns="key", values="value")
+    (top, bottom), (left, right) = (_ends(starts.to_numpy()) for starts in (wide.index, wide.columns))
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return axes.imshow(wide.to_numpy(), cmap=theme.SEQUENTIAL, norm=norm, origin="upper", interpolation="nearest",
+                       extent=(left, right, bottom, top))  # fmt: skip
+
+
+def _ends(starts: np.ndarray) -> tuple[float, float]:
+    """Where the first block begins and the last one ends."""
+    return float(starts[0] - 0.5), float(starts[-1] + (starts[1] - starts[0] if len(starts) > 1 else 1) - 0.5)
+
+
+def _label(axis: Axis, words: pd.DataFrame, side: float, shown: bool) -> None:
+    """Labels where they fit; else times at round places, giving way to the labels of marked inputs, which are bold."""
+    texts = {int(time): str(label) for time, label in zip(words["time"], words["label"], strict=True)}
+    marked = [int(time) for time in words.loc[words["marked"], "time"]]
+    last = max(texts, default=0)  # without labels, where they cannot be read
+    points = 72 * side / (last + 1)
+    if points < ROOM:
+        room = last / 12
+        round_times = range(0, last + 1, max(5, round(last / 5 / 5) * 5))
+        plain = {time: str(time) for time in round_times if all(abs(time - mark) > room for mark in marked)}
+        texts = plain | {mark: texts[mark] for mark in marked}
+        points = LARGEST
+    times = sorted(texts)
+    axis.set_ticks(times, [texts[time] if shown else "" for time in times], fontsize=min(LARGEST, points))
+    for time, label in zip(times, axis.get_ticklabels(), strict=True):
+        label.set_rotation(90 if isinstance(axis, XAxis) else 0)
+        if time in marked:
+            label.set_fontweight("bold")
+            label.set_color(theme.INK)
