@@ -1,7 +1,7 @@
 """The documentation as tests see it: pages, the blocks that they fence, and the commands of these.
 
-A block of Python or YAML with a title, or below a line that opens with the name of a file and ends with a colon, is that
-file; other blocks of Python are run. Blocks of bash are commands, a line each, a backslash at its end going on.
+A block of Python or YAML with a title, or below a line that opens with the name of a file and ends with a colon, is
+that file; other blocks of Python are run. Blocks of bash are commands, a line each, a backslash at its end going on.
 """
 
 import re
@@ -106,9 +106,7 @@ def unfenced(page: str, text: str | None = None) -> list[tuple[int, str]]:
     """The lines of a page outside of its fences, each with its number."""
     lines = ((ROOT / page).read_text(encoding="utf-8") if text is None else text).splitlines()
     inside = {
-        number
-        for block in blocks(page, text)
-        for number in range(block.line, block.line + block.text.count("\n") + 2)
+        number for block in blocks(page, text) for number in range(block.line, block.line + block.text.count("\n") + 2)
     }
     return [(number, line) for number, line in enumerate(lines, 1) if number not in inside]
 
