@@ -64,7 +64,7 @@ PLANNING = 0.2
 SHORTER = ((r"\b(max_)?steps=\d+", r"\1steps=5"),)
 """What is replaced in Python."""
 
-PLACEHOLDERS = {"HOST": "127.0.0.1", "N": "0", "my-team/retrograde": f"{ENTITY}/retrograde"}
+PLACEHOLDERS = {"HOST": "127.0.0.1", "N": "0", "my-team/retrograde": f"{ENTITY}/retrograde", "my-team": ENTITY}
 """What stands for something of the reader's. RUN is the last run that there is, ``<…>`` any name."""
 
 NOT_HERE = ("launcher", "sweeper", "trainer.devices", "trainer.nodes", "budget")
@@ -108,7 +108,7 @@ class MyLayer(nn.Module):
         super().__init__()
         self.cell = nn.GRUCell(3, 4)
 
-module, loader = Module(), [(x, y)] * 3
+module, loader = Module(), torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y))
 run = wandb.init(mode="disabled")
 """
 """What the Python of a page may take for given: a model of the reader's, a loss, a batch, a LightningModule, a run."""
@@ -151,7 +151,7 @@ class Checkout:
 def composes(command: Command) -> None:
     """Every value of every axis, one at a time, gives a configuration."""
     flags, overrides = told_apart(command.arguments)
-    axes = {override.key_or_group: values(override) for override in parsed(overrides)}
+    axes = {override.get_key_element(): values(override) for override in parsed(overrides)}
     first = {key: each[0] for key, each in axes.items()}
     own = [f"hydra.searchpath=['{files_of_pages() / flags['--config-dir']}']"] if "--config-dir" in flags else []
     for one in [first] + [{**first, key: value} for key, each in axes.items() for value in each[1:]]:
@@ -199,7 +199,7 @@ def values(override: Override) -> list[str]:
 def trains(command: Command, checkout: Checkout) -> None:
     """``retrograde``, made short."""
     flags, overrides = told_apart([checkout.resolved(word) for word in command.arguments])
-    given = {override.key_or_group: override for override in parsed(overrides)}
+    given = {override.get_key_element(): override for override in parsed(overrides)}
     if any(key in given for key in NOT_HERE):
         return
     made = {key: ",".join(values(override)[: 1 if key == "seed" else KEPT]) for key, override in given.items()}
