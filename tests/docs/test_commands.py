@@ -109,7 +109,7 @@ class MyLayer(nn.Module):
         self.cell = nn.GRUCell(3, 4)
 
 module, loader = Module(), torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y))
-run = wandb.init(mode="disabled")
+run = wandb.init(mode="offline")
 """
 """What the Python of a page may take for given: a model of the reader's, a loss, a batch, a LightningModule, a run."""
 
