@@ -9,11 +9,12 @@ Data:      readings attention/map (the stored samples' first) and attention/entr
 """
 
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -85,7 +86,7 @@ def on_marked(maps: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
         words = labels[labels["model"] == model]
         scored, marked = (
             _blocks(of_model[axis], words.loc[words[name] & (words["side"] == side), "time"])
-            for name, axis, side in zip(("scored", "marked"), ("query", "key"), sides(layer), strict=True)
+            for name, axis, side in zip(("scored", "marked"), ("query", "key"), sides(str(layer)), strict=True)
         )
         if len(marked):
             chosen = of_model[of_model["query"].isin(scored) & of_model["key"].isin(marked)]
@@ -193,7 +194,7 @@ def _label(axis: Axis, words: pd.DataFrame, shown: bool) -> None:
         plain = {time: str(time) for time in round_times if all(abs(time - mark) > room for mark in marked)}
         texts = plain | {mark: texts[mark] for mark in marked}
     times = sorted(texts)
-    turned = {"rotation": 90} if axis.axis_name == "x" else {}
+    turned: dict[str, Any] = {"rotation": 90} if isinstance(axis, XAxis) else {}
     axis.set_ticks(times, [texts[time] if shown else "" for time in times], fontsize=6, **turned)
     for time, label in zip(times, axis.get_ticklabels(), strict=True):
         if time in marked:

@@ -21,7 +21,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import AFTER, NUMBERS, Comparison, NothingToDraw, Tables, ends, listed
+from retrograde.figures.comparison import AFTER, NUMBERS, Comparison, NothingToDraw, Tables, ends, listed, records
 from retrograde.figures.provenance import number
 from retrograde.figures.statistics import interval, interval_in_words
 
@@ -126,18 +126,18 @@ def of_purpose(looked: pd.DataFrame, purpose: str) -> pd.DataFrame:
 def _numbers(runs: pd.DataFrame, looked: pd.DataFrame) -> pd.DataFrame:
     """A run's strongest head for either purpose, and the mean of the others of that head's layer."""
     rows = []
-    for run in runs.sort_values([HEADS, "seed"]).itertuples():
-        row: dict[str, object] = {"heads": int(runs.at[run.Index, HEADS]), "seed": run.seed}
+    for run in records(runs.sort_values([HEADS, "seed"])):
+        row: dict[str, object] = {"heads": int(run[HEADS]), "seed": run["seed"]}
         for purpose in (PREVIOUS, INDUCTION):
             served = of_purpose(looked, purpose)
-            served = served[served["run"] == run.run].sort_values(purpose)
+            served = served[served["run"] == run["run"]].sort_values(purpose)
             best = served.tail(1)
             others = served[:-1]
             others = others[others["layer"].isin(best["layer"])]
             row[f"{purpose}, {STRONGEST}"] = best[purpose].max()
             row[f"{purpose}, {OTHERS}"] = others[purpose].mean()
-        row |= {"test score": runs.at[run.Index, "score"] if "score" in runs else np.nan}
-        rows.append(row | {"parameters": runs.at[run.Index, "parameters"], "run": run.run})
+        row |= {"test score": run.get("score", np.nan), "parameters": run["parameters"], "run": run["run"]}
+        rows.append(row)
     return pd.DataFrame(rows).astype({"test score": float})
 
 

@@ -319,8 +319,8 @@ def written(store: FolderStore, folder: Path) -> int:
     about = heads(asking)
     studies, rows, failed = [], [], []
     for whole in comparisons(store, STUDY)[0]:
-        of_study = [one for one in variants if one.study == whole.study]
-        found = study(_apart(whole, stems), of_study, asking, about.get(whole.study, Head()), folder)
+        own = [one for one in variants if one.study == whole.study]
+        found = study(_apart(whole, stems), own, asking, about.get(whole.study, Head()), folder)
         studies.append(found[0])
         rows.append(found[1])
         failed += found[2]

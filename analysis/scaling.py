@@ -277,7 +277,8 @@ def draw(tables: Tables) -> Figure:
 def _draw_seeds(axes: Axes, numbers: pd.DataFrame, column: str, look: theme.Look) -> None:
     """Every seed as a mark, the median as a line, the interval as a band."""
     axes.plot(numbers["d"], numbers[column], look.marker, color=look.colour, ms=4, mec=theme.PAPER, mew=0.4, zorder=4)
-    over = {float(d): interval(of_d[column].to_numpy()[:, None]) for d, of_d in numbers.groupby("d")}
+    by_d = {float(d): numbers.loc[numbers["d"] == d, column].to_numpy() for d in np.unique(numbers["d"])}
+    over = {d: interval(of_d[:, None]) for d, of_d in by_d.items()}
     axes.plot(list(over), [one.median[0] for one in over.values()], color=look.colour, lw=1.4)
     low, high = ([getattr(one, end)[0] for one in over.values()] for end in ("low", "high"))
     axes.fill_between(list(over), low, high, color=look.colour, alpha=0.12, lw=0)

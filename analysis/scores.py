@@ -132,8 +132,9 @@ def draw(tables: Tables) -> Figure:
     figure = Figure(figsize=(theme.WIDTH, above + 2.0 * rows + 1.5), layout="constrained")
     outer = GridSpec(2, 1, figure, height_ratios=(above, 2.0 * rows + 0.4))
     first: Axes | None = None
-    for place, (column, cell) in enumerate(zip(SHOWN, outer[0].subgridspec(1, 3), strict=True)):
-        axes = figure.add_subplot(cell, sharey=first)
+    beside = outer[0].subgridspec(1, len(SHOWN))
+    for place, column in enumerate(SHOWN):
+        axes = figure.add_subplot(beside[0, place], sharey=first)
         first = first or axes
         _draw_numbers(axes, numbers, scores, column)
         axes.tick_params(labelleft=place == 0)
