@@ -125,7 +125,7 @@ def finding(tables: Tables) -> str:
             f"on {task} in {counts.get(FEWER, 0)} of {len(of_task)} settings{more} ({_layers(fewest)}: "
             f"{', '.join(medians)})"
         )
-        for layers in np.unique(of_task["layers"]):
+        for layers in map(int, np.unique(of_task["layers"])):
             of_layers = of_task[of_task["layers"] == layers]
             gains = of_layers["both err"] == FEWER
             expected = not rules["at the end alone"][task]

@@ -223,30 +223,33 @@ def flat(vectors: "WordVectors", pairs: Sequence[tuple[str, str]]) -> pd.DataFra
 
 
 def finding(tables: Tables) -> str:
-    """How many of the nearest words counting finds, how many analogies are right, and whether theory says so."""
-    numbers, said, surprises = tables[NUMBERS], [], []
+    """Whether theory is right; how many of the nearest words counting finds, and how many analogies are right."""
+    numbers = tables[NUMBERS]
+    surprises, without, counts = [], [], set()
+    near, chance, right, alone = [], [], [], []
     for model in theme.present(numbers["model"]):
         of_model = numbers[(numbers["model"] == model) & numbers[SHARED].notna()]
         if of_model.empty:
-            said.append(f"there are no vectors of {model}")
+            without.append(f"there are no vectors of {model}")
             continue
-        near, chance = interval(of_model[SHARED].to_numpy()), of_model[CHANCE].iloc[0]
-        span = f"{_span(near)}, n = {len(of_model)}, chance {_percent(chance)}"
-        words = f"of {model}'s {NEAR} nearest words counting finds {span}"
-        if not near.low > ABOVE * chance:
+        counts.add(len(of_model))
+        found = interval(of_model[SHARED].to_numpy())
+        near.append(f"{model}'s {_span(found)}")
+        chance.append(float(of_model[CHANCE].iloc[0]))
+        if not found.low > ABOVE * chance[-1]:
             surprises.append(f"{model}'s nearest words are by chance")
         if of_model[RIGHT].notna().all():
-            right, alone = (interval(of_model[column].to_numpy()) for column in (RIGHT, ALONE))
-            words += (
-                f", and of {number(of_model['analogies'].iloc[0])} analogies "
-                f"{_span(right)} are right, {_percent(float(alone.median))} by neighbours alone"
-            )
+            right.append(f"{model}'s {_span(interval(of_model[RIGHT].to_numpy()))}")
+            alone.append(_percent(float(of_model[ALONE].median())))
             if not (of_model[RIGHT] > of_model[ALONE]).all():
                 surprises.append(f"{model}'s analogies are no better than neighbours")
-        said.append(words)
-    verdict = "as theory says" if not surprises else f"against theory {listed(surprises)}"
-    sentence = f"{'; '.join(said)}: {verdict}"
-    return sentence[:1].upper() + sentence[1:]
+    verdict = "As theory says" if not surprises else f"Against theory {listed(surprises)}"
+    by_chance = " to ".join(dict.fromkeys(_percent(end) for end in (min(chance), max(chance))))
+    said = [f"of the {NEAR} nearest words counting finds {listed(near)} (chance {by_chance})"]
+    if right:
+        said.append(f"of the analogies {listed(right)} are right, by neighbours alone {listed(alone)}")
+    n = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+    return f"{verdict}: {'; '.join([*said, *without])} (n = {n})"
 
 
 def _percent(share: float) -> str:
