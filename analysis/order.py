@@ -124,15 +124,17 @@ def finding(tables: Tables) -> str:
     for attention, of_kind in numbers.groupby("attention"):
         said: dict[str, list[str]] = {"falls": [], "holds": [], "open": []}
         for task, of_task in of_kind.groupby("task"):
+            name = str(task)
             without = of_task.loc[of_task["position"] == NONE, "test score"]
             how = falls(of_task)
-            said[how].append(f"{task!s} (to {_short(without.median())})" if how == "falls" else str(task))
+            said[how].append(f"{name} (to {_short(without.median())})" if how == "falls" else name)
         words = {"falls": "falls on", "holds": "holds on", "open": "shows nothing on"}
         parts = [f"{words[how]} {listed(tasks)}" for how, tasks in said.items() if tasks]
         if len(said["holds"]) == numbers["task"].nunique() > 1:
             parts = ["holds on both" if numbers["task"].nunique() == 2 else "holds on all"]
         is_told_apart = len(set(kinds.values())) == len(kinds)
-        sentences.append(f"{kinds[str(attention)] if is_told_apart else attention} {listed(parts)}")
+        who = kinds[str(attention)] if is_told_apart else str(attention)
+        sentences.append(f"{who} {listed(parts)}")
     return f"Without encoding {'; '.join(sentences)}. {_generalises(numbers)}"
 
 
