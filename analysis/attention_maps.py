@@ -9,16 +9,23 @@ Data:      readings attention/map (the stored samples' first) and attention/entr
 """
 
 import sys
+from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, Tables, ends
-from retrograde.figures.maps import drawn, labels_of, on_marked
+from retrograde.figures.maps import drawn, labels_of, on_marked, readable, shown
 from retrograde.figures.provenance import number
 
 PER_HEAD = {"entropy_share": "entropy (share of even)", "distance": "distance (positions)", "confidence": "confidence"}
+
+ON_MARKED = "weight on marked inputs"
+
+FEW = 3
+"""Models up to which each is told apart in words."""
 
 
 def load(comparison: Comparison) -> Tables:
@@ -33,7 +40,7 @@ def load(comparison: Comparison) -> Tables:
     maps = maps.sort_values(["model", "run", "when", "layer", "head", "query", "key"], ignore_index=True)
     labels = labels_of(comparison, first)
     return {
-        "maps": maps[["model", "when", "step", "layer", "head", "query", "key", "value"]],
+        "maps": readable(maps)[["model", "when", "step", "layer", "head", "query", "key", "value"]],
         "labels": labels,
         NUMBERS: _numbers(heads, maps, labels),
     }
@@ -43,7 +50,7 @@ def _numbers(heads: pd.DataFrame, maps: pd.DataFrame, labels: pd.DataFrame) -> p
     """A row per head, a column per quantity and end of training."""
     found = [heads, on_marked(maps, labels)]
     table = pd.concat(found, ignore_index=True).astype({"model": maps["model"].dtype})
-    names = {"on_marked": "weight on marked inputs", **PER_HEAD}
+    names = {"on_marked": ON_MARKED, **PER_HEAD}
     table["column"] = table["quantity"].map(names) + ", " + table["when"]
     wide = table.pivot(index=["model", "seed", "layer", "head", "run"], columns="column", values="value")
     order = [f"{name}, {when}" for name in names.values() for when in (BEFORE, AFTER)]
@@ -52,25 +59,50 @@ def _numbers(heads: pd.DataFrame, maps: pd.DataFrame, labels: pd.DataFrame) -> p
 
 
 def finding(tables: Tables) -> str:
-    """Where the head that looks most at the marked inputs puts its weight; else how sharp heads have become."""
+    """What the head that looks most at the marked inputs puts there; where none are marked, how sharp heads are.
+
+    In words of each model where these are few, else over all of them.
+    """
     numbers = tables[NUMBERS]
+    marked = f"{ON_MARKED}, {AFTER}"
     parts = []
+    looking = []
     for model in theme.present(numbers["model"]):
         of_model = numbers[numbers["model"] == model]
-        name = "weight on marked inputs"
-        if f"{name}, {AFTER}" in of_model and of_model[f"{name}, {AFTER}"].notna().any():
-            best = of_model.sort_values(f"{name}, {AFTER}", na_position="first").iloc[-1]
-            before, after = (best[f"{name}, {when}"] for when in (BEFORE, AFTER))
+        if marked in of_model and of_model[marked].notna().any():
+            best = of_model.sort_values(marked, na_position="first").iloc[-1]
+            looking.append(best)
+            before, after = (100 * best[f"{ON_MARKED}, {when}"] for when in (BEFORE, AFTER))
             parts.append(
-                f"{model}: after training head {best['head']} of layer {best['layer']} puts {100 * after:.0f} % of the "
-                f"scored position's attention on the marked inputs, before it {100 * before:.0f} %"
+                f"{model}: after training head {best['head']} of layer {best['layer']} puts {after:.0f} % of the "
+                f"scored position's attention on the marked inputs, before it {before:.0f} %"
             )
         else:
-            name = PER_HEAD["entropy_share"]
-            columns = [f"{name}, {when}" for when in (BEFORE, AFTER) if f"{name}, {when}" in of_model]
-            values = [number(round(of_model[column].median(), 2)) for column in columns]
+            values = [number(round(value, 2)) for value in _entropies(of_model)]
             parts.append(f"{model}: a head's median entropy is {' → '.join(values)} of an even spread's")
-    return "; ".join(parts)
+    if len(parts) <= FEW:
+        return "; ".join(parts)
+    if looking:
+        before, after = (_range([100 * best[f"{ON_MARKED}, {when}"] for best in looking]) for when in (BEFORE, AFTER))
+        return (
+            f"After training the head that looks most at the marked inputs puts {after} % of the scored position's "
+            f"attention there, before it {before} %; of each of {len(looking)} models"
+        )
+    entropies = zip(*(_entropies(of_model) for _, of_model in numbers.groupby("model", observed=True)), strict=True)
+    spread = " → ".join(_range(of_end, 2) for of_end in entropies)
+    return f"Over {len(parts)} models a head's median entropy is {spread} of an even spread's"
+
+
+def _entropies(numbers: pd.DataFrame) -> list[float]:
+    """The median over heads, before and after training, as far as there is either."""
+    columns = [f"{PER_HEAD['entropy_share']}, {when}" for when in (BEFORE, AFTER)]
+    return [float(numbers[column].median()) for column in columns if column in numbers]
+
+
+def _range(values: Sequence[float], digits: int = 0) -> str:
+    """From the least to the most."""
+    low, high = (number(round(float(end), digits)) for end in (np.nanmin(values), np.nanmax(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 @theme.applied()
@@ -90,6 +122,7 @@ def caption(tables: Tables) -> str:
         "Attention weights of the probe batch's first sample, queries downward, keys to the right, each row summing "
         f"to 1; {seeds}, the first seed, not an average. Shared colour scale, by the square root, so that an even "
         f"spread over many positions stays visible.{marked} A map stored in blocks shows each block's sum of weights."
+        f"{shown(tables['maps'], tables[NUMBERS])}"
     )
 
 

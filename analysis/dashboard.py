@@ -299,7 +299,7 @@ def varying(runs: pd.DataFrame, store: FolderStore) -> list[str]:
     """Model, task and the settings in which the runs differ and that all have; of those that tell the same runs apart,
     the first. A run without a setting would be left out of the plot; null is a value.
     """
-    settings = [column for column in runs if column.startswith("config.") and _is_axis(column)]
+    settings = [column for column in map(str, runs) if column.startswith("config.") and _is_axis(column)]
     found: dict[tuple[int, ...], str] = {}
     for column in ["model", "task", *settings]:
         values = [_value(store.metadata(str(run)), column.split(".")) for run in runs["run"]]
@@ -423,7 +423,7 @@ def _grid(entity: str, project: str, name: str, group: str | None, panels: list[
     if group is not None:  # given as data: the package's own language of filters takes a quote for the end of a text
         leaf = {"key": {"section": "run", "name": "group"}, "op": "=", "value": group, "disabled": False}
         runset._stashed_filters_v2 = {"filterFormat": "filterV2", "filters": [leaf]}
-        runset._stashed_filter_string = runset.filters
+        runset._stashed_filter_string = str(runset.filters)
     return wr.PanelGrid(runsets=[runset], panels=panels)
 
 

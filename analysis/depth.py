@@ -146,21 +146,30 @@ def finding(tables: Tables) -> str:
     lost = int((without[change] < KEPT).sum())
     kept = int((with_[change] >= KEPT).sum())
     verdict = (
-        "At the start the gradient fades over depth without the residual path and does not with it"
+        f"At the start the gradient fades over {layers} layers without residual path and does not with it"
         if lost == len(without) and kept == len(with_)
-        else f"At the start the gradient fades over depth in {lost} of {len(without)} runs without the residual path, "
-        f"in {len(with_) - kept} of {len(with_)} with it"
+        else f"At the start the gradient fades over {layers} layers in {lost} of {len(without)} runs "
+        f"without residual path, {len(with_) - kept} of {len(with_)} with it"
     )
     parts: list[str] = []
     for (has_path, has_norm), of_setting in numbers.groupby(["residual path", "LayerNorm"]):
+        learn = f"{int(of_setting['solved at step'].notna().sum())} of {len(of_setting)}"
+        learn += " learn" if (has_path, has_norm) == (True, True) else ""
+        parts.insert(0, f"{NAMES[bool(has_path), bool(has_norm)]} {_share(of_setting[change])} ({learn})")
+    return f"{verdict}. The lowest gets: {', '.join(parts)}"
+
+
+def details(tables: Tables) -> str:
+    """What the lowest layer gets after training and, without the residual path, the factor a layer at the start."""
+    said: list[str] = []
+    for (has_path, has_norm), of_setting in tables[NUMBERS].groupby(["residual path", "LayerNorm"]):
         after = of_setting[WHOLE.format("after training")].dropna()
-        then = f", {_share(after)}" if len(after) else ""
         slopes = of_setting[SLOPE].dropna()
-        rate = f" ({_share(slopes)} a layer)" if len(slopes) and not has_path else ""
-        learn = f"{int(of_setting['solved at step'].notna().sum())} of {len(of_setting)} learn"
-        parts.insert(0, f"{NAMES[bool(has_path), bool(has_norm)]} {_share(of_setting[change])}{rate}{then} ({learn})")
-    gets = f"The share that reaches the lowest of {layers} layers, at the start, after training"
-    return f"{verdict}. {gets}: {'; '.join(parts)}"
+        parts = [_share(after)] if len(after) else []
+        parts += [f"{_share(slopes)} a layer at the start"] if len(slopes) and not has_path else []
+        if parts:
+            said.insert(0, f"{NAMES[bool(has_path), bool(has_norm)]} {', '.join(parts)}")
+    return f"After training the lowest layer gets: {'; '.join(said)}."
 
 
 def _share(decades: pd.Series) -> str:
@@ -253,7 +262,8 @@ def caption(tables: Tables) -> str:
         f"highest layer. Before training, step 0, {after}each run's last snapshot. The input is at the right. "
         "Triangles stand for what lies beyond the axis or is zero. The norm stands before each sublayer in "
         "transformer, after it in transformer_postnorm. A gradient is said to fade where less than "
-        f"{10**KEPT:g} of it reaches the lowest layer. {each} for each setting, thin lines; thick are medians{band}."
+        f"{10**KEPT:g} of it reaches the lowest layer. {each} for each setting, thin lines; thick are medians{band}. "
+        f"{details(tables)}"
     )
 
 

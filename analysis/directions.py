@@ -125,7 +125,8 @@ def finding(tables: Tables) -> str:
             f"on {task} in {counts.get(FEWER, 0)} of {len(of_task)} settings{more} ({_layers(fewest)}: "
             f"{', '.join(medians)})"
         )
-        for layers, of_layers in of_task.groupby("layers"):
+        for layers in map(int, np.unique(of_task["layers"])):
+            of_layers = of_task[of_task["layers"] == layers]
             gains = of_layers["both err"] == FEWER
             expected = not rules["at the end alone"][task]
             if not expected and layers > 1:
@@ -143,8 +144,8 @@ def _errors(numbers: pd.DataFrame, directions: str) -> str:
     if not len(known):
         return "not tested"
     over = interval(known)
-    ends = f"{percent(over.low).removesuffix(' %')} to {percent(over.high)}"
-    return f"{percent(over.median)} ({ends}, n = {len(known)})"
+    middle, low, high = (percent(float(end)) for end in (over.median, over.low, over.high))
+    return f"{middle} ({low.removesuffix(' %')} to {high}, n = {len(known)})"
 
 
 def _layers(count: int) -> str:
@@ -233,8 +234,8 @@ def _draw_errors(axes: Axes, numbers: pd.DataFrame, directions: str, layers: lis
     medians = numbers.groupby("layers")["test errors"].median()
     places = [layers.index(one) + aside for one in medians.index]
     axes.plot(places, medians.where(medians > 0), color=look.colour, ls=look.dash, lw=1.2, alpha=0.8)
-    for at_layers, of_layers in numbers.groupby("layers"):
-        errors = of_layers["test errors"].to_numpy()
+    for at_layers in np.unique(numbers["layers"]):
+        errors = numbers.loc[numbers["layers"] == at_layers, "test errors"].to_numpy()
         x = layers.index(at_layers) + aside + 0.05 * (np.arange(len(errors)) - (len(errors) - 1) / 2)
         missing, none = np.isnan(errors), errors <= 0
         for chosen, marker, height, edge in (

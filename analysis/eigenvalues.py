@@ -11,6 +11,8 @@ Data:      metrics validation/score; the tests on trained lengths and on longer 
 """
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,7 +88,7 @@ def load(comparison: Comparison) -> Tables:
     }
 
 
-def _span(run: dict[str, object], low: str, high: str, more: int) -> str:
+def _span(run: Mapping[str, Any], low: str, high: str, more: int) -> str:
     """From one setting to another, in words; empty where either is not set."""
     ends = [run.get(low), run.get(high)]
     if any(end is None or pd.isna(end) for end in ends):
@@ -101,7 +103,7 @@ def rates(tables: Tables, eigenvalues: str) -> dict[str, tuple[int, int, Estimat
     chosen = numbers[(numbers["eigenvalues"] == eigenvalues) & numbers["ended"].isin(COUNTED)]
     found = {}
     for test in (TRAINED, LONGER):
-        tested = chosen[test].notna() | (chosen["ended"] == "diverged") & numbers[test].notna().any()
+        tested = chosen[test].notna() | (chosen["ended"] == "diverged") & bool(numbers[test].notna().any())
         count, of = int((chosen.loc[tested, test] >= solved).sum()), int(tested.sum())
         found[test] = count, of, solve_rate(count, of)
     return found
@@ -203,7 +205,7 @@ def draw(tables: Tables) -> Figure:
 
 def _draw_curves(axes: Axes, curves: pd.DataFrame, eigenvalues: str) -> None:
     """Every run faintly, the median of those that are there at a step with its interval."""
-    look = {"color": COLOURS[eigenvalues], "ls": DASHES[eigenvalues]}
+    look: dict[str, Any] = {"color": COLOURS[eigenvalues], "ls": DASHES[eigenvalues]}
     for _, of_run in curves.groupby("run"):
         axes.plot(of_run["step"], of_run["value"], lw=0.7, alpha=0.45, **look)
     whole = curves.pivot(index="step", columns="run", values="value").dropna()

@@ -38,7 +38,7 @@ from retrograde.figures.comparison import (
     records,
 )
 from retrograde.figures.provenance import number
-from retrograde.figures.statistics import interval, interval_in_words, too_few
+from retrograde.figures.statistics import Interval, interval, interval_in_words, too_few
 
 if TYPE_CHECKING:  # torch takes a second to load, and a report asks this of runs without vectors too
     from retrograde.core.contracts import Task
@@ -80,16 +80,19 @@ def learnt(folder: Path) -> Learnt:
     """Of a finished run; raises ValueError where it has no weights, or no vectors in them."""
     import torch
 
+    from retrograde.core.contracts import Tokens
     from retrograde.core.words import UNKNOWN
     from retrograde.layers.word_vectors import WordVectors
 
     run = retrograde.load(folder)
+    inputs, vectors = run.task.inputs, getattr(run.model, "vectors", None)
+    if not (isinstance(inputs, Tokens) and isinstance(vectors, torch.Tensor)):
+        raise ValueError(f"its model {run.metadata['model']} has no vectors of words")
     window = int(run.metadata["config"]["model"]["window"])
-    symbols = run.task.inputs.symbols
-    kept = [row for row, word in enumerate(symbols) if word != UNKNOWN]
-    words = tuple(symbols[row] for row in kept)
+    kept = [row for row, word in enumerate(inputs.symbols) if word != UNKNOWN]
+    words = tuple(inputs.symbols[row] for row in kept)
     counted = torch.from_numpy(information(counts(run.task, window))[kept])
-    return Learnt(WordVectors(words, run.model.vectors[kept]), WordVectors(words, counted))
+    return Learnt(WordVectors(words, vectors[kept]), WordVectors(words, counted))
 
 
 def counts(task: "Task", window: int) -> Float[np.ndarray, "words words"]:
@@ -220,42 +223,46 @@ def flat(vectors: "WordVectors", pairs: Sequence[tuple[str, str]]) -> pd.DataFra
 
 
 def finding(tables: Tables) -> str:
-    """How many of the nearest words counting finds, how many analogies are right, and whether theory says so."""
-    numbers, said, surprises = tables[NUMBERS], [], []
+    """Whether theory is right; how many of the nearest words counting finds, and how many analogies are right."""
+    numbers = tables[NUMBERS]
+    surprises, without, counts = [], [], set()
+    near, chance, right, alone = [], [], [], []
     for model in theme.present(numbers["model"]):
         of_model = numbers[(numbers["model"] == model) & numbers[SHARED].notna()]
         if of_model.empty:
-            said.append(f"there are no vectors of {model}")
+            without.append(f"there are no vectors of {model}")
             continue
-        near, chance = interval(of_model[SHARED].to_numpy()), of_model[CHANCE].iloc[0]
-        span = f"{_span(near.median, near.low, near.high)}, n = {len(of_model)}, chance {_percent(chance)}"
-        words = f"of {model}'s {NEAR} nearest words counting finds {span}"
-        if not near.low > ABOVE * chance:
+        counts.add(len(of_model))
+        found = interval(of_model[SHARED].to_numpy())
+        near.append(f"{model}'s {_span(found)}")
+        chance.append(float(of_model[CHANCE].iloc[0]))
+        if not found.low > ABOVE * chance[-1]:
             surprises.append(f"{model}'s nearest words are by chance")
         if of_model[RIGHT].notna().all():
-            right, alone = (interval(of_model[column].to_numpy()) for column in (RIGHT, ALONE))
-            words += (
-                f", and of {number(of_model['analogies'].iloc[0])} analogies "
-                f"{_span(right.median, right.low, right.high)} are right, {_percent(alone.median)} by neighbours alone"
-            )
+            right.append(f"{model}'s {_span(interval(of_model[RIGHT].to_numpy()))}")
+            alone.append(_percent(float(of_model[ALONE].median())))
             if not (of_model[RIGHT] > of_model[ALONE]).all():
                 surprises.append(f"{model}'s analogies are no better than neighbours")
-        said.append(words)
-    verdict = "as theory says" if not surprises else f"against theory {listed(surprises)}"
-    sentence = f"{'; '.join(said)}: {verdict}"
-    return sentence[:1].upper() + sentence[1:]
+    verdict = "As theory says" if not surprises else f"Against theory {listed(surprises)}"
+    by_chance = " to ".join(dict.fromkeys(_percent(end) for end in (min(chance), max(chance))))
+    said = [f"of the {NEAR} nearest words counting finds {listed(near)} (chance {by_chance})"]
+    if right:
+        said.append(f"of the analogies {listed(right)} are right, by neighbours alone {listed(alone)}")
+    n = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+    return f"{verdict}: {'; '.join([*said, *without])} (n = {n})"
 
 
 def _percent(share: float) -> str:
     return f"{number(float(f'{100 * share:.2g}'))} %"
 
 
-def _span(middle: float, low: float, high: float) -> str:
+def _span(over: Interval) -> str:
     """
-    >>> _span(0.31, 0.29, 0.335)
+    >>> _span(interval(np.array([0.31, 0.29, 0.335])))
     '31 % (29 to 34 %)'
     """
-    return f"{_percent(middle)} ({_percent(low).removesuffix(' %')} to {_percent(high)})"
+    middle, low, high = (_percent(float(end)) for end in (over.median, over.low, over.high))
+    return f"{middle} ({low.removesuffix(' %')} to {high})"
 
 
 @theme.applied()
@@ -264,7 +271,7 @@ def draw(tables: Tables) -> Figure:
     maps, near, numbers = tables["map"], tables["near"], tables[NUMBERS]
     models = [model for model in theme.present(numbers["model"]) if (maps["model"] == model).any()]
     figure = Figure(figsize=(theme.WIDTH, 7.2), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(3.7, 2))
+    (upper,), (lower,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(3.7, 2)).tolist()
     grid = upper.subplots(2, len(models), squeeze=False, height_ratios=(3, 1))
     for axes, below, model in zip(*grid.tolist(), models, strict=True):
         of_map = maps[maps["model"] == model]
@@ -325,9 +332,8 @@ def _draw_map(axes: Axes, words: pd.DataFrame, inches: tuple[float, float]) -> N
 
     Both axes have one scale, so that distances are seen as they are; ``inches`` is the room that the panel has.
     """
-    for pair, of_pair in words.groupby("pair"):
-        if pair >= 0:
-            axes.plot(of_pair["x"], of_pair["y"], color=theme.RULE, lw=0.9, zorder=1)
+    for _, of_pair in words[words["pair"] >= 0].groupby("pair"):
+        axes.plot(of_pair["x"], of_pair["y"], color=theme.RULE, lw=0.9, zorder=1)
     plural = (words["pair"] >= 0) & (words.index.to_series() - words.index[0]).mod(2).eq(1)
     for chosen, fill in ((~plural, theme.FAMILIES[0]), (plural, theme.PAPER)):
         axes.plot(words.loc[chosen, "x"], words.loc[chosen, "y"], "o", ms=3.5, mec=theme.FAMILIES[0], mfc=fill,

@@ -85,7 +85,7 @@ def load(comparison: Comparison) -> Tables:
     }
 
 
-def _constant(bias: float) -> str:
+def _constant(bias: float | None) -> str:
     return "forget bias" if pd.isna(bias) else f"bias {float(bias):g}"
 
 

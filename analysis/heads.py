@@ -21,7 +21,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import AFTER, NUMBERS, Comparison, NothingToDraw, Tables, ends, listed
+from retrograde.figures.comparison import AFTER, NUMBERS, Comparison, NothingToDraw, Tables, ends, listed, records
 from retrograde.figures.provenance import number
 from retrograde.figures.statistics import interval, interval_in_words
 
@@ -126,18 +126,18 @@ def of_purpose(looked: pd.DataFrame, purpose: str) -> pd.DataFrame:
 def _numbers(runs: pd.DataFrame, looked: pd.DataFrame) -> pd.DataFrame:
     """A run's strongest head for either purpose, and the mean of the others of that head's layer."""
     rows = []
-    for run in runs.sort_values([HEADS, "seed"]).itertuples():
-        row: dict[str, object] = {"heads": int(runs.at[run.Index, HEADS]), "seed": run.seed}
+    for run in records(runs.sort_values([HEADS, "seed"])):
+        row: dict[str, object] = {"heads": int(run[HEADS]), "seed": run["seed"]}
         for purpose in (PREVIOUS, INDUCTION):
             served = of_purpose(looked, purpose)
-            served = served[served["run"] == run.run].sort_values(purpose)
+            served = served[served["run"] == run["run"]].sort_values(purpose)
             best = served.tail(1)
             others = served[:-1]
             others = others[others["layer"].isin(best["layer"])]
             row[f"{purpose}, {STRONGEST}"] = best[purpose].max()
             row[f"{purpose}, {OTHERS}"] = others[purpose].mean()
-        row |= {"test score": runs.at[run.Index, "score"] if "score" in runs else np.nan}
-        rows.append(row | {"parameters": runs.at[run.Index, "parameters"], "run": run.run})
+        row |= {"test score": run.get("score", np.nan), "parameters": run["parameters"], "run": run["run"]}
+        rows.append(row)
     return pd.DataFrame(rows).astype({"test score": float})
 
 
@@ -147,27 +147,31 @@ def ahead(numbers: pd.DataFrame, purpose: str) -> pd.Series:
 
 
 def finding(tables: Tables) -> str:
-    """What the strongest heads put on what they serve, how far ahead of the others, and whether they divide work."""
+    """Whether heads divide the work, and how far the strongest is ahead of its layer's others."""
     numbers = tables[NUMBERS].dropna(subset=[f"{PREVIOUS}, {STRONGEST}"])
-    parts, alike = [], []
-    for heads, of_heads in numbers.groupby("heads"):
-        found = []
-        for purpose in (PREVIOUS, INDUCTION):
-            words = f"{of_heads[f'{purpose}, {STRONGEST}'].median():.2f}"
+    runs = numbers.groupby("heads")["run"].nunique()
+    n = f"{runs.min()}" if runs.min() == runs.max() else f"{runs.min()} to {runs.max()}"
+    said: list[str] = []
+    divided: list[bool] = []
+    for purpose in (PREVIOUS, INDUCTION):
+        found: list[str] = []
+        for heads, of_heads in numbers.groupby("heads"):
             lead = ahead(of_heads, purpose).to_numpy()
             if len(lead):
                 over_seeds = interval(lead)
-                words += f" (ahead by {over_seeds.median:.2f}, {over_seeds.low:.2f} to {over_seeds.high:.2f})"
-                alike += [] if over_seeds.low > AHEAD else [f"{heads} on {purpose}"]
-            found.append(words)
-        parts.append(f"{heads} head{'s' if heads != 1 else ''} {listed(found)}")
-    runs = numbers.groupby("heads")["run"].nunique()
-    n = f"{runs.min()}" if runs.min() == runs.max() else f"{runs.min()} to {runs.max()}"
-    said = f"On {PREVIOUS} and on {INDUCTION} the strongest head puts, n = {n}: {'; '.join(parts)}"
-    if numbers["heads"].max() == 1:
-        return said
-    verdict = f"heads do not divide the work, against theory, at {listed(alike)}" if alike else ""
-    return f"{said}; {verdict or 'heads divide the work, as theory says'}"
+                divided.append(bool(over_seeds.low > AHEAD))
+                ends_ = dict.fromkeys(f"{end:.2f}" for end in (over_seeds.low, over_seeds.high))
+                found.append(f"{' to '.join(ends_)} with {heads}{'' if said or found else ' heads'}")
+        said.append(f"on {purpose} by {listed(found)}")
+    if not divided:
+        weights = [f"{numbers[f'{one}, {STRONGEST}'].median():.2f} on {one}" for one in (PREVIOUS, INDUCTION)]
+        return f"A head alone, with no others to divide the work with, puts {listed(weights)} (medians, n = {n})"
+    verdict = f"Heads divide the work in {sum(divided)} of {len(divided)} cases (theory: in all)"
+    if all(divided):
+        verdict = "Heads divide the work, as theory says"
+    elif not any(divided):
+        verdict = "Heads do not divide the work, against theory"
+    return f"{verdict}: the strongest is ahead of its layer's others {', '.join(said)} (n = {n})"
 
 
 @theme.applied()
@@ -242,6 +246,9 @@ def caption(tables: Tables) -> str:
     numbers = tables[NUMBERS]
     runs = numbers.groupby("heads")["run"].nunique()
     seeds = f"{runs.min()}" if runs.min() == runs.max() else f"{runs.min()} to {runs.max()}"
+    known = numbers.dropna(subset=[f"{PREVIOUS}, {STRONGEST}"])
+    weights = known.groupby("heads")[[f"{one}, {STRONGEST}" for one in (PREVIOUS, INDUCTION)]].median()
+    put = [f"{first:.2f} and {then:.2f} with {heads}" for heads, first, then in weights.itertuples()]
     return (
         "Of a scored token that came before, what followed it then is due. Above, every head of every run at its last "
         "snapshot, by the weight that it puts, from there, on what followed the token before (upwards) and, from what "
@@ -249,10 +256,10 @@ def caption(tables: Tables) -> str:
         "maps of the first seed on the first sample, queries downward, of the lowest layer's head that looks most at "
         "the previous token and of the upper layers' head that looks most at what followed: a single seed, not an "
         "average; scored tokens are bold. Of "
-        f"{seeds} seeds the finding names the median weight of the strongest head, one among as many as there are, and "
-        "how far it is ahead of the mean of its layer's others, run by run: the median and, in brackets, "
-        f"{interval_in_words(int(runs.max()))}. Heads are said to divide the work where all of that lies above "
-        f"{AHEAD:g}. All runs have {number(numbers['parameters'].median())} parameters."
+        f"{seeds} seeds the finding says how far the strongest head is ahead of the mean of its layer's others, run by "
+        f"run: {interval_in_words(int(runs.max()))}. Heads are said to divide the work where all of that lies above "
+        f"{AHEAD:g}. By number of heads the strongest puts, in the median, on {PREVIOUS} and on {INDUCTION} "
+        f"{'; '.join(put)}. All runs have {number(numbers['parameters'].median())} parameters."
     )
 
 

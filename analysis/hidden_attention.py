@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, NothingToDraw, Tables, ends, listed
-from retrograde.figures.maps import drawn, labels_of, on_marked
+from retrograde.figures.maps import drawn, labels_of, on_marked, readable, shown
 from retrograde.figures.provenance import number, seeds_each
 from retrograde.figures.statistics import interval, interval_in_words
 
@@ -46,7 +46,7 @@ def load(comparison: Comparison) -> Tables:
     maps = maps.sort_values(["model", "run", "when", "layer", "head", "query", "key"], ignore_index=True)
     labels = labels_of(comparison, first)
     return {
-        "maps": maps[["model", "when", "step", "layer", "head", "query", "key", "value"]],
+        "maps": readable(maps)[["model", "when", "step", "layer", "head", "query", "key", "value"]],
         "labels": labels,
         NUMBERS: _numbers(heads, maps, labels),
     }
@@ -114,7 +114,7 @@ def _most_marked(numbers: pd.DataFrame) -> tuple[str, bool] | None:
     before, after = (f"{ON_MARKED}, {when}" for when in (BEFORE, AFTER))
     if after not in numbers or numbers[after].isna().all():
         return None
-    best = numbers.loc[numbers[after].idxmax()]
+    best = numbers.sort_values(after, ascending=False, kind="stable").iloc[0]
     head = f"head {best['head']} of " if best[HEADS] == SINGLE else ""
     words = (
         f"{head}layer {best['layer']} puts {100 * best[after]:.0f} % of the scored position's weight on the marked "
@@ -154,6 +154,7 @@ def caption(tables: Tables) -> str:
         "are their sizes, each row over its sum. What is made of an input before it is written, such as by a short "
         f"convolution, and what never was in the state are not in it.{means} Shared colour scale, by the square root."
         f"{marked} A map stored in blocks shows each block's sum of weights.{spread}"
+        f"{shown(tables['maps'], numbers)}"
     )
 
 

@@ -132,7 +132,7 @@ def finding(tables: Tables) -> str:
     surprises: dict[str, list[str]] = {}
     for model, of_model in numbers.groupby("model", sort=False):
         parts = []
-        of = dict(iter(of_model.groupby("embedding", sort=False)))
+        of = {str(name): chosen for name, chosen in of_model.groupby("embedding", sort=False)}
         for name, chosen in of.items():
             known = chosen[LOSS].dropna().to_numpy()
             if not len(known):

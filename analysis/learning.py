@@ -241,7 +241,9 @@ def _lines_off(lines: pd.DataFrame, quantity: str) -> list[str]:
 
 def _draw_lines(axes: Axes, lines: pd.DataFrame) -> None:
     """The rules and the threshold, from low to high, each named at its right end without covering another's name."""
-    line = theme.SMALL * 1.5 / (axes.get_window_extent().height * 72 / axes.get_figure(root=True).dpi)  # in shares
+    figure = axes.get_figure(root=True)
+    assert figure is not None  # they are drawn on one
+    line = theme.SMALL * 1.5 / (axes.get_window_extent().height * 72 / figure.dpi)  # in shares
     top = -1.0
     for rule, value in lines.itertuples(index=False):
         axes.axhline(value, color=theme.QUIET, linewidth=0.7, dashes=(5, 3), zorder=1)

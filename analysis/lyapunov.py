@@ -112,7 +112,9 @@ def _short(value: float | np.ndarray) -> str:
 
 def _chaotic(numbers: pd.DataFrame, models: Sequence[str], when: str) -> str:
     """Whose largest exponent lies above 0, and whose cannot be told from it."""
-    above, neutral, unknown = [], [], []
+    above: list[str] = []
+    neutral: list[str] = []
+    unknown: list[str] = []
     for model in models:
         values = numbers.loc[numbers["model"] == model, f"largest {ASYMPTOTIC}, {when}"]
         for found, kind in (

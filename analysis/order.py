@@ -117,27 +117,41 @@ def falls(numbers: pd.DataFrame) -> str:
 
 
 def finding(tables: Tables) -> str:
-    """Which tasks fall without an encoding, by kind of attention, and which encodings hold on longer sequences."""
-    numbers, rules = tables[NUMBERS], tables["rules"].set_index("task")
+    """Which tasks fall without an encoding, by kind of attention, and whether distance holds on longer sequences."""
+    numbers = tables[NUMBERS]
+    kinds = {str(kind): str(kind).partition(" (")[0] for kind in numbers["attention"]}
     sentences = []
     for attention, of_kind in numbers.groupby("attention"):
         said: dict[str, list[str]] = {"falls": [], "holds": [], "open": []}
         for task, of_task in of_kind.groupby("task"):
-            medians = of_task.groupby("position", sort=False)["test score"].median()
-            others = ", ".join(f"{name} {_short(score)}" for name, score in medians.items() if name != NONE)
+            name = str(task)
             without = of_task.loc[of_task["position"] == NONE, "test score"]
-            known = [_without(without, float(rules["score"][task])), others]
-            scores = f"{task} ({'; '.join(filter(None, known))})"
-            said[falls(of_task)].append(str(task) if falls(of_task) == "holds" else scores)
-        parts = []
-        if said["falls"]:
-            parts.append(f"falls on {listed(said['falls'])}")
-        if said["holds"]:
-            parts.append(f"holds on {listed(said['holds'])}")
-        if said["open"]:
-            parts.append(f"shows nothing on {listed(said['open'])}")
-        sentences.append(f"{attention} {', '.join(parts)}")
-    return f"Without an encoding {'; '.join(sentences)}. {_generalises(numbers)}"
+            how = falls(of_task)
+            said[how].append(f"{name} (to {_short(without.median())})" if how == "falls" else name)
+        words = {"falls": "falls on", "holds": "holds on", "open": "shows nothing on"}
+        parts = [f"{words[how]} {listed(tasks)}" for how, tasks in said.items() if tasks]
+        if len(said["holds"]) == numbers["task"].nunique() > 1:
+            parts = ["holds on both" if numbers["task"].nunique() == 2 else "holds on all"]
+        is_told_apart = len(set(kinds.values())) == len(kinds)
+        who = kinds[str(attention)] if is_told_apart else str(attention)
+        sentences.append(f"{who} {listed(parts)}")
+    return f"Without encoding {'; '.join(sentences)}. {_generalises(numbers)}"
+
+
+def details(tables: Tables) -> str:
+    """Median scores by kind of attention, task and encoding, beside a trivial rule's; and who holds on longer ones."""
+    numbers, rules = tables[NUMBERS], tables["rules"].set_index("task")
+    said = []
+    for (attention, task), of_task in numbers.groupby(["attention", "task"]):
+        medians = of_task.groupby("position", sort=False)["test score"].median()
+        others = ", ".join(f"{name} {_short(score)}" for name, score in medians.items() if name != NONE)
+        without = of_task.loc[of_task["position"] == NONE, "test score"]
+        known = [f"{NONE} {_without(without, float(rules['score'][str(task)]))}", others]
+        said.append(f"{attention} on {task}: {'; '.join(filter(None, known))}")
+    solved = _solved(numbers)
+    kept = [f"{name} {of.sum()} of {len(of)}" for name, of in solved.groupby("position", sort=False)["kept"]]
+    longer = f" Solved, and on longer sequences too: {', '.join(kept)}." if kept else ""
+    return f"Medians: {'. '.join(said)}.{longer}"
 
 
 def _without(scores: pd.Series, trivial: float) -> str:
@@ -153,26 +167,28 @@ def _short(score: float) -> str:
     return number(round(float(score), 2))
 
 
+def _solved(numbers: pd.DataFrame) -> pd.DataFrame:
+    """The runs that solve their task at the trained length; ``kept`` says which solve it on longer sequences too."""
+    solved = numbers[numbers["score on longer"].notna() & (numbers["test score"] >= numbers["solved from"])]
+    return solved.assign(kept=solved["score on longer"] >= solved["solved from"])
+
+
 def _generalises(numbers: pd.DataFrame) -> str:
-    """With which encodings runs that solve the task at the trained length solve it on longer sequences too."""
-    tested = numbers[numbers["score on longer"].notna()]
-    if tested.empty:
+    """Whether runs that solve their task solve longer sequences rather with encodings of distance or of position."""
+    if numbers["score on longer"].isna().all():
         return "No run was tested on longer sequences"
-    solved = tested[tested["test score"] >= tested["solved from"]]
+    solved = _solved(numbers)
     if solved.empty:
         return "No run solves its task, so that longer sequences show nothing"
-    kept = solved["score on longer"] >= solved["solved from"]
-    counts = [f"{name} {kept[of.index].sum()} of {len(of)}" for name, of in solved.groupby("position", sort=False)]
-    said = f"Of the runs that solve their task, these still do on longer sequences: {', '.join(counts)}"
-    distance, place = (kept[solved["position"].isin(names)] for names in (DISTANCE, PLACE))
+    distance, place = (solved.loc[solved["position"].isin(names), "kept"] for names in (DISTANCE, PLACE))
     if distance.empty or place.empty:
-        return said
+        return f"{solved['kept'].sum()} of {len(solved)} runs that solve their task do so on longer sequences"
     of_distance, of_place = (solve_rate(int(one.sum()), len(one)) for one in (distance, place))
     better = "are not shown to hold better"
     if of_distance.low > of_place.high or of_distance.high < of_place.low:
         better = "hold better" if of_distance.low > of_place.high else "hold worse"
-    shares = " against ".join(f"{100 * one.low:.0f} to {100 * one.high:.0f} %" for one in (of_distance, of_place))
-    return f"{said}; encodings of distance {better} than those of position ({shares})"
+    shares = " against ".join(f"{100 * one.low:.0f} to {100 * one.high:.0f}" for one in (of_distance, of_place))
+    return f"On longer sequences encodings of distance {better} than of position ({shares} %)"
 
 
 @theme.applied()
@@ -256,7 +272,7 @@ def caption(tables: Tables) -> str:
         "trivial rules on the task's card, dotted the score from which on it counts as solved. A task is said to fall "
         "where with some encoding every seed scores higher than every seed without one, by more than "
         f"{MARGIN:g}. Intervals of shares of runs are Wilson's, 95 %. {each} for each, every one a mark; bars "
-        "are medians, there is no band."
+        f"are medians, there is no band. {details(tables)}"
     )
 
 

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.typing import ColorType
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import BEFORE, NUMBERS, Comparison, NothingToDraw, Tables, ends, listed
@@ -127,7 +128,7 @@ def draw(tables: Tables) -> Figure:
     top[0].yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
     bottom[0].set_ylabel("factor a lag, measured")
     for axis in (bottom[0].xaxis, bottom[0].yaxis):
-        axis.set_major_locator(FixedLocator(np.log10(list(colours))))
+        axis.set_major_locator(FixedLocator(np.log10(list(colours)).tolist()))
         axis.set_major_formatter(lambda value, _: f"{10**value:g}")
     for above, below in zip(top, bottom, strict=True):
         above.set_xlabel("lag (positions back)")
@@ -138,37 +139,38 @@ def draw(tables: Tables) -> Figure:
     return figure
 
 
-def _colours(radii: pd.Series) -> dict[float, object]:
+def _colours(radii: pd.Series) -> dict[float, ColorType]:
     """Blue below 1 and red above it, the stronger the further from it."""
     below, above = (sorted(float(radius) for radius in radii[side].unique()) for side in (radii < 1, radii > 1))
-    colours: dict[float, object] = dict(zip(below, sns.color_palette(BELOW, len(below)), strict=True))
+    colours: dict[float, ColorType] = dict(zip(below, sns.color_palette(BELOW, len(below)), strict=True))
     colours |= {1.0: theme.QUIET} if (radii == 1).any() else {}
     return colours | dict(zip(above, sns.color_palette(ABOVE, len(above)), strict=True))
 
 
-def _draw_curves(axes: Axes, curves: pd.DataFrame, colours: dict[float, object]) -> None:
+def _draw_curves(axes: Axes, curves: pd.DataFrame, colours: dict[float, ColorType]) -> None:
     """Every run, and the powers of the radius."""
-    for (radius, _), of_run in curves.groupby(["radius", "run"]):
-        values = of_run["value"].where(np.isfinite(of_run["value"]))
-        axes.plot(of_run["lag"], values, color=colours[radius], linewidth=1.1)
+    for radius, colour in colours.items():
+        for _, of_run in curves[curves["radius"] == radius].groupby("run"):
+            values = of_run["value"].where(np.isfinite(of_run["value"]))
+            axes.plot(of_run["lag"], values, color=colour, linewidth=1.1)
     lags = np.array([0, curves["lag"].max()])
     for radius in colours:
         axes.plot(lags, lags * np.log10(radius), color=theme.INK, lw=0.6, dashes=(4, 3), zorder=3)
 
 
-def _draw_slopes(axes: Axes, numbers: pd.DataFrame, colours: dict[float, object]) -> None:
+def _draw_slopes(axes: Axes, numbers: pd.DataFrame, colours: dict[float, ColorType]) -> None:
     """Every run's slope over the radius; on the diagonal the two are the same."""
     ends_ = np.log10([min(colours), max(colours)])
     axes.plot(ends_, ends_, color=theme.INK, lw=0.6, dashes=(4, 3))
     axes.axhline(0, color=theme.RULE, lw=0.6, zorder=0)
     axes.axvline(0, color=theme.RULE, lw=0.6, zorder=0)
-    for radius, of_radius in numbers.groupby("spectral radius"):
-        slopes = of_radius["slope (decades per lag)"]
+    for radius, colour in colours.items():
+        slopes = numbers.loc[numbers["spectral radius"] == radius, "slope (decades per lag)"]
         x = np.full(len(slopes), np.log10(radius))
-        axes.plot(x, slopes, "o", color=colours[float(radius)], ms=4.5, mec=theme.INK, mew=0.4)
+        axes.plot(x, slopes, "o", color=colour, ms=4.5, mec=theme.INK, mew=0.4)
 
 
-def _draw_legend(figure: Figure, colours: dict[float, object]) -> None:
+def _draw_legend(figure: Figure, colours: dict[float, ColorType]) -> None:
     handles = [Line2D([], [], color=colour, lw=2, label=f"{radius:g}") for radius, colour in colours.items()]
     handles.append(Line2D([], [], color=theme.INK, lw=0.6, dashes=(4, 3), label="theory: radius to the lag"))
     figure.legend(

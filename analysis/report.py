@@ -315,9 +315,9 @@ def written(store: FolderStore, folder: Path) -> int:
     given = {one.stem: sorted_out(one, came) for (one, _), came in zip(asked_of, outcomes, strict=True)}
     studies, rows = [], []
     for whole in wholes:
-        of_study = [one for one in variants if one.study == whole.study]
-        parts = [given[one.stem] for one in of_study]
-        made, row = study(whole, given[whole.stem], of_study, parts, about.get(whole.study, Head()), folder)
+        of_whole = [one for one in variants if one.study == whole.study]
+        parts = [given[one.stem] for one in of_whole]
+        made, row = study(whole, given[whole.stem], of_whole, parts, about.get(whole.study, Head()), folder)
         studies.append(made)
         rows.append(row)
     failed = any(came.failed for came in given.values())

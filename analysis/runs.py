@@ -36,7 +36,7 @@ from rich.text import Text
 from retrograde.record.command import command
 from retrograde.record.folder import FINISHED, RUNNING
 from retrograde.record.metadata import number_of
-from retrograde.record.selection import as_number, condition, ordered, require_known
+from retrograde.record.selection import Row, as_number, condition, ordered, require_known
 from retrograde.record.survey import (
     DIVERGED,
     RUN,
@@ -44,7 +44,6 @@ from retrograde.record.survey import (
     STATUSES,
     UNREADABLE,
     Reader,
-    Row,
     Run,
     configurations,
     counted,

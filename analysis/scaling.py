@@ -165,26 +165,56 @@ def powers(numbers: pd.DataFrame, scores: str) -> np.ndarray:
 
 
 def finding(tables: Tables) -> str:
-    """How fast scores grow, what is left of entropy and gradient at the widest head, and what learning says of it."""
-    numbers, theory = tables[NUMBERS], tables["theory"]
-    grows = []
-    for scores, words in ((PLAIN, "Without 1/√d scores grow as d to the power"), (DIVIDED, "with it")):
-        grows.append(f"{words} {_compared(powers(numbers, scores), GROWTH[scores])}")
+    """What scores without 1/√d do to entropy and gradient, whether theory says so, and what learning says of it."""
+    numbers = tables[NUMBERS]
     widest = _shared(numbers)[-1]
-    left = []
-    for quantity, words in ((ENTROPY, "entropy"), (GRADIENT, "gradient through softmax")):
-        plain, divided = (_at(numbers, scores, widest)[QUANTITIES[quantity]] for scores in (PLAIN, DIVIDED))
-        expected = float(theory.loc[(theory["d"] == widest) & (theory["scores"] == PLAIN), quantity].iloc[0])
-        left.append(f"{words} {_compared(plain.to_numpy(), expected)}, with 1/√d {divided.median():.2f}")
-    even = f"at d = {widest} there is left of what even attention has: {'; '.join(left)}"
-    return f"{', '.join(grows)}; {even}. {_learnt(numbers, widest)}"
+    of = {**_growth(numbers), **_left(tables, widest)}
+    odd = {name: expected for name, (measured, expected) in of.items() if not _agrees(measured, expected)}
+
+    def spread(name: str) -> str:
+        found = interval(of[name][0])
+        return f"{_spread(found.low, found.high)}{f' (theory says {odd[name]:.2g})' if name in odd else ''}"
+
+    left = f"{spread(ENTROPY)} of the entropy and {spread(GRADIENT)} of the gradient"
+    said = f"Without 1/√d scores grow as d to the power {spread(PLAIN)} and at d = {widest} leave {left}"
+    said += f"; with it they grow as d to the power {spread(DIVIDED)}" if DIVIDED in odd else ""
+    return f"{said}{'' if odd else ', as theory says'}. {_learnt(numbers, widest)}"
+
+
+def _growth(numbers: pd.DataFrame) -> dict[str, tuple[np.ndarray, float]]:
+    """The powers with which the scores of each kind grow, and those that theory says."""
+    return {scores: (powers(numbers, scores), GROWTH[scores]) for scores in (PLAIN, DIVIDED)}
+
+
+def _left(tables: Tables, d: int) -> dict[str, tuple[np.ndarray, float]]:
+    """Of undivided scores at a width: entropy and gradient, as shares of even attention's, and those of theory."""
+    theory = tables["theory"]
+    expected = theory[(theory["d"] == d) & (theory["scores"] == PLAIN)]
+    plain = _at(tables[NUMBERS], PLAIN, d)
+    return {one: (plain[QUANTITIES[one]].to_numpy(), float(expected[one].iloc[0])) for one in (ENTROPY, GRADIENT)}
+
+
+def details(tables: Tables) -> str:
+    """All that the finding rests on, beside what theory says."""
+    numbers = tables[NUMBERS]
+    widest = _shared(numbers)[-1]
+    plain, divided = (_compared(*one) for one in _growth(numbers).values())
+    kept = [
+        f"{words} {_compared(*measured)}, with 1/√d {_at(numbers, DIVIDED, widest)[QUANTITIES[one]].median():.2f}"
+        for (one, measured), words in zip(_left(tables, widest).items(), ("entropy", "gradient"), strict=True)
+    ]
+    return f"Power of d: {plain}, with 1/√d {divided}. At d = {widest}: {'; '.join(kept)}; {_solved(numbers, widest)}."
+
+
+def _agrees(measured: np.ndarray, expected: float) -> bool:
+    """Whether theory's value lies within the interval over seeds, give or take ``MISSED``."""
+    found = interval(measured)
+    return bool(found.low - MISSED <= expected <= found.high + MISSED)
 
 
 def _compared(measured: np.ndarray, expected: float) -> str:
-    """The interval over seeds, and what theory says: the same where it lies within it, give or take ``MISSED``."""
-    found = interval(measured)
-    agrees = found.low - MISSED <= expected <= found.high + MISSED
-    return f"{_spread(found.low, found.high)} ({'as theory says' if agrees else 'theory says'} {expected:.2g})"
+    found, verdict = interval(measured), "as theory says" if _agrees(measured, expected) else "theory says"
+    return f"{_spread(found.low, found.high)} ({verdict} {expected:.2g})"
 
 
 def _shared(numbers: pd.DataFrame) -> list[int]:
@@ -204,29 +234,37 @@ def _spread(low: Any, high: Any) -> str:
 
 def _learnt(numbers: pd.DataFrame, d: int) -> str:
     """Whether fewer seeds solve the task without 1/√d or, where that cannot be told, whether each takes longer."""
-    tables = {scores: _at(numbers, scores, d) for scores in (PLAIN, DIVIDED)}
-    solved = {scores: table["solved at step"].dropna() for scores, table in tables.items()}
-    if solved[DIVIDED].empty and solved[PLAIN].empty:
-        score = {scores: number(round(table["test score"].median(), 3)) for scores, table in tables.items()}
-        return (
-            "Of learning nothing is shown: no run solves the task there (median test score "
-            f"{score[PLAIN]} without, {score[DIVIDED]} with)"
-        )
-    said, rates = {}, {}
-    for scores, table in tables.items():
-        rates[scores] = solve_rate(len(solved[scores]), len(table))
-        at = f", step {_steps(solved[scores])}" if len(solved[scores]) else ""
-        low, high = 100 * rates[scores].low, 100 * rates[scores].high
-        said[scores] = f"{len(solved[scores])} of {len(table)} seeds ({low:.0f} to {high:.0f} %){at}"
-    times = {scores: table["solved at step"].fillna(np.inf) for scores, table in tables.items()}
+    times = {scores: _at(numbers, scores, d)["solved at step"].fillna(np.inf) for scores in (PLAIN, DIVIDED)}
+    solved = {scores: int(np.isfinite(of).sum()) for scores, of in times.items()}
+    if not any(solved.values()):
+        return "Of learning nothing is shown: no run solves the task there"
+    rates = {scores: solve_rate(solved[scores], len(of)) for scores, of in times.items()}
+    counts = f"{solved[PLAIN]} of {len(times[PLAIN])} seeds solve the task, "
+    counts += f"{solved[DIVIDED]} of {len(times[DIVIDED])} with it"
     if rates[PLAIN].high < rates[DIVIDED].low:
-        verdict = "Learning fails without 1/√d"
-    elif times[PLAIN].min() > times[DIVIDED].max():
+        return f"Learning fails: {counts}"
+    if times[PLAIN].min() > times[DIVIDED].max():
         orders = comb(sum(map(len, times.values())), len(times[PLAIN]))
-        verdict = f"Learning suffers without 1/√d, every seed takes longer or fails (by chance 1 in {orders})"
-    else:
-        verdict = "That learning suffers is not shown"
-    return f"{verdict}: solved by {said[PLAIN]}, with it by {said[DIVIDED]}"
+        late = ", each that does later than all with it" if solved[PLAIN] else ""
+        return f"Learning suffers: {counts}{late} (by chance 1 in {orders})"
+    return f"That learning suffers is not shown: {counts}"
+
+
+def _solved(numbers: pd.DataFrame, d: int) -> str:
+    """How many seeds solve the task at a width and when, or the scores that they come to where none does."""
+    tables = {words: _at(numbers, scores, d) for scores, words in ((PLAIN, "without"), (DIVIDED, "with 1/√d"))}
+    if all(table["solved at step"].isna().all() for table in tables.values()):
+        scores = [f"{number(round(table['test score'].median(), 3))} {words}" for words, table in tables.items()]
+        return f"median test score {', '.join(scores)}"
+    said = []
+    for words, table in tables.items():
+        steps = table["solved at step"].dropna()
+        rate = solve_rate(len(steps), len(table))
+        at = f", step {_steps(steps)}" if len(steps) else ""
+        said.append(
+            f"{words} by {len(steps)} of {len(table)} seeds ({100 * rate.low:.0f} to {100 * rate.high:.0f} %){at}"
+        )
+    return f"solved {'; '.join(said)}"
 
 
 def _steps(steps: pd.Series) -> str:
@@ -277,7 +315,8 @@ def draw(tables: Tables) -> Figure:
 def _draw_seeds(axes: Axes, numbers: pd.DataFrame, column: str, look: theme.Look) -> None:
     """Every seed as a mark, the median as a line, the interval as a band."""
     axes.plot(numbers["d"], numbers[column], look.marker, color=look.colour, ms=4, mec=theme.PAPER, mew=0.4, zorder=4)
-    over = {float(d): interval(of_d[column].to_numpy()[:, None]) for d, of_d in numbers.groupby("d")}
+    by_d = {float(d): numbers.loc[numbers["d"] == d, column].to_numpy() for d in np.unique(numbers["d"])}
+    over = {d: interval(of_d[:, None]) for d, of_d in by_d.items()}
     axes.plot(list(over), [one.median[0] for one in over.values()], color=look.colour, lw=1.4)
     low, high = ([getattr(one, end)[0] for one in over.values()] for end in ("low", "high"))
     axes.fill_between(list(over), low, high, color=look.colour, alpha=0.12, lw=0)
@@ -325,7 +364,7 @@ def caption(tables: Tables) -> str:
         "the divided scores' over all d, times √d where they are not divided. Lower right: steps until validation "
         "first reached the task's threshold; a seed that never did counts as one that takes longest, and there is no "
         "median with one. The interval of the share of seeds that solve it is Wilson's, 95 %. "
-        f"{each} for each d, every one a mark; lines are medians{band}."
+        f"{each} for each d, every one a mark; lines are medians{band}. {details(tables)}"
     )
 
 

@@ -23,7 +23,7 @@ from matplotlib.image import AxesImage
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, NothingToDraw, Tables, ends, listed
-from retrograde.figures.statistics import interval, interval_in_words
+from retrograde.figures.statistics import Interval, interval, interval_in_words
 
 SCORE = "config.model.score._target_"
 
@@ -97,27 +97,35 @@ def _maps(comparison: Comparison, numbers: pd.DataFrame) -> tuple[pd.DataFrame, 
 
 
 def finding(tables: Tables) -> str:
-    """How much weight each score puts on what is due, and which of them look there for sure."""
+    """Which scores look at what is due, for sure or not, with the weight that each puts there."""
     numbers = tables[NUMBERS].dropna(subset=[NEEDED, EVEN])
-    said, looks = [], {}
-    for score, of_score in numbers.groupby("score", observed=True):
-        weight = interval(of_score[NEEDED].to_numpy())
-        looks[str(score)] = bool(weight.low > LOOKS * of_score[EVEN].median())
-        said.append(f"{score} {weight.median:.2f} ({weight.low:.2f} to {weight.high:.2f})")
+    weights = _weights(numbers)
+    even = numbers.groupby("score", observed=True)[EVEN].median()
+    looks = {score: bool(over.low > LOOKS * even[score]) for score, over in weights.items()}
+    named = {score: f"{score} ({over.median:.2f})" for score, over in weights.items()}
+    sure = [named[score] for score in looks if score != LOCATION and looks[score]]
+    blind = [named[score] for score in looks if score != LOCATION and not looks[score]]
+    due = "the symbol that is due"
+    parts = []
+    if sure:
+        parts.append(f"{listed(sure)} {'looks' if len(sure) == 1 else 'look'} at {due}, as theory says")
+    if blind:
+        there = "" if sure else f"{'looks' if len(blind) == 1 else 'look'} at {due} "
+        parts.append(f"{listed(blind)} {there}not for sure, against theory")
+    if LOCATION in looks:
+        there = f"{'looks' if looks[LOCATION] else 'fails'} {'there' if parts else f'on {due}'} too"
+        parts.append(f"{named[LOCATION]}, which failed in translation, {there}")
     runs = numbers.groupby("score", observed=True)["run"].nunique()
     n = f"{runs.min()}" if runs.min() == runs.max() else f"{runs.min()} to {runs.max()}"
-    parts = [f"Weight on the symbol that is due, n = {n}: {listed(said)}"]
-    comparing = [score for score in looks if score != LOCATION]
-    blind = [score for score in comparing if not looks[score]]
-    if comparing and not blind:
-        parts.append("every score that compares looks there, as theory says")
-    elif blind:
-        parts.append(f"{listed(blind)} not for sure, which is not as theory says")
-    if LOCATION in looks:
-        parts.append(
-            f"location, which failed in translation, {'looks there too' if looks[LOCATION] else 'fails here too'}"
-        )
-    return "; ".join(parts)
+    return f"{'; '.join(parts)} (median weight, n = {n})"
+
+
+def _weights(numbers: pd.DataFrame) -> dict[str, Interval]:
+    """By score, in their order, the weight on what is due."""
+    return {
+        str(score): interval(of_score[NEEDED].to_numpy())
+        for score, of_score in numbers.dropna(subset=[NEEDED, EVEN]).groupby("score", observed=True)
+    }
 
 
 @theme.applied()
@@ -132,8 +140,9 @@ def draw(tables: Tables) -> Figure:
     figure = Figure(figsize=(theme.WIDTH, above + 2.0 * rows + 1.5), layout="constrained")
     outer = GridSpec(2, 1, figure, height_ratios=(above, 2.0 * rows + 0.4))
     first: Axes | None = None
-    for place, (column, cell) in enumerate(zip(SHOWN, outer[0].subgridspec(1, 3), strict=True)):
-        axes = figure.add_subplot(cell, sharey=first)
+    beside = outer[0].subgridspec(1, len(SHOWN))
+    for place, column in enumerate(SHOWN):
+        axes = figure.add_subplot(beside[0, place], sharey=first)
         first = first or axes
         _draw_numbers(axes, numbers, scores, column)
         axes.tick_params(labelleft=place == 0)
@@ -190,11 +199,16 @@ def caption(tables: Tables) -> str:
     """What the numbers are, of which snapshot, and what the maps show."""
     numbers = tables[NUMBERS]
     most = int(numbers.groupby("score", observed=True)["run"].nunique().max())
+    weights = [
+        f"{name} {over.median:.2f} ({over.low:.2f} to {over.high:.2f})" for name, over in _weights(numbers).items()
+    ]
     return (
         "Above, by score: the test score of the answers that the model writes by itself, at the checkpoint that "
         "validation chose; at the last snapshot and on the probe batch, the entropy of the weights over that of an "
         "even spread, and the weight on the source symbol that each target symbol is, the mean over targets. Every dot "
-        f"is a seed, the stroke their median, the line {interval_in_words(most)}. Below, the weights of the first seed "
+        f"is a seed, the stroke their median, the line {interval_in_words(most)}; the weight is "
+        f"{listed(weights)}. To look there for sure is to have all "
+        f"of that above {LOOKS:g} times the weight of an even spread. Below, the weights of the first seed "
         "at its last snapshot for the probe batch's first sample, targets downward, the source to the right, each row "
         "summing to 1: a single seed, not an average."
     )

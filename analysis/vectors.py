@@ -12,7 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 import retrograde
+from retrograde.core.contracts import Tokens
 from retrograde.layers.word_vectors import Near, WordVectors
 
 
@@ -21,12 +24,13 @@ def vectors_of(source: Path) -> WordVectors:
     if source.is_file():
         return WordVectors.load(source)
     run = retrograde.load(source)
-    if run.task.kind != "cloze":
+    inputs, vectors = run.task.inputs, getattr(run.model, "vectors", None)
+    if run.task.kind != "cloze" or not (isinstance(inputs, Tokens) and isinstance(vectors, Tensor)):
         raise ValueError(
             f"run {run.folder.run} is {run.metadata['model']} on {run.metadata['task']}: "
             "word vectors come of cbow and skipgram on cloze"
         )
-    return WordVectors(run.task.inputs.symbols, run.model.vectors)
+    return WordVectors(inputs.symbols, vectors)
 
 
 def listed(near: Near) -> str:
@@ -42,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.neighbours is not None:
             print(listed(vectors.neighbours(options.neighbours, options.count)))
         if options.analogy is not None:
-            print(listed(vectors.analogy(*options.analogy, count=options.count)))
+            a, b, c = options.analogy
+            print(listed(vectors.analogy(a, b, c, options.count)))
         if options.to is not None:
             vectors.save(options.to)
             print(f"{len(vectors.words)} vectors of {vectors.vectors.shape[1]} numbers in {options.to}")

@@ -1,5 +1,6 @@
 """Attention maps: what falls on the marked inputs, by hand, and how the maps are laid out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from fake_runs import LENGTH, Fake, write_run
 from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, NothingToDraw, comparisons
+from retrograde.figures.maps import readable, shown
 from retrograde.record.store import FolderStore
 
 
@@ -88,3 +90,47 @@ def test_marked_labels_are_bold(script, tmp_path: Path):
 def test_no_attention_is_nothing_to_draw(script, tmp_path: Path):
     with pytest.raises(NothingToDraw, match="attention"):
         load(script, tmp_path, Fake("gru"))
+
+
+def test_of_many_maps_those_are_drawn_that_can_be_read(script):
+    """16 models of 3 layers and 12 heads at both ends: 6 rows a model, so 2 of them, and 8 of the heads.
+
+    A head puts 0.1 more than its lower neighbour on one position, but for the highest, which is even.
+    """
+    models = [f"m{number:02d}" for number in range(16)]
+    rows = [
+        (model, when, step, layer, head, query, key, share if key == 0 else 1 - share)
+        for model in models
+        for when, step in ((BEFORE, 0), (AFTER, 9))
+        for layer in ("0", "1", "2")
+        for head in range(12)
+        for share in [0.5 if when == BEFORE or head == 11 else 0.51 + head / 25]
+        for query in (0, 1)
+        for key in (0, 1)
+    ]
+    maps = pd.DataFrame(rows, columns=["model", "when", "step", "layer", "head", "query", "key", "value"])
+    maps["model"] = maps["model"].astype("category")
+    chosen = readable(maps)
+    assert sorted(chosen["model"].unique()) == ["m00", "m15"]
+    assert sorted(chosen["layer"].unique()) == ["0", "1", "2"]
+    assert sorted(chosen["head"].unique()) == list(range(3, 11))
+    assert len(chosen) == 2 * 2 * 3 * 8 * 4
+    assert shown(chosen, maps) == (
+        " Shown are 2 of 16 models, spread evenly over their order; of up to 12 heads of a layer the 8 that put most "
+        "on one position in the end; the table has all."
+    )
+    few = maps[(maps["model"] == "m00") & (maps["head"] < 8)].astype({"model": str}).astype({"model": "category"})
+    assert len(readable(few)) == len(few)
+    assert shown(readable(few), few) == ""
+
+
+def test_many_models_are_told_in_one_sentence(script, tmp_path: Path):
+    runs = [Fake("transformer", config={"model": {"dropout": share}}, heads=2) for share in (0.0, 0.1, 0.2, 0.3)]
+    assert script("attention_maps").finding(load(script, tmp_path / "marked", *runs)) == (
+        "After training the head that looks most at the marked inputs puts 100 % of the scored position's attention "
+        "there, before it 25 %; of each of 4 models"
+    )
+    plain = [replace(run, labels=tuple("abcabc?d")) for run in runs]
+    assert script("attention_maps").finding(load(script, tmp_path / "plain", *plain)) == (
+        "Over 4 models a head's median entropy is 1 → 0.4 of an even spread's"
+    )

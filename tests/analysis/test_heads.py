@@ -58,17 +58,24 @@ def test_strongest_heads_and_their_layers_others(script, tmp_path: Path):
 
 
 def test_heads_that_divide_the_work_are_as_theory_says(script, tmp_path: Path):
-    assert script("heads").finding(load(script, tmp_path, ONE, TWO)) == (
-        "On the previous token and on what followed before the strongest head puts, n = 1: 1 head 0.60 and 0.70; "
-        "2 heads 0.90 (ahead by 0.80, 0.80 to 0.80) and 0.95 (ahead by 0.90, 0.90 to 0.90); heads divide the work, as "
-        "theory says"
+    tables = load(script, tmp_path, ONE, TWO)
+    assert script("heads").finding(tables) == (
+        "Heads divide the work, as theory says: the strongest is ahead of its layer's others on the previous token by "
+        "0.80 with 2 heads, on what followed before by 0.90 with 2 (n = 1)"
     )
+    assert "0.60 and 0.70 with 1; 0.90 and 0.95 with 2." in script("heads").caption(tables)
 
 
 def test_one_seed_whose_heads_are_alike_is_enough_to_doubt(script, tmp_path: Path):
     alike = looking((0.5, 0.5), (0.05, 0.95), seed=1)
     said = script("heads").finding(load(script, tmp_path, ONE, TWO, alike))
-    assert said.endswith("heads do not divide the work, against theory, at 2 on the previous token")
+    assert said.startswith("Heads divide the work in 1 of 2 cases (theory: in all): ")
+    assert "on the previous token by 0.00 to 0.80 with 2 heads, " in said
+
+
+def test_heads_that_are_all_alike_are_against_theory(script, tmp_path: Path):
+    said = script("heads").finding(load(script, tmp_path, ONE, looking((0.5, 0.5), (0.7, 0.7))))
+    assert said.startswith("Heads do not divide the work, against theory: ")
 
 
 def test_every_head_is_a_mark_and_maps_have_tokens(script, tmp_path: Path):

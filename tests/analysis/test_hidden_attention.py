@@ -83,7 +83,7 @@ def test_one_head_has_before_and_after_side_by_side(script, tmp_path: Path):
     tables = load(script, tmp_path, run("mamba", by_channel=True))
     figure = script("hidden_attention").draw(tables)
     maps = [axes for axes in figure.axes if axes.images]
-    assert [axes.get_title(loc="center") for axes in maps] == ["before (step 0)", "after (step 200)"]
+    assert [axes.get_title(loc="center") for axes in maps] == ["before\n(step 0)", "after\n(step 200)"]
     np.testing.assert_allclose(maps[1].images[0].get_array()[-1], np.isin(np.arange(LENGTH), (1, 5)) / 2)
     assert [label.get_text() for label in maps[0].get_yticklabels()] == list(Fake("mamba").labels)
     assert len({(axes.images[0].norm.vmin, axes.images[0].norm.vmax) for axes in maps}) == 1
@@ -93,7 +93,7 @@ def test_models_of_several_heads_and_of_one_share_a_figure(script, tmp_path: Pat
     tables = load(script, tmp_path, run("mamba", by_channel=True), run("deltanet", heads=3))
     figure = script("hidden_attention").draw(tables)
     titles = [axes.get_title(loc="center") for axes in figure.axes if axes.images]
-    assert titles == ["head 0", "head 1", "head 2", "", "", "", "before (step 0)", "after (step 200)"]
+    assert titles == ["head 0", "head 1", "head 2", "", "", "", "before\n(step 0)", "after\n(step 200)"]
 
 
 def test_without_the_probe_it_is_said_how_to_ask(script, tmp_path: Path):

@@ -67,9 +67,14 @@ def test_theory_of_two_keys_is_the_mean_over_their_difference(script):
 
 def test_what_comes_out_as_theory_says_is_said(script, tmp_path: Path):
     fakes = [as_theory_says(d, divided, seed) for d in (4, 16) for divided in (True, False) for seed in (0, 1)]
-    said = script("scaling").finding(load(script, tmp_path, *fakes))
-    assert "scores grow as d to the power 0.50 (as theory says 0.5), with it 0.00 (as" in said
-    assert "That learning suffers is not shown: solved by 2 of 2 seeds (34 to 100 %), step 100" in said
+    tables = load(script, tmp_path, *fakes)
+    said, caption = script("scaling").finding(tables), script("scaling").caption(tables)
+    assert said.startswith("Without 1/√d scores grow as d to the power 0.50 and at d = 16 leave ")
+    assert (
+        "of the gradient, as theory says. That learning suffers is not shown: 2 of 2 seeds solve the task, 2 of" in said
+    )
+    assert "Power of d: 0.50 (as theory says 0.5), with 1/√d 0.00 (as theory says 0)." in caption
+    assert "solved without by 2 of 2 seeds (34 to 100 %), step 100; with 1/√d by 2 of 2 seeds" in caption
 
 
 def test_what_does_not_is_said_too(script, tmp_path: Path):
@@ -77,6 +82,7 @@ def test_what_does_not_is_said_too(script, tmp_path: Path):
     fakes = [attentive(d, divided, 0.2) for d in (4, 16) for divided in (True, False)]
     said = script("scaling").finding(load(script, tmp_path, *fakes))
     assert "to the power 0.00 (theory says 0.5)" in said
+    assert "as theory says" not in said
 
 
 def test_learning_is_said_to_suffer_where_no_interval_is_shared(script, tmp_path: Path):
@@ -84,7 +90,7 @@ def test_learning_is_said_to_suffer_where_no_interval_is_shared(script, tmp_path
     fakes += [as_theory_says(16, True, seed) for seed in range(5)]
     fakes += [as_theory_says(16, False, seed, solved=None) for seed in range(5)]
     tables = load(script, tmp_path, *fakes)
-    assert "Learning fails without 1/√d: solved by 0 of 5 seeds" in script("scaling").finding(tables)
+    assert "Learning fails: 0 of 5 seeds solve the task, 5 of 5 with it" in script("scaling").finding(tables)
 
 
 @pytest.mark.parametrize("solved", [150, None])
@@ -93,7 +99,9 @@ def test_learning_suffers_where_each_seed_takes_longer_or_fails(script, tmp_path
     fakes += [as_theory_says(16, True, seed, 50) for seed in range(3)]
     fakes += [as_theory_says(16, False, seed, solved) for seed in range(3)]
     said = script("scaling").finding(load(script, tmp_path, *fakes))
-    assert "Learning suffers without 1/√d, every seed takes longer or fails (by chance 1 in 20)" in said
+    late = "3 of 3 seeds solve the task, 3 of 3 with it, each that does later than all with it"
+    counts = late if solved else "0 of 3 seeds solve the task, 3 of 3 with it"
+    assert f"Learning suffers: {counts} (by chance 1 in 20)" in said
 
 
 def test_every_panel_has_its_marks_and_unsolved_runs_a_cross(script, tmp_path: Path):

@@ -60,17 +60,24 @@ def test_numbers_are_those_of_the_last_snapshot_in_the_order_of_the_scores(scrip
 def test_scores_that_look_there_are_as_theory_says(script, tmp_path: Path):
     tables = load(script, tmp_path, *three("dot", 0.7, 0.8, 0.9), *three("location", 0.4, 0.5, 0.6))
     assert script("scores").finding(tables) == (
-        "Weight on the symbol that is due, n = 3: dot 0.80 (0.70 to 0.90) and location 0.50 (0.40 to 0.60); every "
-        "score that compares looks there, as theory says; location, which failed in translation, fails here too"
+        "dot (0.80) looks at the symbol that is due, as theory says; location (0.50), which failed in translation, "
+        "fails there too (median weight, n = 3)"
     )
+    weights = "the weight is dot 0.80 (0.70 to 0.90) and location 0.50 (0.40 to 0.60)."
+    assert weights in script("scores").caption(tables)
 
 
 def test_one_seed_that_looks_elsewhere_is_enough_to_doubt_its_score(script, tmp_path: Path):
     """Twice the third of before training is what has to be reached."""
     tables = load(script, tmp_path, *three("dot", 0.7, 0.8), *three("general", 0.66, 0.9), *three("location", 0.7, 0.8))
     said = script("scores").finding(tables)
-    assert "; general not for sure, which is not as theory says; location" in said
-    assert said.endswith("looks there too")
+    assert "; general (0.78) not for sure, against theory; location" in said
+    assert said.endswith("looks there too (median weight, n = 2)")
+
+
+def test_where_no_score_looks_that_is_said(script, tmp_path: Path):
+    said = script("scores").finding(load(script, tmp_path, looking("dot", 0.4), looking("general", 0.5)))
+    assert said.startswith("dot (0.40) and general (0.50) look at the symbol that is due not for sure, against theory")
 
 
 def test_maps_have_the_tokens_on_their_axes(script, tmp_path: Path):
@@ -85,7 +92,7 @@ def test_a_run_that_failed_has_no_number_and_hides_none(script, tmp_path: Path):
     failed = Fake("seq2seq_luong", 1, status="failed", config=looking("dot", 0.5).config)
     tables = load(script, tmp_path, looking("dot", 0.7), looking("general", 0.6), failed)
     assert tables[NUMBERS]["weight on what is due"].notna().tolist() == [True, False, True]
-    assert "dot 0.70 (0.70 to 0.70" in script("scores").finding(tables)
+    assert "dot (0.70)" in script("scores").finding(tables)
 
 
 def test_one_score_has_no_answer(script, tmp_path: Path):

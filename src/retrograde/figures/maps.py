@@ -27,6 +27,9 @@ INPUT, TARGET = "input", "target"
 LARGEST, ROOM = 6.0, 4.4
 """Points of a token's label, and those that one needs at least; where there are fewer, times are shown."""
 
+MOST_ROWS, MOST_HEADS = 12, 8
+"""Of maps in a figure, and of heads in a row: more of them are too small to be read."""
+
 WIDE, NARROW = 2.6, 1.7
 """Inches of a map's side at most, in up to two columns and in more."""
 
@@ -38,6 +41,51 @@ def labels_of(comparison: Comparison, first: pd.Series) -> pd.DataFrame:
     labels = labels[(labels["sample"] == 0) & (labels["label"] != "")]
     labels["marked"] = labels["label"].str.endswith(MARKED) & (labels["label"] != MARKED)
     return labels[["model", "side", "time", "label", "scored", "marked"]].reset_index(drop=True)
+
+
+def readable(maps: pd.DataFrame) -> pd.DataFrame:
+    """As many maps as can be read in one figure; ``shown`` says which.
+
+    Models and layers are spread evenly over all of them, in their order; of a layer's heads those are kept that put the
+    most on one position, as a mean over queries, at the last step.
+    """
+    ends = 1 if maps["head"].nunique() == 1 else maps["when"].nunique()  # a head alone has both in one row
+    of_model = maps.groupby("model", observed=True)["layer"].unique()
+    layers = {model: _spread(sorted(of_model[model]), MOST_ROWS // ends) for model in theme.present(maps["model"])}
+    each = max(map(len, layers.values())) * ends
+    parts = []
+    for model in _spread(list(layers), max(1, MOST_ROWS // each)):
+        for layer in layers[model]:
+            of_layer = maps[(maps["model"] == model) & (maps["layer"] == layer)]
+            last = of_layer[of_layer["step"] == of_layer["step"].max()]
+            sharpest = last.groupby(["head", "query"])["value"].max().groupby("head").mean()
+            heads = sharpest.sort_values(ascending=False, kind="stable").index[:MOST_HEADS]
+            parts.append(of_layer[of_layer["head"].isin(heads)])
+    return pd.concat(parts, ignore_index=True).astype({"model": maps["model"].dtype})
+
+
+def shown(maps: pd.DataFrame, numbers: pd.DataFrame) -> str:
+    """Which of the models, layers and heads of ``numbers`` have maps, as a sentence; empty where all have."""
+    said = []
+    there, all_models = maps["model"].nunique(), numbers["model"].nunique()
+    if there < all_models:
+        said.append(f"{there} of {all_models} models, spread evenly over their order")
+    numbers = numbers[numbers["model"].isin(maps["model"].unique())]
+    there, all_layers = (int(one.groupby("model", observed=True)["layer"].nunique().max()) for one in (maps, numbers))
+    if there < all_layers:
+        said.append(f"{there} of {all_layers} layers, spread evenly")
+    there, all_heads = (int(one.groupby(["model", "layer"], observed=True)["head"].nunique().max())
+                        for one in (maps, numbers))  # fmt: skip
+    if there < all_heads:
+        said.append(f"of up to {all_heads} heads of a layer the {there} that put most on one position in the end")
+    return f" Shown are {'; '.join(said)}; the table has all." if said else ""
+
+
+def _spread(names: Sequence[str], most: int) -> list[str]:
+    """At most so many of them, evenly, the first and the last among them."""
+    if len(names) <= most:
+        return list(names)
+    return [names[round(place)] for place in np.linspace(0, len(names) - 1, most)] if most > 1 else [names[0]]
 
 
 def sides(layer: str) -> tuple[str, str]:
@@ -97,7 +145,7 @@ def rows_of(maps: pd.DataFrame) -> list[Row]:
         of_model = maps[maps["model"] == model].drop_duplicates(["when", "layer", "head"])
         found = of_model[["when", "layer"]].drop_duplicates().itertuples(index=False, name=None)
         steps = {when: number(step) for when, step in of_model.groupby("when", observed=True)["step"].first().items()}
-        name = f"{model}\n" if several else ""
+        name = f"{theme.wrapped(model, 18)}\n" if several else ""
         one_head = of_model["head"].nunique() == 1
         for when, layer in sorted(found, key=lambda row: (not one_head and row[0] == AFTER, row[1], row[0] == AFTER)):
             of_layer = of_model[(of_model["layer"] == layer) & (of_model["when"] == when)]
@@ -109,11 +157,11 @@ def rows_of(maps: pd.DataFrame) -> list[Row]:
                 )
             elif rows and (rows[-1].model, rows[-1].layer) == (model, layer):
                 before = rows.pop()
-                cells, titles = [*before.cells, (when, heads[0])], [*before.titles, f"{when} (step {steps[when]})"]
+                cells, titles = [*before.cells, (when, heads[0])], [*before.titles, f"{when}\n(step {steps[when]})"]
                 rows.append(Row(model, layer, before.name, cells, titles))
             else:
                 rows.append(
-                    Row(model, layer, f"{name}layer {layer}", [(when, heads[0])], [f"{when} (step {steps[when]})"])
+                    Row(model, layer, f"{name}layer {layer}", [(when, heads[0])], [f"{when}\n(step {steps[when]})"])
                 )
     return rows
 
@@ -153,7 +201,7 @@ def drawn(maps: pd.DataFrame, labels: pd.DataFrame, bar: str) -> Figure:
                 axes.set_title(row.titles[column], loc="center")
             axes.set_xlabel("key time" if last else "")
         above = row.titles
-        grid[place][0].set_ylabel(f"{row.name}\n\nquery time", linespacing=1.2)
+        grid[place][0].set_ylabel(f"{row.name}\n\nquery time", linespacing=1.2, fontsize=7)
     assert image is not None  # there are maps
     shown = figure.colorbar(image, ax=grid, location="bottom", shrink=0.5, aspect=40, pad=0.02)
     shown.set_label(bar)
