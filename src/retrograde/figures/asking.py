@@ -5,11 +5,13 @@ runs and the questions already, and only on Linux, the one system where a fork o
 elsewhere one question is asked after the other. What comes out is the same, in the same order.
 """
 
+import gc
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,12 +46,13 @@ def ask(asking: Sequence[Asking], folder: Path) -> list[list[Outcome]]:
     """Draws everything that each comparison holds data for, and writes it; what came of it, by comparison."""
     jobs = [(at, stem) for at, (_, questions) in enumerate(asking) for stem in questions]
     processes = _processes(asking, len(jobs))
-    if processes == 1:
-        found = [_one(asking, folder, job) for job in jobs]
-    else:
-        fork = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(processes, fork, _begin, (asking, folder)) as pool:
-            found = list(pool.map(_of_begun, jobs))
+    with _rarely_collected():
+        if processes == 1:
+            found = [_one(asking, folder, job) for job in jobs]
+        else:
+            fork = multiprocessing.get_context("fork")
+            with ProcessPoolExecutor(processes, fork, _begin, (asking, folder)) as pool:
+                found = list(pool.map(_of_begun, jobs))
     outcomes: list[list[Outcome]] = [[] for _ in asking]
     for (at, _), outcome in zip(jobs, found, strict=True):
         asking[at][0].store.note(outcome.unreadable)
@@ -62,6 +65,17 @@ def _processes(asking: Sequence[Asking], jobs: int) -> int:
         return 1
     runs = len({str(run) for comparison, _ in asking for run in comparison.runs["run"]})
     return max(1, min(len(os.sched_getaffinity(0)), MOST, jobs, runs // RUNS_EACH))
+
+
+@contextmanager
+def _rarely_collected() -> Iterator[None]:
+    """Python looks for cycles among a figure's hundred thousand objects a hundred times as rarely."""
+    before = gc.get_threshold()
+    gc.set_threshold(100 * before[0], *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 begun: tuple[Sequence[Asking], Path]

@@ -71,6 +71,7 @@ SETTINGS = {
     "axes.facecolor": "none",
     "savefig.facecolor": PAPER,
     "savefig.dpi": 200,
+    "axes.titley": 1.0,  # where titles stand; else each drawing of a panel looks for what they could run into
     "text.hinting": "none",  # letters are as wide at every resolution, and what is laid out at one fits at all
     "svg.fonttype": "path",  # text as shapes: the picture needs no font of the reader's
     "pdf.fonttype": 42,
