@@ -1,7 +1,8 @@
 """Which models learn the task, and how fast.
 
 Question:  which models solve the task, and after how many steps?
-Expect:    gated cells and attention solve it; Elman stays with the trivial rules where the lags are long.
+Expect:    where the lags are long, gated cells and attention solve it, and a plain network stays with the trivial
+           rules.
 Data:      metrics validation/score, validation/loss and, where the task has one, validation/effective_window; the
            card's trivial rules and its threshold; the best shallow rule that was run; the test of the checkpoint that
            validation chose.
