@@ -153,7 +153,8 @@ def draw(tables: Tables) -> Figure:
     ]
     for handle, model in zip(handles, models, strict=True):
         handle.set_linestyle(looks[model].dash)
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, handlelength=3)
+    columns = theme.columns(list(map(str, models)), 5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=3)
     theme.headline(figure, finding(tables))
     return figure
 
