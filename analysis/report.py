@@ -381,7 +381,8 @@ def not_recorded(studies: Sequence[Study]) -> str:
     parts = [part for one in studies for part in (one, *one.sections)]
     missing = Counter(stem for part in parts for stem, _ in part.unrecorded)
     of = len(parts) - len(studies)
-    return ", ".join(f"{stem} ({times} times)" if of > 1 else stem for stem, times in sorted(missing.items()))
+    often = {stem: "once" if times == 1 else f"{times} times" for stem, times in sorted(missing.items())}
+    return ", ".join(f"{stem} ({times})" if of > 1 else stem for stem, times in often.items())
 
 
 def _apart(whole: Comparison, stems: set[str]) -> Comparison:
