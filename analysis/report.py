@@ -378,11 +378,11 @@ def written(store: FolderStore, folder: Path) -> int:
 
 def not_recorded(studies: Sequence[Study]) -> str:
     """The questions for which no run holds the reading, and in how many parts of the page where it has several."""
-    parts = [part for one in studies for part in (one, *one.sections)]
-    missing = Counter(stem for part in parts for stem, _ in part.unrecorded)
-    of = len(parts) - len(studies)
+    parts = [part for one in studies for part in (one.unrecorded, *(each.unrecorded for each in one.sections))]
+    missing = Counter(stem for part in parts for stem, _ in part)
     often = {stem: "once" if times == 1 else f"{times} times" for stem, times in sorted(missing.items())}
-    return ", ".join(f"{stem} ({times})" if of > 1 else stem for stem, times in often.items())
+    several = sum(len(one.sections) for one in studies) > 1
+    return ", ".join(f"{stem} ({times})" if several else stem for stem, times in often.items())
 
 
 def _apart(whole: Comparison, stems: set[str]) -> Comparison:

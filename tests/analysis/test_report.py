@@ -338,6 +338,8 @@ def test_tasks_apart_are_sections_apart(script, capsys, tmp_path: Path):
     assert code == 0
     page = Path(out.splitlines()[-1]).read_text(encoding="utf-8")
     assert '<section id="demo-adding"' in page and '<section id="demo-copying"' in page
+    (folded,) = re.findall(r"^not drawn, as no run holds the readings: (.*); the page says which$", out, re.MULTILINE)
+    assert "attention_maps (2 times)" in folded.split(", ")
 
 
 def test_a_study_opens_with_its_question_its_verdict_and_its_own_figure(script, capsys, tmp_path: Path):
