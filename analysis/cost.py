@@ -267,7 +267,8 @@ def caption(tables: Tables) -> str:
     each = seeds_each(sizes)
     bands = listed(sorted({interval_in_words(size) for size in sizes if size > 1})) or "absent with one seed"
     lost = int(times.drop_duplicates(["architecture", "length", "seed"])["seconds"].isna().sum())
-    gone = f" {lost} differences were not above 0 and are left out, with their seeds' exponents." if lost else ""
+    lost_ones = "1 difference was" if lost == 1 else f"{lost} differences were"
+    gone = f" {lost_ones} not above 0 and left out, with the exponents of those seeds." if lost else ""
     without = sorted(set(times["architecture"].map(theme.family)) - set(tables["memory"]["architecture"]))
     missing = f" Of {listed(without)} the benchmark has no memory." if without else ""
     return (

@@ -36,6 +36,7 @@ from retrograde.figures.comparison import (
     NUMBERS,
     Comparison,
     NothingToDraw,
+    NotRecorded,
     Tables,
     comparisons,
     listed,
@@ -87,9 +88,9 @@ def load(comparison: Comparison) -> Tables:
     left_out = comparison.runs.loc[~comparison.runs["run"].isin(runs["run"]), ["model", "seed"]]
     try:
         table = replace(comparison, runs=runs).readings("state_gradient/total")
-    except NothingToDraw as nothing:
+    except NotRecorded as nothing:
         among = f", of the {len(runs)} that would be drawn" if len(left_out) else ""
-        raise NothingToDraw(f"{nothing}{among}") from None
+        raise NotRecorded(f"{nothing}{among}") from None
     table = table[(table["statistic"] == "mean") & table["layer"].str.startswith(LAYERS)]
     if table.empty or table.groupby("run")["step"].nunique().max() < 2:
         raise NothingToDraw("no run holds state_gradient/total of its lowest layer at two snapshots or more")

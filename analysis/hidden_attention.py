@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, NothingToDraw, Tables, ends, listed
+from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, NotRecorded, Tables, ends, listed
 from retrograde.figures.maps import drawn, labels_of, on_marked, readable, shown
 from retrograde.figures.provenance import number, seeds_each
 from retrograde.figures.statistics import interval, interval_in_words
@@ -36,9 +36,9 @@ def load(comparison: Comparison) -> Tables:
     """``maps`` model, when, layer, head, query, key, value; ``labels`` of that sample; ``numbers`` one row a head."""
     try:
         heads = pd.concat([_heads(comparison, name) for name in PER_HEAD], ignore_index=True)
-    except NothingToDraw as none:
+    except NotRecorded as none:
         asked = "retrograde-probe RUN hidden_attention"
-        raise NothingToDraw(f"{none}, which is recorded where it is asked for: {asked}") from none
+        raise NotRecorded(f"{none}, which is recorded where it is asked for: {asked}") from none
     first = heads.sort_values(["model", "seed", "run"]).groupby("model", observed=True)["run"].first()
     chosen = replace(comparison, runs=comparison.runs[comparison.runs["run"].isin(first)])
     maps = ends(chosen.readings("hidden_attention/map", sorted(int(step) for step in heads["step"].unique())))

@@ -1,7 +1,8 @@
 """Which models learn the task, and how fast.
 
 Question:  which models solve the task, and after how many steps?
-Expect:    gated cells and attention solve it; Elman stays with the trivial rules where the lags are long.
+Expect:    where the lags are long, gated cells and attention solve it, and a plain network stays with the trivial
+           rules.
 Data:      metrics validation/score, validation/loss and, where the task has one, validation/effective_window; the
            card's trivial rules and its threshold; the best shallow rule that was run; the test of the checkpoint that
            validation chose.
@@ -152,7 +153,8 @@ def draw(tables: Tables) -> Figure:
     ]
     for handle, model in zip(handles, models, strict=True):
         handle.set_linestyle(looks[model].dash)
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, handlelength=3)
+    columns = theme.columns(list(map(str, models)), 5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=3)
     theme.headline(figure, finding(tables))
     return figure
 

@@ -26,7 +26,7 @@ from retrograde.figures.comparison import (
     BEFORE,
     NUMBERS,
     Comparison,
-    NothingToDraw,
+    NotRecorded,
     Tables,
     ends,
     listed,
@@ -55,8 +55,8 @@ def load(comparison: Comparison) -> Tables:
     """
     try:
         largest = ends(comparison.readings("lyapunov/maximum"))
-    except NothingToDraw as none:
-        raise NothingToDraw(f"{none}, which is recorded where it is asked for: retrograde-probe RUN lyapunov") from none
+    except NotRecorded as none:
+        raise NotRecorded(f"{none}, which is recorded where it is asked for: retrograde-probe RUN lyapunov") from none
     steps = sorted(int(step) for step in largest["step"].unique())
     parts = [ends(comparison.readings(f"lyapunov/{kind}", steps)).assign(kind=kind) for kind in (FINITE, ASYMPTOTIC)]
     columns = ["model", "seed", "run", "when", "step", "kind", "layer", "sample", "index", "value", "status"]

@@ -102,12 +102,18 @@ def finding(tables: Tables) -> str:
         rates.append(
             f"with {matrix} weights by exactly that radius (to {exact:.0e})"
             if exact < EXACT
-            else f"with {matrix} ones by {low:.2f} to {high:.2f} times it"
+            else f"with {matrix} ones by {in_two_decimals(low, high)} times it"
         )
     return (
         f"Before training the gradient explodes above a spectral radius of 1 and vanishes below it in {runs} runs; at "
         f"every lag it changes {', '.join(rates)}"
     )
+
+
+def in_two_decimals(low: float, high: float) -> str:
+    """A range, or the one number that its ends round to."""
+    ends_ = list(dict.fromkeys([f"{low:.2f}", f"{high:.2f}"]))
+    return " to ".join(ends_)
 
 
 @theme.applied()

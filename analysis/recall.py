@@ -230,7 +230,8 @@ def draw(tables: Tables) -> Figure:
     handles.append(
         Line2D([], [], color=theme.INK, lw=0.7, dashes=(4, 3), label="best trivial rule; below, in proportion")
     )
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    columns = theme.columns([str(handle.get_label()) for handle in handles], 4)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     theme.headline(figure, finding(tables))
     return figure
 

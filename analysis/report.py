@@ -8,15 +8,18 @@
     <to>/tables/           the numbers, as CSV and LaTeX; studies.csv has one row a study
 
 A question is every script beside this one that defines load, draw, finding and caption; of a study, that of its own
-name comes first. One that cannot be drawn, for whatever reason, is named with it, and the rest is written; the exit
-code is 1 where a question failed and none was drawn, or no run is fit to be compared. Runs that did not end as they
-should are shown with the reason, and what cannot be read is named. The same runs give the same bytes.
+name comes first. One that cannot be drawn, for whatever reason, is named with it, and the rest is written; those for
+which no run holds the reading fold into one line. The exit code is 1 where a question failed and none was drawn, or no
+run is fit to be compared. Runs that did not end as they should are shown with the reason, and what cannot be read is
+named. The same runs give the same bytes.
 """
 
 import ast
 import importlib.util
 import re
 import sys
+import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -43,6 +46,9 @@ INTERFACE = {"load", "draw", "finding", "caption"}
 
 MOST_ROWS = 200
 """Of a table that the page shows; the file beside it has all."""
+
+ENTRY = 70
+"""Characters of an entry of the contents."""
 
 EXCEPTIONS = 20
 """Runs that did not end as they should, which the page says at once; the others unfold."""
@@ -72,16 +78,19 @@ class Section:
     asked: int
     answers: list[Answer]
     not_drawn: list[tuple[str, str]]
+    unrecorded: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a study is about, in the words of its own files; empty where these do not say."""
+    """What a study is about, in the words of its own files; empty where these do not say.
+
+    ``commands`` are the lines that run it, each with what it costs.
+    """
 
     question: str = ""
     expected: str = ""
-    command: str = ""
-    cost: str = ""
+    commands: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,14 @@ class Study:
     leader: str
     leads: list[overview.Lead]
     not_drawn: list[tuple[str, str]]
+    unrecorded: list[tuple[str, str]]
+
+    @property
+    def entries(self) -> list[str]:
+        """The sections as the contents name them, cut as far as they stay apart."""
+        whole = [f"{one.comparison.task}: {one.comparison.card['variant']}" for one in self.sections]
+        cut = [textwrap.shorten(entry, ENTRY, placeholder=" …") for entry in whole]
+        return cut if len(set(cut)) == len(cut) else whole
 
     @property
     def answers(self) -> list[Answer]:
@@ -106,10 +123,14 @@ class Study:
 
 @dataclass(frozen=True)
 class Asked:
-    """What some questions gave: answers by stem, and why the others did not; ``failed`` are those by mistake."""
+    """What some questions gave: answers by stem, and why the others did not; ``failed`` are those by mistake.
+
+    ``unrecorded`` are those for which no run holds the reading, but for the study's own.
+    """
 
     answers: dict[str, Answer]
     not_drawn: list[tuple[str, str]]
+    unrecorded: list[tuple[str, str]]
     failed: list[str]
 
 
@@ -137,20 +158,31 @@ def heads(questions: Mapping[str, Question]) -> dict[str, Head]:
     for stem in sorted({*texts, *questions}):
         script = questions[stem].__doc__ if stem in questions else ""
         said = {entry: asked(script, entry) or asked(texts.get(stem), entry) for entry in ("Question", "Expect")}
-        command, _, cost = asked(texts.get(stem), "Run").partition(" (")
-        found[stem] = Head(said["Question"], said["Expect"], command, cost.removesuffix(")"))
+        found[stem] = Head(said["Question"], said["Expect"], commands(texts.get(stem, "")))
     return found
+
+
+def commands(head: str) -> tuple[tuple[str, str], ...]:
+    """The commands that the head of a study's configuration gives a cost in brackets, each with it.
+
+    >>> commands("Run:  retrograde study=a         (9 runs; minutes)\\n      retrograde study=a size=small  (3 runs)")
+    (('retrograde study=a', '9 runs; minutes'), ('retrograde study=a size=small', '3 runs'))
+    """
+    entry = re.search(r"^Run:(.*?)(?=^\w[\w ]*:|\Z)", head, re.DOTALL | re.MULTILINE)
+    lines = re.sub(r" *\\\n +", " ", entry.group(1) if entry else "")  # one command on two lines
+    return tuple(re.findall(r"^ *(\S.*?) +\((.*)\)$", lines, re.MULTILINE))
 
 
 def sorted_out(comparison: Comparison, outcomes: Sequence[Outcome]) -> Asked:
     """What came of the questions asked of a comparison."""
-    given = Asked({}, [], [])
+    given = Asked({}, [], [], [])
     for one in outcomes:
         if one.answer is not None:
             given.answers[one.stem] = one.answer
         # else another study's question, which nobody asks of this one
         elif one.failed or one.stem == comparison.study or not (CONF / f"{one.stem}.yaml").is_file():
-            given.not_drawn.append((one.stem, one.reason))
+            unrecorded = one.unrecorded and one.stem != comparison.study
+            (given.unrecorded if unrecorded else given.not_drawn).append((one.stem, one.reason))
         if one.failed:
             given.failed.append(one.stem)
     return given
@@ -181,6 +213,7 @@ def section(comparison: Comparison, given: Asked, runs: pd.DataFrame, folder: Pa
         asked=alerts.asked(comparison),
         answers=sorted(others, key=_most_models),
         not_drawn=given.not_drawn,
+        unrecorded=given.unrecorded,
     )
 
 
@@ -220,6 +253,7 @@ def study(
         leader=leader,
         leads=leads,
         not_drawn=across.not_drawn,
+        unrecorded=across.unrecorded,
     )
     return made, row
 
@@ -329,6 +363,8 @@ def written(store: FolderStore, folder: Path) -> int:
         for one in of_study.sections:
             for stem, reason in one.not_drawn:
                 print(f"not drawn: {stem} for {one.comparison.study}, {one.comparison.task}: {reason}")
+    if unrecorded := not_recorded(studies):
+        print(f"not drawn, as no run holds the readings: {unrecorded}; the page says which")
     for run, reason in left_out.items():
         print(f"left out: {run}: {reason}")
     if rows:
@@ -338,6 +374,15 @@ def written(store: FolderStore, folder: Path) -> int:
     index.write_text(page(studies, words, left_out, folder), encoding="utf-8")
     print(index)
     return 1 if (failed or not studies) and not any(one.answers for one in studies) else 0
+
+
+def not_recorded(studies: Sequence[Study]) -> str:
+    """The questions for which no run holds the reading, and in how many parts of the page where it has several."""
+    parts = [part for one in studies for part in (one.unrecorded, *(each.unrecorded for each in one.sections))]
+    missing = Counter(stem for part in parts for stem, _ in part)
+    often = {stem: "once" if times == 1 else f"{times} times" for stem, times in sorted(missing.items())}
+    several = sum(len(one.sections) for one in studies) > 1
+    return ", ".join(f"{stem} ({times})" if several else stem for stem, times in often.items())
 
 
 def _apart(whole: Comparison, stems: set[str]) -> Comparison:

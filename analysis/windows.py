@@ -198,7 +198,8 @@ def draw(tables: Tables) -> Figure:
         for one in windows
     ]
     handles.append(Line2D([], [], color=theme.INK, lw=1, dashes=(4, 2), label="theory"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, handlelength=3)
+    columns = theme.columns([str(handle.get_label()) for handle in handles], len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=3)
     theme.headline(figure, finding(tables))
     return figure
 

@@ -98,6 +98,12 @@ def test_the_readme_counts_what_there_is(package: str) -> None:
     assert int(said[1]) == len({file.stem for file in (PACKAGE / package).glob("*.py")} - {"__init__"})
 
 
+def test_the_readme_counts_the_studies() -> None:
+    said = re.search(r"^\| \[studies\]\(conf/study\) \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert said is not None
+    assert int(said[1]) == len(list((ROOT / "conf" / "study").glob("*.yaml")))
+
+
 @pytest.mark.parametrize("package", GROUPS)
 def test_the_documentation_lists_every_member(package: str) -> None:
     """With all that its table says of one: of a model the source, and what it is proved against."""

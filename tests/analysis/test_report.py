@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -175,7 +176,7 @@ def test_summary_says_who_solved_beside_the_trivial_rule(page):
 
 def test_figures_are_named_by_their_findings(page):
     named = re.findall(r'<svg role="img" aria-label="([^"]+)"', page)
-    assert len(named) == 3
+    assert len(set(named)) == len(named) == page.count('<article id="') == 4
     assert any(name.startswith("After training the gradient reaches 7 lags back") for name in named)
 
 
@@ -195,9 +196,15 @@ def test_what_the_runs_do_not_hold_is_said(script, capsys, tmp_path: Path):
     write_run(tmp_path / "outputs", Fake("gru", validation=()))
     code, out, _ = report(script, capsys, tmp_path / "outputs", "--to", tmp_path / "to")
     assert code == 0
-    assert "not drawn: attention_maps for demo, adding: no run holds the reading attention/entropy_share" in out
+    assert "not drawn: attention_maps" not in out  # nobody misses a map of attention where there is none
+    (folded,) = re.findall(r"^not drawn, as no run holds the readings: (.*); the page says which$", out, re.MULTILINE)
+    assert {"attention_maps", "lyapunov"} <= set(folded.split(", "))
+    page = (tmp_path / "to/index.html").read_text(encoding="utf-8")
+    assert f"<summary>Not drawn, as no run holds the readings: {folded}</summary>" in page
+    assert "<code>attention_maps</code>: no run holds the reading attention/entropy_share" in page
+    assert "retrograde-probe RUN lyapunov" in page
     assert "not drawn: learning for demo, adding: no run has been validated yet" in out
-    assert "no run has been validated yet" in (tmp_path / "to/index.html").read_text(encoding="utf-8")
+    assert "no run has been validated yet" in page
     assert out.splitlines()[-1] == str(tmp_path / "to/index.html")
 
 
@@ -331,6 +338,8 @@ def test_tasks_apart_are_sections_apart(script, capsys, tmp_path: Path):
     assert code == 0
     page = Path(out.splitlines()[-1]).read_text(encoding="utf-8")
     assert '<section id="demo-adding"' in page and '<section id="demo-copying"' in page
+    (folded,) = re.findall(r"^not drawn, as no run holds the readings: (.*); the page says which$", out, re.MULTILINE)
+    assert "attention_maps (2 times)" in folded.split(", ")
 
 
 def test_a_study_opens_with_its_question_its_verdict_and_its_own_figure(script, capsys, tmp_path: Path):
@@ -340,7 +349,7 @@ def test_a_study_opens_with_its_question_its_verdict_and_its_own_figure(script, 
     page = (tmp_path / "to/index.html").read_text(encoding="utf-8")
     text = " ".join("".join(Elements(page).words).split())
     assert "Study reach How many steps back does the loss gradient reach, before and after training?" in text
-    assert "Made by retrograde study=reach: 18 runs; size=small: 12 runs, about 3 minutes on two cores." in text
+    assert "Run by retrograde study=reach (18 runs; size=small: 12 runs, about 3 minutes on two cores)." in text
     places = [
         page.index(part)
         for part in ('class="verdict">After training', '<article id="reach-adding-reach"', '<section id="reach-adding"',
@@ -348,6 +357,28 @@ def test_a_study_opens_with_its_question_its_verdict_and_its_own_figure(script, 
     ]  # fmt: skip
     assert places == sorted(places)
     assert page.count('<article id="reach-adding-reach"') == 1
+    question = "How many steps back does the loss gradient reach, before and after training?"
+    assert text.count(question) == 1 + 1  # in the contents and as the heading, not again over the figure
+    assert text.count("After training the gradient reaches") == 1
+
+
+def test_what_the_tables_columns_mean_is_said_once(script, capsys, tmp_path: Path):
+    for task in ("adding", "copying"):
+        write_run(tmp_path / "outputs", Fake("gru", task=task))
+    assert report(script, capsys, tmp_path / "outputs", "--to", tmp_path / "to")[0] == 0
+    page = (tmp_path / "to/index.html").read_text(encoding="utf-8")
+    assert page.count("Validation selects each run’s checkpoint") == 1
+    assert page.count('id="page:reading"') == page.count('href="#page:reading"') == 1
+
+
+def test_the_contents_cut_what_stays_apart(script):
+    def entries(*variants: str) -> list[str]:
+        sections = [SimpleNamespace(comparison=SimpleNamespace(task="t", card={"variant": one})) for one in variants]
+        return script("report").Study.entries.fget(SimpleNamespace(sections=sections))
+
+    long = "word " * 30
+    assert entries(f"one {long}", f"two {long}")[1] == f"t: two {long}"[:68].rsplit(" ", 1)[0] + " …"
+    assert entries(f"{long} one", f"{long} two") == [f"t: {long} one", f"t: {long} two"]
 
 
 def across(asked: dict, stem: str) -> dict:
@@ -401,10 +432,17 @@ def test_another_studys_question_that_finds_nothing_is_not_missed(script, capsys
         assert given.not_drawn == ([("reach", "no gradients here")] if said else [])
 
 
+def test_a_study_whose_own_reading_nobody_recorded_says_so(script, capsys, tmp_path: Path):
+    write_run(tmp_path / "outputs", Fake("gru", study="horizon"))
+    for table in (tmp_path / "outputs").rglob("lag_gradient*"):
+        shutil.rmtree(table)
+    _, out, _ = report(script, capsys, tmp_path / "outputs", "--to", tmp_path / "to")
+    assert "not drawn: horizon for horizon: no run holds the reading lag_gradient/horizon" in out
+
+
 def test_all_studies_stand_in_one_table_on_the_page_and_as_a_file(page, made):
     text = " ".join("".join(Elements(page).words).split())
     assert "demo 5 6 1 diverged, 1 failed 2 of 6 10 to 70 %" in text
-    assert "trivial 0" in text
     lines = (made[1] / "tables/studies.csv").read_text().splitlines()
     assert len(lines) == 2 and lines[1].startswith("demo,1,5,6,2,2,1,1,0,0,")
 

@@ -2,6 +2,10 @@
 
 import matplotlib as mpl
 import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from retrograde.figures import theme
 
@@ -50,3 +54,25 @@ def test_four_panels_stand_two_by_two_and_share_their_axes():
     assert [panel.get_subplotspec().rowspan.start for panel in panels] == [0, 0, 1, 1]
     panels[0].set_xlim(3, 5)
     assert panels[3].get_xlim() == (3, 5)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["gru", "lstm", "elman", "irnn", "transformer"],
+        ["gru (width=10, hidden=10, layers=1, bidirectional=True)"] * 4,
+        ["lstm", "gru (width=16, hidden=16, bidirectional=False)", "seq2seq_bahdanau", "transformer (scaling=False)"]
+        * 2,
+    ],
+)
+def test_no_entry_of_a_legend_is_cut_off_the_figure(labels):
+    with mpl.rc_context(theme.SETTINGS):
+        figure = Figure(figsize=(theme.WIDTH, 3), layout="constrained")
+        figure.subplots()
+        handles = [Line2D([], [], label=label) for label in labels]
+        legend = figure.legend(
+            handles=handles, loc="outside lower center", ncols=theme.columns(labels, 5), handlelength=3
+        )
+        FigureCanvasAgg(figure).draw()
+        box = legend.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width

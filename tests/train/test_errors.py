@@ -76,6 +76,7 @@ UNREADABLE = {
     "steps": "'steps' cannot be read: write key=value, and quote what is not a plain word or number",
     "a=1 b=2": "'a=1 b=2' cannot be read: write key=value, and quote what is not a plain word or number",
     "steps=1,2": "'steps=1,2' are several values: add --multirun for a run of each",
+    "probe=default,gates": "run of each, or brackets for all of them in one run: probe=[default,gates]",
     "+study=reach": "'study' has a value already: write it without the +",
     "+steps=3": "'steps' has a value already: write it without the +",
     "~steps": "'steps' is missing: no run can do without it",

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,6 +92,17 @@ def test_a_wrong_setting_is_named_with_what_was_expected(config: dict[str, Any],
     with pytest.raises(ValueError) as caught:
         check_types(config)
     assert str(caught.value) == message
+
+
+def test_a_package_of_this_folder_that_python_does_not_find_is_told_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nowhere").mkdir()
+    (tmp_path / "nowhere" / "leaky.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
+    with pytest.raises(ValueError, match=r"nowhere/ lies in this folder: put PYTHONPATH=\. before the command"):
+        check_types({"model": {"_target_": "nowhere.leaky.leaky"}})
 
 
 def test_right_settings_pass() -> None:

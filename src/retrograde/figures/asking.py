@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrograde.figures.comparison import Comparison, NothingToDraw
+from retrograde.figures.comparison import Comparison, NothingToDraw, NotRecorded
 from retrograde.figures.question import Answer, Question, answer, failure
 
 RUNS_EACH = 50
@@ -32,13 +32,15 @@ Asking = tuple[Comparison, Mapping[str, Question]]
 class Outcome:
     """What came of one question: an answer, or the reason why there is none, and whether that is a mistake.
 
-    ``unreadable`` are files of runs that turned out damaged meanwhile, by run.
+    ``unrecorded``: for want of a reading that no run holds. ``unreadable`` are files of runs that turned out damaged
+    meanwhile, by run.
     """
 
     stem: str
     answer: Answer | None
     reason: str
     failed: bool
+    unrecorded: bool
     unreadable: Mapping[str, str]
 
 
@@ -94,11 +96,11 @@ def _of_begun(job: tuple[int, str]) -> Outcome:
 def _one(asking: Sequence[Asking], folder: Path, job: tuple[int, str]) -> Outcome:
     at, stem = job
     comparison, questions = asking[at]
-    given, reason, failed = None, "", False
+    given, reason, failed, unrecorded = None, "", False, False
     try:
         given = answer(questions[stem], stem, comparison, folder)
     except NothingToDraw as nothing:
-        reason = str(nothing)
+        reason, unrecorded = str(nothing), isinstance(nothing, NotRecorded)
     except Exception as error:
         reason, failed = failure(error, comparison), True
-    return Outcome(stem, given, reason, failed, comparison.store.unreadable)
+    return Outcome(stem, given, reason, failed, unrecorded, comparison.store.unreadable)

@@ -46,6 +46,10 @@ class NothingToDraw(ValueError):
     """The runs hold nothing that answers the question; the message says what is missing."""
 
 
+class NotRecorded(NothingToDraw):
+    """A reading is missing that no run holds: nobody asked for its probe, or no model has what it measures."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Some of a store's runs. ``runs`` is FolderStore.runs() for these, with ``model`` as a category.
@@ -93,10 +97,10 @@ class Comparison:
         return table.assign(label=pd.Series(short, table.index, dtype="str"))
 
     def readings(self, name: str, steps: Sequence[int] | None = None) -> pd.DataFrame:
-        """As the store gives them, with model and seed; raises NothingToDraw where no run holds any."""
+        """As the store gives them, with model and seed; raises NotRecorded where no run holds any."""
         table = self._named(self.store.readings(name, self._names(), steps))
         if table.empty:
-            raise NothingToDraw(f"no run holds the reading {name}")
+            raise NotRecorded(f"no run holds the reading {name}")
         return table
 
     def _names(self) -> list[str]:

@@ -6,7 +6,7 @@ family, the text before the first bracket; settings that differ within a family 
 line style.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,9 @@ SEQUENTIAL = "rocket_r"
 WIDTH = 7.2
 """Inches: the text width of a printed page, so that a label of 8 points stays one of 8 points."""
 
+LEGEND = 7.5
+"""Points of a legend's letters."""
+
 SETTINGS = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same shapes on every machine
@@ -44,7 +47,7 @@ SETTINGS = {
     "axes.labelsize": 8,
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5,
+    "legend.fontsize": LEGEND,
     "figure.titlesize": 10,
     "figure.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -157,6 +160,23 @@ def headline(figure: Figure, text: str) -> None:
     width = figure.get_figwidth()
     figure.suptitle(wrapped(text, int(84 * width / WIDTH)), x=0.085 / width, ha="left", linespacing=1.35)
 
+
+def columns(labels: Sequence[str], most: int) -> int:
+    """Columns of a legend that fit beside each other, ``most`` at most: what is wider than the figure is cut off it.
+
+    >>> columns(["elman", "gru", "lstm"], 5), columns(["lstm (width=16, hidden=16, bidirectional=True)"] * 4, 5)
+    (3, 2)
+    """
+    room = 72 * WIDTH / LEGEND
+    widths = [LETTER * len(label) + BESIDE for label in labels]
+    for count in range(min(most, len(labels)), 1, -1):
+        if sum(max(part) for part in np.array_split(widths, count)) <= room:  # as matplotlib divides them
+            return count
+    return 1
+
+
+LETTER, BESIDE = 0.62, 6.0
+"""In units of those: a letter's width in the mean, and what a line, its distances and the next column's take."""
 
 SMALL = 6.5
 """Points of small print."""

@@ -89,7 +89,9 @@ def _composition(error: ConfigCompositionException, arguments: Sequence[str]) ->
     file = re.match(r"In '\S+': ", message)
     where = file[0] if file else ""
     if several := re.search(SEVERAL_VALUES, message):
-        return f"'{several[1]}' are several values: add --multirun for a run of each"
+        key, _, values = several[1].partition("=")
+        together = f", or brackets for all of them in one run: probe=[{values}]" if key == "probe" else ""
+        return f"'{several[1]}' are several values: add --multirun for a run of each{together}"
     if second := re.search(SECOND_CHOICE, message):
         return f"{where}'{second[1] or second[2]}' has a value already: write it without the +"
     if unknown := re.search(UNKNOWN_KEY, message):

@@ -5,6 +5,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra._internal.utils import _locate  # get_object of hydra.utils also writes to the log
@@ -33,7 +34,10 @@ def _check_target(config: Mapping[str, Any], path: str) -> None:
         target = _locate(config["_target_"])
     except ImportError as error:  # Hydra wraps whatever importing a user's module raises
         why = error.__cause__ or error
-        raise ValueError(f"{path}_target_: '{config['_target_']}' cannot be imported: {why}") from error
+        package = str(config["_target_"]).partition(".")[0]
+        here = isinstance(why, ModuleNotFoundError) and why.name == package and Path(package).is_dir()
+        hint = f"; {package}/ lies in this folder: put PYTHONPATH=. before the command" if here else ""
+        raise ValueError(f"{path}_target_: '{config['_target_']}' cannot be imported: {why}{hint}") from error
     known = takes(target)
     if known is not None and config.get("_partial_"):
         known = known[1:]  # the first is what a factory is called with
