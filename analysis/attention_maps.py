@@ -71,11 +71,11 @@ def finding(tables: Tables) -> str:
         of_model = numbers[numbers["model"] == model]
         if marked in of_model and of_model[marked].notna().any():
             best = of_model.sort_values(marked, na_position="first").iloc[-1]
-            looking.append(best)
-            before, after = (100 * best[f"{ON_MARKED}, {when}"] for when in (BEFORE, AFTER))
+            before = of_model.reindex(columns=[f"{ON_MARKED}, {BEFORE}"]).max().item()
+            looking.append((100 * before, 100 * best[marked]))
             parts.append(
-                f"{model}: after training head {best['head']} of layer {best['layer']} puts {after:.0f} % of the "
-                f"scored position's attention on the marked inputs, before it {before:.0f} %"
+                f"{model}: after training head {best['head']} of layer {best['layer']} puts {100 * best[marked]:.0f} % "
+                f"of the scored position's attention on the marked inputs{_at_most([100 * before])}"
             )
         else:
             values = [number(round(value, 2)) for value in _entropies(of_model)]
@@ -83,14 +83,19 @@ def finding(tables: Tables) -> str:
     if len(parts) <= FEW:
         return "; ".join(parts)
     if looking:
-        before, after = (_range([100 * best[f"{ON_MARKED}, {when}"] for best in looking]) for when in (BEFORE, AFTER))
+        before, after = zip(*looking, strict=True)
         return (
-            f"After training the head that looks most at the marked inputs puts {after} % of the scored position's "
-            f"attention there, before it {before} %; of each of {len(looking)} models"
+            f"After training the head that looks most at the marked inputs puts {_range(after)} % of the scored "
+            f"position's attention there{_at_most(before)}; of each of {len(looking)} models"
         )
     entropies = zip(*(_entropies(of_model) for _, of_model in numbers.groupby("model", observed=True)), strict=True)
     spread = " → ".join(_range(of_end, 2) for of_end in entropies)
     return f"Over {len(parts)} models a head's median entropy is {spread} of an even spread's"
+
+
+def _at_most(before: Sequence[float]) -> str:
+    """What any head of each model put there before training, in percent, as a clause; empty where none was read."""
+    return "" if np.isnan(before).all() else f", before it any head at most {_range(before)} %"
 
 
 def _entropies(numbers: pd.DataFrame) -> list[float]:

@@ -233,11 +233,19 @@ def in_order(name: str) -> list[tuple[int, str]]:
 
 
 def ends(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each run's first and last step, told apart by ``when``; a run with one step has no ``after``."""
-    steps = table.groupby("run")["step"]
-    first, last = steps.transform("min"), steps.transform("max")
-    when = np.where(table["step"] == first, BEFORE, np.where(table["step"] == last, AFTER, ""))
+    """The rows before training, of step 0, and those of each run's last later step, told apart by ``when``.
+
+    A probe that was asked of a run's saved weights alone has read it ``after`` and never ``before``.
+    """
+    last = table.groupby("run")["step"].transform("max")
+    when = np.where(table["step"] == 0, BEFORE, np.where(table["step"] == last, AFTER, ""))
     return table.assign(when=when)[when != ""].reset_index(drop=True)
+
+
+def at_ends(numbers: pd.DataFrame, column: str) -> list[str]:
+    """At which ends of training any row has a number in a column, whose name has ``{}`` for the end; else both."""
+    names = {when: column.format(when) for when in (BEFORE, AFTER)}
+    return [when for when, name in names.items() if name in numbers and numbers[name].notna().any()] or list(names)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

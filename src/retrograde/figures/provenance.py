@@ -1,13 +1,13 @@
 """Where a figure comes from, in words: the task's card, the seeds, and everything that is needed to make it again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from retrograde.figures.comparison import LONGEST_DRAWN, Comparison, exceptions, in_short, records
-from retrograde.figures.statistics import interval_in_words
+from retrograde.figures.statistics import interval, interval_in_words
 from retrograde.figures.theme import present
 from retrograde.record.lags import lag_quantiles as lag_quantiles
 from retrograde.record.metadata import number_of
@@ -51,6 +51,22 @@ def seeds_in_words(table: pd.DataFrame) -> str:
         return f"{each}; thin lines are seeds, the thick one is their median, the band is {next(iter(bands))}."
     kinds = "; ".join(f"with {size} seeds {words}" for words, size in bands.items())
     return f"{each}; thin lines are seeds, the thick one is their median, the band is {kinds}."
+
+
+def medians_in_words(columns: Sequence[pd.Series], words: Callable[[float], str]) -> str:
+    """Medians over seeds, a column each and a dash where none has a number, with the interval of the last that has.
+
+    >>> medians_in_words([pd.Series([1.0, 3.0]), pd.Series([4.0, 8.0])], number)
+    '2 → 6 (4 to 8)'
+    >>> medians_in_words([pd.Series([np.nan]), pd.Series([4.0])], number)
+    '– → 4'
+    """
+    known = [column.dropna().to_numpy(dtype=float) for column in columns]
+    over_seeds = [interval(values) if len(values) else None for values in known]
+    said = " → ".join("–" if one is None else words(float(one.median)) for one in over_seeds)
+    last = next((one for one in reversed(over_seeds) if one is not None), None)
+    several = last is not None and max(map(len, known)) > 1
+    return f"{said} ({words(float(last.low))} to {words(float(last.high))})" if last and several else said
 
 
 def seeds_each(counts: Sequence[int]) -> str:
