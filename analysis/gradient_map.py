@@ -58,7 +58,7 @@ FEW_ROWS, FEW_COLUMNS = 5, 3
 """Models and seeds, where all would be more maps than that: each takes time to read and to draw."""
 
 MOST_TIMES, MOST_STEPS = 160, 60
-"""Of a map; of more, so many are drawn, evenly spread, the first and the last among them."""
+"""Of a map, and frames; of more, so many are drawn, evenly spread, the first and the last among them."""
 
 DECADES = 12
 """That the colours reach over at most; where gradients span more, those that hold the most of them."""
@@ -95,10 +95,8 @@ def load(comparison: Comparison) -> Tables:
         raise NothingToDraw("no run holds state_gradient/total of its lowest layer at two snapshots or more")
     if table["time"].nunique() < 2:
         raise NothingToDraw("there is one time only: a map takes two")
-    table = table[table["time"].isin(spread(sorted(table["time"].unique()), MOST_TIMES))]
-    table = table[table["step"].isin(spread(sorted(table["step"].unique()), MOST_STEPS))]
     maps = _largest(table).astype({"model": comparison.runs["model"].dtype})
-    return {"maps": maps, "left_out": left_out.reset_index(drop=True), NUMBERS: _numbers(maps, runs)}
+    return {"maps": thinned(maps), "left_out": left_out.reset_index(drop=True), NUMBERS: _numbers(maps, runs)}
 
 
 def chosen(runs: pd.DataFrame) -> pd.DataFrame:
@@ -126,6 +124,14 @@ def spread(values: Sequence[Any], most: int) -> list[Any]:
     return [values[place] for place in np.linspace(0, len(values) - 1, most).round().astype(int)]
 
 
+def thinned(maps: pd.DataFrame) -> pd.DataFrame:
+    """As many times, and of each run as many of its snapshots, as can be told apart."""
+    maps = maps[maps["time"].isin(spread(sorted(maps["time"].unique()), MOST_TIMES))]
+    of_runs = maps.groupby("run")["step"].unique()
+    kept = [(run, step) for run, steps in of_runs.items() for step in spread(sorted(steps), MOST_STEPS)]
+    return maps.merge(pd.DataFrame(kept, columns=["run", "step"]), on=["run", "step"])
+
+
 def _largest(table: pd.DataFrame) -> pd.DataFrame:
     """One row a run, step and time: of its components and directions, the one with the largest gradient."""
     rank = table["status"].map({status: place for place, status in enumerate(ORDER)}).to_numpy()
@@ -147,6 +153,7 @@ def _numbers(maps: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         of_run = of_runs.get(run["run"])
         ratio = pd.Series(dtype=float) if of_run is None else arriving(of_run)
         row |= {"snapshots": len(ratio), "last snapshot": ratio.index.max() if len(ratio) else np.nan}
+        row |= {"times": 0 if of_run is None else of_run["time"].nunique()}
         row |= {FIRST: ratio.iloc[0], LAST: ratio.iloc[-1]} if len(ratio) else {FIRST: np.nan, LAST: np.nan}
         rows.append({**row, ARRIVES: arrives(ratio), "run": run["run"]})
     return pd.DataFrame(rows).astype({"model": maps["model"].dtype, "test score": float})
@@ -380,7 +387,7 @@ def caption(tables: Tables) -> str:
         "embedded input, for an encoder-decoder its encoder. Of several components, such as an LSTM's hidden and "
         "cell, or directions, the largest counts, cell by cell.",
         f"Each row of cells is a snapshot at its true step ({_spacing(maps)}; small ticks) and reaches halfway to the "
-        "next; nothing is smoothed. Blank is what was not recorded, such as after a run's end.",
+        f"next; nothing is smoothed.{_thinned(maps, numbers)} Blank is what was not recorded, such as after a run's end.",
         *_beyond(finite),
         f"{seeds_each(sizes)} per model, each a map.",
     ]
@@ -398,6 +405,14 @@ def caption(tables: Tables) -> str:
         "are Wilson's interval at 95 % for the share of seeds, steps the range over seeds."
     )
     return " ".join(parts)
+
+
+def _thinned(maps: pd.DataFrame, numbers: pd.DataFrame) -> str:
+    """How many times and snapshots are drawn, where these are not all, as a sentence."""
+    times, steps = (int(maps.groupby("run")[dim].nunique().max()) for dim in ("time", "step"))
+    counts = ((times, "times", numbers["times"].max()), (steps, "snapshots of a run", numbers["snapshots"].max()))
+    said = [f"{drawn} of {number(of)} {what}" for drawn, what, of in counts if drawn < of]
+    return f" Drawn are {listed(said)}, evenly spread; the finding is of all." if said else ""
 
 
 def _spacing(maps: pd.DataFrame) -> str:
@@ -425,11 +440,11 @@ MAKERS: dict[str, type[PillowWriter] | type[FFMpegWriter]] = {".gif": PillowWrit
 
 
 def animate(tables: Tables, scores: pd.DataFrame, path: Path) -> int:
-    """Writes the gradient over time, a frame for each step at which any run was recorded; how many comes back.
+    """Writes the gradient over time, a frame for each step that any run shows, or of many some; how many comes back.
 
     ``scores`` is run, step, value: of the validation, of which a frame names the latest one.
     """
-    maps, steps = tables["maps"], np.unique(tables["maps"]["step"]).tolist()
+    maps, steps = tables["maps"], spread(np.unique(tables["maps"]["step"]).tolist(), MOST_STEPS)
     finite = maps.loc[maps["status"] == "finite", "value"].to_numpy()
     low, high = scale(finite) if len(finite) else (-1.0, 0.0)
     models, looks = theme.present(maps["model"]), theme.looks(maps["model"])

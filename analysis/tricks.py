@@ -125,13 +125,24 @@ def _clipped(clipping: str) -> str:
 
 @dataclass(frozen=True)
 class Move:
-    """What a network reaches with a trick, in words, and whether the intervals are apart that tell it from without."""
+    """How far a network goes without and with a trick, of lengths up to ``tried``.
+
+    ``told`` is whether the intervals are apart that tell the two from one another.
+    """
 
     trick: str
     member: str
     before: int
     after: int
+    tried: int
     told: str
+
+    @property
+    def doubt(self) -> str:
+        """Why it is not as expected, in words; empty where it is."""
+        if self.after > self.before:
+            return ""
+        return "the longest tried" if self.after == self.before == self.tried else "against expectation"
 
 
 def _moves(cells: pd.DataFrame, reached: dict[str, int], trick: str) -> list[Move]:
@@ -139,11 +150,12 @@ def _moves(cells: pd.DataFrame, reached: dict[str, int], trick: str) -> list[Mov
     base, members = TRICKS[trick]
     if base not in reached:
         return []
-    return [
-        Move(trick, member, reached[base], reached[member], _told(cells, member, base, reached[member] - reached[base]))
-        for member in members
-        if member in reached
-    ]
+    moves = []
+    for member in filter(reached.__contains__, members):
+        tried = int(cells.loc[cells["network"] == member, "length"].max())
+        told = _told(cells, member, base, reached[member] - reached[base])
+        moves.append(Move(trick, member, reached[base], reached[member], tried, told))
+    return moves
 
 
 def _in_words(moves: list[Move], each: bool) -> str:
@@ -152,7 +164,7 @@ def _in_words(moves: list[Move], each: bool) -> str:
     for move in moves:
         notes = [move.member]
         notes += [f"intervals {move.told}"] if each and move.told else []
-        notes += [] if move.after > move.before else ["against expectation"]
+        notes += [move.doubt] if move.doubt else []
         said.append(f"{move.before or 'none'} → {move.after or 'none'} ({', '.join(notes)})")
     return f"{moves[0].trick} {listed(said)}"
 
@@ -283,7 +295,8 @@ def caption(tables: Tables) -> str:
         f"card's score. The bar is Wilson's {LEVEL:.0%} interval of the solve rate over {each} "
         f"run{'s' * (sizes[-1] != 1)} a cell: with none of {sizes[-1]} solved it is {edges[0]}, with all {edges[1]}. A "
         "network goes up to a length where more than half of its seeds (at the right: all) solve that length and "
-        f"every shorter one that was tried.{kept} {rule}Diverged runs count as unsolved."
+        f"every shorter one that was tried. Intervals are apart or overlap at the length where two networks' rates "
+        f"differ most.{kept} {rule}Diverged runs count as unsolved."
         f"{_at_rates(numbers['learning rate'])}"
     )
 

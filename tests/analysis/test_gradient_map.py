@@ -161,6 +161,40 @@ def test_long_sequences_keep_their_ends(script) -> None:
     assert len(kept) == 160 and (kept[0], kept[-1]) == (0, 999)
 
 
+def test_the_finding_is_of_all_times_and_each_run_keeps_its_own_last_snapshot(script) -> None:
+    """Of 400 times only the first input's gradient is lost: no time that is drawn but the initial state's is near."""
+    module, rows = script("gradient_map"), []
+    for run, last in (("a", 70), ("b", 71)):
+        rows += [(run, step, time) for step in range(last + 1) for time in (-1, 0, 1, 399)]
+        rows += [(run, last, time) for time in range(2, 399)]
+    maps = pd.DataFrame(rows, columns=["run", "step", "time"]).assign(value=0.0, status="finite")
+    maps.loc[maps["time"] == 0, "value"] = -9.0
+    kept = module.thinned(maps)
+    assert kept.groupby("run")["step"].agg(["min", "max", "nunique"]).to_numpy().tolist() == [[0, 70, 60], [0, 71, 60]]
+    assert kept["time"].nunique() == 160 and 0 not in set(kept["time"])
+    numbers = pd.DataFrame({"times": [400, 401], "snapshots": [71, 72]})
+    assert module._thinned(kept, numbers) == (
+        " Drawn are 160 of 401 times and 60 of 72 snapshots of a run, evenly spread; the finding is of all."
+    )
+    assert module._thinned(maps, numbers) == ""
+
+
+def test_of_a_long_sequence_the_first_input_counts(script, tmp_path: Path) -> None:
+    """Of 1,001 times the drawn ones go from -1 to 5; the gradient is lost at 0 alone."""
+
+    def also(step: int):
+        values = np.zeros((len(STATISTICS), 1001))
+        values[:, 1] = -9.0
+        over = {"statistic": STATISTICS, "time": range(-1, 1000)}
+        yield "state_gradient", Reading("total/0.forward.hidden", values, over, "log10 loss per state")
+
+    tables = load(script, tmp_path, Fake("gru", also=also))
+    assert tables["maps"]["time"].nunique() == 160
+    assert tables[NUMBERS]["first over last time at the last snapshot (log10)"].tolist() == [-9]
+    assert "never in gru" in script("gradient_map").finding(tables)
+    assert "Drawn are 160 of 1,001 times, evenly spread" in script("gradient_map").caption(tables)
+
+
 def test_a_single_snapshot_is_no_map(script, tmp_path: Path) -> None:
     with pytest.raises(NothingToDraw, match="two snapshots or more"):
         load(script, tmp_path, felt("gru", 0, {0: (0.0,) * 5}))
