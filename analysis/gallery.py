@@ -12,18 +12,16 @@ with the reason. The exit code is 1 where nothing is drawn. The same runs give t
 
 import argparse
 import html
-import importlib.util
 import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 from PIL import Image
 
 from retrograde.figures.comparison import STUDY, Comparison, NothingToDraw, comparisons, listed, outcome, records
-from retrograde.figures.question import Answer, Question, answer, asked, compared, failure
+from retrograde.figures.question import Answer, Question, answer, asked, compared, failure, script
 from retrograde.record.metadata import number_of
 from retrograde.record.sources import opened
 from retrograde.record.store import FolderStore
@@ -184,7 +182,7 @@ def one_study(store: FolderStore, whole: Comparison, drawing: Path, found: dict[
     study = whole.study
     try:
         stem = script_of(study)
-        given = answers(store, study, stem, _script(stem), drawing)
+        given = answers(store, study, stem, script(HERE / f"{stem}.py"), drawing)
         text = section(study, given)
     except ValueError as reason:
         print(f"not drawn: {study}: {reason}", file=sys.stderr)
@@ -198,15 +196,6 @@ def one_study(store: FolderStore, whole: Comparison, drawing: Path, found: dict[
     found[study] = text
     print(f"{study}: {'; '.join(one.finding for _, one in given)}.")
     return 1
-
-
-def _script(stem: str) -> ModuleType:
-    """A script beside this one."""
-    spec = importlib.util.spec_from_file_location(stem, HERE / f"{stem}.py")
-    assert spec is not None and spec.loader is not None  # a file of the checkout
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from retrograde.figures.comparison import (
     outcome,
     records,
 )
+from retrograde.figures.maps import spread
 from retrograde.figures.provenance import number, seeds_each
 from retrograde.figures.statistics import in_percent, solve_rate
 from retrograde.record.metadata import number_of
@@ -111,17 +112,6 @@ def chosen(runs: pd.DataFrame) -> pd.DataFrame:
         models = spread(models, FEW_ROWS if seeds == FEW_COLUMNS else MOST_ROWS)
     models = spread(models, MOST_ROWS)
     return runs[runs["model"].isin(models)].groupby("model", observed=True).head(seeds)
-
-
-def spread(values: Sequence[Any], most: int) -> list[Any]:
-    """At most so many of the values, evenly spread, the first and the last among them.
-
-    >>> spread([0, 1, 2, 3, 4, 5], 3)
-    [0, 2, 5]
-    """
-    if len(values) <= most:
-        return list(values)
-    return [values[place] for place in np.linspace(0, len(values) - 1, most).round().astype(int)]
 
 
 def thinned(maps: pd.DataFrame) -> pd.DataFrame:
@@ -387,7 +377,8 @@ def caption(tables: Tables) -> str:
         "embedded input, for an encoder-decoder its encoder. Of several components, such as an LSTM's hidden and "
         "cell, or directions, the largest counts, cell by cell.",
         f"Each row of cells is a snapshot at its true step ({_spacing(maps)}; small ticks) and reaches halfway to the "
-        f"next; nothing is smoothed.{_thinned(maps, numbers)} Blank is what was not recorded, such as after a run's end.",
+        f"next; nothing is smoothed.{_thinned(maps, numbers)} Blank is what was not recorded, such as after a run's "
+        "end.",
         *_beyond(finite),
         f"{seeds_each(sizes)} per model, each a map.",
     ]

@@ -28,14 +28,23 @@ from retrograde.figures.comparison import (
     at_ends,
     ends,
     listed,
+    listed_in_short,
 )
-from retrograde.figures.maps import drawn, labels_of, on_marked, readable, shown
-from retrograde.figures.provenance import medians_in_words, number, seeds_each
+from retrograde.figures.maps import (
+    FEW,
+    ON_MARKED,
+    at_most,
+    drawn,
+    labels_of,
+    most_in_words,
+    on_marked,
+    readable,
+    shown,
+)
+from retrograde.figures.provenance import models_in_words, number, seeds_each
 from retrograde.figures.statistics import interval_in_words
 
 PER_HEAD = {"distance": "distance (positions)", "entropy": "entropy (nats)"}
-
-ON_MARKED = "weight on marked inputs"
 
 HEADS = "heads"
 CHANNELS, SINGLE = "mean over channels", "one by one"
@@ -96,31 +105,33 @@ def finding(tables: Tables) -> str:
     whens = at_ends(numbers, column)
     names = [column.format(when) for when in whens]
     per_run = numbers.reindex(columns=["model", "run", *names]).groupby(["model", "run"], observed=True).mean()
-    said = ", ".join(
-        f"{model} {medians_in_words([of_model[name] for name in names], _short)}"
-        for model, of_model in per_run.groupby("model", observed=True)
-    )
+    said = models_in_words(per_run.reset_index(), names, _short)
     parts = [f"A head looks so many positions away, {' → '.join(whens)} training, {seeds_each(sizes)}: {said}"]
     weights = {model: _most_marked(numbers[numbers["model"] == model]) for model in models}
     found = {model: weight for model, weight in weights.items() if weight is not None}
-    if not found:
-        return parts[0]
-    parts += [f"{model}: {words}" for model, (words, _) in found.items()]
+    if len(found) > FEW:
+        parts.append(most_in_words([shares for _, shares in found.values()], "weight"))
+    else:
+        parts += [f"{model}: {words}" for model, (words, _) in found.items()]
     kinds = {
-        "as expected more than before training in": [model for model, (_, more) in found.items() if more],
-        "against expectation no more in": [model for model, (_, more) in found.items() if more is False],
+        "as expected more than before training in": [
+            model for model, (_, (most, best)) in found.items() if best > most
+        ],
+        "against expectation no more in": [model for model, (_, (most, best)) in found.items() if best <= most],
     }
-    if any(kinds.values()):
-        parts.append(", ".join(f"{kind} {listed(names)}" for kind, names in kinds.items() if names))
-    return "; ".join(parts)
+    told = ", ".join(f"{kind} {listed_in_short(names)}" for kind, names in kinds.items() if names)
+    return "; ".join([*parts, told] if told else parts)
 
 
 def _short(value: float) -> str:
     return number(round(value, 1))
 
 
-def _most_marked(numbers: pd.DataFrame) -> tuple[str, bool | None] | None:
-    """Which head looks most at the marked inputs after training, and whether more than any did before it, if known."""
+def _most_marked(numbers: pd.DataFrame) -> tuple[str, tuple[float, float]] | None:
+    """Which head looks most at the marked inputs after training; what any did before it at most, and what it does.
+
+    Both in percent; NaN where none was read before.
+    """
     before, after = (f"{ON_MARKED}, {when}" for when in (BEFORE, AFTER))
     if after not in numbers or numbers[after].isna().all():
         return None
@@ -130,10 +141,8 @@ def _most_marked(numbers: pd.DataFrame) -> tuple[str, bool | None] | None:
         f"{head}layer {best['layer']} puts {100 * best[after]:.0f} % of the scored position's weight on the marked "
         f"inputs (seed {best['seed']})"
     )
-    if before not in numbers or numbers[before].isna().all():
-        return words, None
-    most = numbers[before].max()
-    return f"{words}, before training at most {100 * most:.0f} %", bool(best[after] > most)
+    most = 100 * numbers.reindex(columns=[before]).max().item()
+    return words + at_most([most]), (most, 100 * best[after])
 
 
 @theme.applied()

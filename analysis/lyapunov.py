@@ -32,8 +32,9 @@ from retrograde.figures.comparison import (
     at_ends,
     ends,
     listed,
+    listed_in_short,
 )
-from retrograde.figures.provenance import medians_in_words, number, seeds_each, seeds_in_words
+from retrograde.figures.provenance import models_in_words, number, seeds_each, seeds_in_words
 from retrograde.figures.statistics import interval, interval_in_words
 
 FINITE, ASYMPTOTIC = "finite", "asymptotic"
@@ -91,10 +92,7 @@ def finding(tables: Tables) -> str:
     models = theme.present(numbers["model"])
     sizes = [int(size) for size in sorted(set(numbers.groupby("model", observed=True)["run"].nunique()))]
     whens = at_ends(numbers, LARGEST)
-    said = ", ".join(
-        f"{model} {medians_in_words([of_model[LARGEST.format(when)] for when in whens], _short)}"
-        for model, of_model in numbers.groupby("model", observed=True)
-    )
+    said = models_in_words(numbers, [LARGEST.format(when) for when in whens], _short)
     parts = [f"Largest asymptotic exponent {' → '.join(whens)} training, nats per time, {seeds_each(sizes)}: {said}"]
     parts += [_growing(numbers, models, whens[-1]), _nearer(numbers)]
     return "; ".join(part for part in parts if part)
@@ -120,11 +118,11 @@ def _growing(numbers: pd.DataFrame, models: Sequence[str], when: str) -> str:
                 every = "every seed" if len(values) > 1 else "its one seed"
                 kind.append(f"{model} with {every if found.all() else f'{int(found.sum())} of {len(values)} seeds'}")
     if above:
-        said = [f"above 0 {when} training, chaos where the state is bounded: {listed(above)}"]
+        said = [f"above 0 {when} training, chaos where the state is bounded: {listed_in_short(above)}"]
     else:
         said = [f"none is above 0 {when} training"] if numbers[LARGEST.format(when)].notna().any() else []
-    said += [f"not told apart from 0: {listed(neutral)}"] if neutral else []
-    return "; ".join([*said, f"unknown: {listed(unknown)}"] if unknown else said)
+    said += [f"not told apart from 0: {listed_in_short(neutral)}"] if neutral else []
+    return "; ".join([*said, f"unknown: {listed_in_short(unknown)}"] if unknown else said)
 
 
 def _nearer(numbers: pd.DataFrame) -> str:
@@ -139,7 +137,7 @@ def _nearer(numbers: pd.DataFrame) -> str:
             f"{model} ({some} of {of})" for model, (some, of) in counts.items() if some < of
         ],
     }
-    said = [f"{kind} {listed(names)}" for kind, names in kinds.items() if names]
+    said = [f"{kind} {listed_in_short(names)}" for kind, names in kinds.items() if names]
     return f"training brings it nearer to 0 with every seed, {', '.join(said)}" if said else ""
 
 

@@ -35,7 +35,7 @@ from retrograde.figures.comparison import (
     outcome,
     records,
 )
-from retrograde.figures.provenance import lag_quantiles, medians_in_words, number, seeds_each, seeds_in_words
+from retrograde.figures.provenance import lag_quantiles, models_in_words, number, seeds_each, seeds_in_words
 from retrograde.figures.statistics import interval, interval_in_words
 from retrograde.record.metadata import number_of
 
@@ -130,10 +130,7 @@ def finding(tables: Tables) -> str:
     column, times = ("median, {} (positions)", 1) if np.isnan(needed) else ("longer, {}", 100)
     whens = at_ends(numbers, column)
     at = f"{' → '.join(whens)} training"
-    said = ", ".join(
-        f"{model} {medians_in_words([times * of_model[column.format(when)] for when in whens], _short)}"
-        for model, of_model in numbers.groupby("model", observed=True)
-    )
+    said = models_in_words(numbers, [column.format(when) for when in whens], lambda value: _short(times * value))
     if np.isnan(needed):
         return f"Median time constant of a unit {at}, in positions, {seeds}: {said}"
     return (

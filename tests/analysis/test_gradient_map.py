@@ -156,11 +156,6 @@ def test_colours_reach_over_the_decades_that_hold_most(script) -> None:
     assert scale(np.array([0.0, 0.0])) == (0.0, 1.0)
 
 
-def test_long_sequences_keep_their_ends(script) -> None:
-    kept = script("gradient_map").spread(list(range(1000)), 160)
-    assert len(kept) == 160 and (kept[0], kept[-1]) == (0, 999)
-
-
 def test_the_finding_is_of_all_times_and_each_run_keeps_its_own_last_snapshot(script) -> None:
     """Of 400 times only the first input's gradient is lost: no time that is drawn but the initial state's is near."""
     module, rows = script("gradient_map"), []

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from retrograde.record.folder import FAILED, FINISHED, NOT_PART_OF_THE_RESULT, RUNNING
-from retrograde.record.metadata import shown
+from retrograde.record.metadata import number_of, shown
 from retrograde.record.store import BEGUN, FolderStore
 from retrograde.record.tables import is_there
 
@@ -37,6 +37,9 @@ BEFORE, AFTER = "before", "after"
 
 LONGEST_STEM, LONGEST_SETTING, LONGEST_REASON = 100, 60, 500
 """Characters of a file's stem, of a setting in a model's name, and of the reason why a run ended."""
+
+NAMED = 8
+"""Models that a sentence names; of more, the others are counted."""
 
 LONGEST_DRAWN, LONGEST_LABEL = 200, 40
 """Characters of a sentence in a figure, which takes time by the letter, and of a position's label."""
@@ -302,6 +305,16 @@ def listed(names: Sequence[str]) -> str:
     'gru, lstm and elman'
     """
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def listed_in_short(names: Sequence[str]) -> str:
+    """A few by name, the others by number.
+
+    >>> listed_in_short([f"m{place}" for place in range(10)])
+    'm0, m1, m2, m3, m4, m5, m6, m7 and 2 others'
+    """
+    more = len(names) - NAMED
+    return listed([*names[:NAMED], *[number_of(more, "other")] * (more > 0)])
 
 
 def _plain(value: Any) -> str:

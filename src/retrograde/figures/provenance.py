@@ -15,6 +15,9 @@ from retrograde.record.metadata import number_of
 MOST_VARIANTS = 12
 """Of tasks that a card names; the runs name all of them."""
 
+MOST_TOLD = 8
+"""Models whose numbers stand in a sentence one by one."""
+
 
 def number(value: Any) -> str:
     """A number as a reader wants it: four digits at most, thousands apart, a dash for what is missing.
@@ -67,6 +70,24 @@ def medians_in_words(columns: Sequence[pd.Series], words: Callable[[float], str]
     last = next((one for one in reversed(over_seeds) if one is not None), None)
     several = last is not None and max(map(len, known)) > 1
     return f"{said} ({words(float(last.low))} to {words(float(last.high))})" if last and several else said
+
+
+def models_in_words(numbers: pd.DataFrame, columns: Sequence[str], words: Callable[[float], str]) -> str:
+    """``medians_in_words`` of each model; of many models the least and the largest of their medians.
+
+    >>> table = pd.DataFrame({"model": [f"m{place}" for place in range(9)], "before": range(9), "after": 3})
+    >>> models_in_words(table.astype({"model": "category"}), ["before", "after"], number)
+    '0 to 8 → 3, the medians of 9 models'
+    """
+    models = numbers.groupby("model", observed=True)
+    if models.ngroups <= MOST_TOLD:
+        each = [f"{model} {medians_in_words([of[name] for name in columns], words)}" for model, of in models]
+        return ", ".join(each)
+    spans = []
+    for name in columns:
+        low, high = (words(float(end)) for end in models[name].median().agg(["min", "max"]))
+        spans.append(low if low == high else f"{low} to {high}")
+    return f"{' → '.join(spans)}, the medians of {models.ngroups} models"
 
 
 def seeds_each(counts: Sequence[int]) -> str:
