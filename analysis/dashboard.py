@@ -28,7 +28,7 @@ import pandas as pd
 import wandb
 
 from retrograde.figures.comparison import Comparison, NothingToDraw, comparisons
-from retrograde.figures.question import Question, asked, compared, failure, script
+from retrograde.figures.question import Question, asked, compared, failure, imported
 from retrograde.record.folder import NOT_PART_OF_THE_RESULT
 from retrograde.record.keys import Key, metric_keys, reading_keys
 from retrograde.record.metadata import shown
@@ -466,7 +466,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     try:
         store = FolderStore(options.source)
-        found, left_out = studies(store, script(HERE / "report.py").questions())
+        found, left_out = studies(store, imported(HERE / "report.py").questions())
         for run, why in sorted((left_out | store.unreadable).items()):
             print(f"left out: {run}: {why}", file=sys.stderr)
         if not found:

@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from retrograde.figures.comparison import STUDY, Comparison, NothingToDraw, comparisons, listed, outcome, records
-from retrograde.figures.question import Answer, Question, answer, asked, compared, failure, script
+from retrograde.figures.question import Answer, Question, answer, asked, compared, failure, imported
 from retrograde.record.metadata import number_of
 from retrograde.record.sources import opened
 from retrograde.record.store import FolderStore
@@ -182,7 +182,7 @@ def one_study(store: FolderStore, whole: Comparison, drawing: Path, found: dict[
     study = whole.study
     try:
         stem = script_of(study)
-        given = answers(store, study, stem, script(HERE / f"{stem}.py"), drawing)
+        given = answers(store, study, stem, imported(HERE / f"{stem}.py"), drawing)
         text = section(study, given)
     except ValueError as reason:
         print(f"not drawn: {study}: {reason}", file=sys.stderr)

@@ -30,7 +30,7 @@ from retrograde.figures import alerts, overview, summary, theme
 from retrograde.figures.asking import Outcome, ask
 from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, comparisons, exceptions, listed, records
 from retrograde.figures.provenance import card_in_words, lag_quantiles, number, trivial_rule
-from retrograde.figures.question import Answer, Question, asked, compared, parser, script, target
+from retrograde.figures.question import Answer, Question, asked, compared, imported, parser, target
 from retrograde.figures.save import without_headline, write_csv, write_numbers
 from retrograde.figures.statistics import in_percent, solve_rate
 from retrograde.record.sources import opened
@@ -118,7 +118,7 @@ def questions(folder: Path = HERE) -> dict[str, Question]:
     for path in sorted(folder.glob("*.py")):
         defined = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
         if defined >= INTERFACE:
-            found[path.stem] = cast(Question, script(path))
+            found[path.stem] = cast(Question, imported(path))
     return found
 
 
@@ -130,8 +130,8 @@ def heads(questions: Mapping[str, Question]) -> dict[str, Head]:
         texts[path.stem] = "\n".join(line[2:] for line in lines if line.startswith("# "))
     found = {}
     for stem in sorted({*texts, *questions}):
-        docstring = questions[stem].__doc__ if stem in questions else ""
-        said = {entry: asked(docstring, entry) or asked(texts.get(stem), entry) for entry in ("Question", "Expect")}
+        script = questions[stem].__doc__ if stem in questions else ""
+        said = {entry: asked(script, entry) or asked(texts.get(stem), entry) for entry in ("Question", "Expect")}
         command, _, cost = asked(texts.get(stem), "Run").partition(" (")
         found[stem] = Head(said["Question"], said["Expect"], command, cost.removesuffix(")"))
     return found

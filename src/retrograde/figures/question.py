@@ -55,7 +55,7 @@ class Question(Protocol):
         ...
 
 
-def script(path: Path) -> ModuleType:
+def imported(path: Path) -> ModuleType:
     """A script as a module, wherever the process was started."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None  # it is a file of Python
