@@ -164,7 +164,7 @@ def test_an_axis_says_of_logarithms_that_they_are(dashboard, specification, outp
         panel["config"] for panel in panels(specification)
         if panel["viewType"] == "Run History Line Plot" and any("/lag_" in key for key in keys_of(panel))
     ]  # fmt: skip
-    assert curves and {config["yAxisTitle"] for config in curves} == {"log10 share"}
+    assert curves and {config["yAxisTitle"] for config in curves} == {"log10 share", "log10 loss per state"}
     assert not any(config.get("yLogScale") for config in curves)
 
 
@@ -280,7 +280,10 @@ def test_a_question_that_fails_costs_the_others_nothing(dashboard, tmp_path: Pat
     scripts = dashboard.imported(dashboard.HERE / "report.py").questions()
     monkeypatch.setattr(scripts["reach"], "load", broken)
     (study,), _ = dashboard.studies(FolderStore(tmp_path / "outputs"), scripts)
-    assert [one.question for one in study.asked] == ["which models solve the task, and after how many steps?"]
+    assert [one.question for one in study.asked] == [
+        "do those runs solve their task whose gradient reaches as far back as the task asks for?",
+        "which models solve the task, and after how many steps?",
+    ]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("no finding: reach for demo, adding: KeyError: 'curves' (test_dashboard.py, line ")
 

@@ -175,7 +175,7 @@ def test_summary_says_who_solved_beside_the_trivial_rule(page):
 
 def test_figures_are_named_by_their_findings(page):
     named = re.findall(r'<svg role="img" aria-label="([^"]+)"', page)
-    assert len(named) == 3
+    assert len(named) == 4
     assert any(name.startswith("After training the gradient reaches 7 lags back") for name in named)
 
 
