@@ -7,7 +7,8 @@
 
 A study's figure is drawn by the script that its configuration names under ``Figure:``, as a report draws it. Sections
 of studies that none of the sources holds stay as they are; so does one whose figure cannot be drawn, and it is named
-with the reason. The exit code is 1 where nothing is drawn. The same runs give the same bytes.
+with the reason, and so are runs that are left out. The exit code is 1 where nothing is drawn. The same runs give the
+same bytes.
 """
 
 import argparse
@@ -169,12 +170,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for source in options.sources:
         try:
             with opened(source) as store, tempfile.TemporaryDirectory() as temporary:
-                for whole in comparisons(store, STUDY)[0]:
+                wholes, left_out = comparisons(store, STUDY)
+                for whole in wholes:
                     drawn += one_study(store, whole, Path(temporary), found, options.to)
+                for run, why in (left_out | store.unreadable).items():
+                    print(f"left out: {run}: {why.replace(f'{store.root.resolve()}/', '')}", file=sys.stderr)
         except (OSError, ValueError) as error:
             print(error, file=sys.stderr)
+    if not drawn:
+        return 1
     print(write(found, options.to))
-    return 0 if drawn else 1
+    return 0
 
 
 def one_study(store: FolderStore, whole: Comparison, drawing: Path, found: dict[str, str], to: Path) -> int:

@@ -210,11 +210,15 @@ def _draw_spectra(axes: Axes, exponents: pd.DataFrame, colour: str, dash: object
     for marked, at in ((nothing, np.full(len(nothing), floor)), (bound, bound["value"])):
         if len(marked):
             axes.plot(marked["rank"], at, "v", color=colour, markersize=2.5, mew=0, alpha=0.6, clip_on=False)
-    wide = drawn.pivot_table(index="rank", columns="run", values="finite", aggfunc="mean", observed=True, dropna=False)
+    # what is -inf in one run lies below the others, and counts
+    means = drawn.groupby(["rank", "run"], observed=True)["value"].agg(lambda values: values.mean(skipna=False))
+    wide = means.unstack()
     over_seeds = interval(wide.to_numpy().T)
-    axes.plot(wide.index, over_seeds.median, color=colour, linewidth=1.8, ls=dash)
+    middle = np.where(np.isfinite(over_seeds.median), over_seeds.median, np.nan)
+    axes.plot(wide.index, middle, color=colour, linewidth=1.8, ls=dash)
     if wide.shape[1] > 1:
-        axes.fill_between(wide.index, over_seeds.low, over_seeds.high, color=colour, alpha=0.12, linewidth=0)
+        low, high = (np.maximum(end, floor) for end in (over_seeds.low, over_seeds.high))
+        axes.fill_between(wide.index, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
 def oddities(exponents: pd.DataFrame) -> str:

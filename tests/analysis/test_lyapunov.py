@@ -129,6 +129,17 @@ def test_what_is_not_known_is_marked_and_counted(script, tmp_path: Path):
     np.testing.assert_allclose(np.concatenate(marks), [5 / 6, 5 / 6, 0.5])  # before bound, after nothing, after bound
 
 
+def test_nothing_left_in_one_run_is_below_the_others_and_in_most_of_them_no_line(script, tmp_path: Path):
+    """The median of -∞, -1 and -2 is -2; of -∞, -∞ and -1 it is -∞."""
+    after = ((-0.1, -math.inf, -math.inf), (-0.1, -1.0, -math.inf), (-0.1, -2.0, -1.0))
+    fakes = [run("lru", seed, before=(-0.5,) * 3, after=values) for seed, values in enumerate(after)]
+    axes = script("lyapunov").draw(load(script, tmp_path, *fakes)).axes[1]
+    line = [line for line in axes.lines if line.get_linewidth() == 1.8][1]
+    np.testing.assert_array_equal(line.get_ydata(), [-0.1, -2.0, np.nan])
+    band = axes.collections[-1].get_paths()[0].vertices
+    assert np.isfinite(band).all() and band[:, 1].min() == pytest.approx(axes.get_ylim()[0])
+
+
 def test_a_decoder_has_no_asymptotic_spectrum_and_the_panel_says_why(script, tmp_path: Path):
     decoder = run("seq2seq", layers=("encoder0.forward", "decoder0.forward"))
     tables = dict(load(script, tmp_path, decoder))
