@@ -126,9 +126,10 @@ def _growing(numbers: pd.DataFrame, models: Sequence[str], when: str) -> str:
 
 
 def _nearer(numbers: pd.DataFrame) -> str:
-    """Whether training brings the largest exponent nearer to 0, as expected; one that is not told apart is near."""
+    """Whether training brings the largest exponent nearer to 0, as expected, in runs where it was not there before."""
     table = numbers.dropna(subset=[LARGEST.format(when) for when in (BEFORE, AFTER)])
     before, after = (table[LARGEST.format(when)].abs() for when in (BEFORE, AFTER))
+    table = table[(before > NEUTRAL) | (after > NEUTRAL)]
     nearer = table.assign(nearer=(after < before) | (after <= NEUTRAL)).groupby("model", observed=True)["nearer"]
     counts = {model: (int(nearer.sum()[model]), int(nearer.count()[model])) for model in theme.present(table["model"])}
     kinds = {

@@ -76,6 +76,11 @@ def test_none_above_0_and_no_number_are_said(script, tmp_path: Path):
     script("lyapunov").draw(tables)
 
 
+def test_what_was_at_0_before_training_is_not_brought_there(script, tmp_path: Path):
+    kept = run("linear_attention", before=(0.0, -1.0), after=(0.0, -1.0))
+    assert script("lyapunov").finding(load(script, tmp_path, kept)).endswith("linear_attention with its one seed")
+
+
 def test_where_nothing_is_known_nothing_is_claimed(script, tmp_path: Path):
     nothing = (math.nan, math.nan)
     assert script("lyapunov").finding(load(script, tmp_path, run("irnn", before=nothing, after=nothing))) == (
