@@ -2,6 +2,7 @@
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.figure import Figure
 
 from retrograde.figures import theme
 
@@ -50,3 +51,10 @@ def test_four_panels_stand_two_by_two_and_share_their_axes():
     assert [panel.get_subplotspec().rowspan.start for panel in panels] == [0, 0, 1, 1]
     panels[0].set_xlim(3, 5)
     assert panels[3].get_xlim() == (3, 5)
+
+
+def test_a_name_with_dollars_is_drawn_as_it_stands_and_a_power_is_one() -> None:
+    figure = Figure()
+    texts = [figure.text(0, 0, words) for words in ("a_$1$", "$10^{-3}$", "$\\frac$", "plain", "$-10^{2}$")]
+    theme.spell_out(figure)
+    assert [text.get_parse_math() for text in texts] == [False, True, False, True, True]
