@@ -9,23 +9,27 @@ Data:      readings attention/map (the stored samples' first) and attention/entr
 """
 
 import sys
-from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, Tables, ends
-from retrograde.figures.maps import drawn, labels_of, on_marked, readable, shown
+from retrograde.figures.maps import (
+    FEW,
+    ON_MARKED,
+    at_most,
+    drawn,
+    labels_of,
+    most_in_words,
+    on_marked,
+    readable,
+    shown,
+    span,
+)
 from retrograde.figures.provenance import number
 
 PER_HEAD = {"entropy_share": "entropy (share of even)", "distance": "distance (positions)", "confidence": "confidence"}
-
-ON_MARKED = "weight on marked inputs"
-
-FEW = 3
-"""Models up to which each is told apart in words."""
 
 
 def load(comparison: Comparison) -> Tables:
@@ -71,11 +75,11 @@ def finding(tables: Tables) -> str:
         of_model = numbers[numbers["model"] == model]
         if marked in of_model and of_model[marked].notna().any():
             best = of_model.sort_values(marked, na_position="first").iloc[-1]
-            looking.append(best)
-            before, after = (100 * best[f"{ON_MARKED}, {when}"] for when in (BEFORE, AFTER))
+            before = of_model.reindex(columns=[f"{ON_MARKED}, {BEFORE}"]).max().item()
+            looking.append((100 * before, 100 * best[marked]))
             parts.append(
-                f"{model}: after training head {best['head']} of layer {best['layer']} puts {after:.0f} % of the "
-                f"scored position's attention on the marked inputs, before it {before:.0f} %"
+                f"{model}: after training head {best['head']} of layer {best['layer']} puts {100 * best[marked]:.0f} % "
+                f"of the scored position's attention on the marked inputs{at_most([100 * before])}"
             )
         else:
             values = [number(round(value, 2)) for value in _entropies(of_model)]
@@ -83,13 +87,10 @@ def finding(tables: Tables) -> str:
     if len(parts) <= FEW:
         return "; ".join(parts)
     if looking:
-        before, after = (_range([100 * best[f"{ON_MARKED}, {when}"] for best in looking]) for when in (BEFORE, AFTER))
-        return (
-            f"After training the head that looks most at the marked inputs puts {after} % of the scored position's "
-            f"attention there, before it {before} %; of each of {len(looking)} models"
-        )
+        said = most_in_words(looking, "attention")
+        return f"{said[0].upper()}{said[1:]}"
     entropies = zip(*(_entropies(of_model) for _, of_model in numbers.groupby("model", observed=True)), strict=True)
-    spread = " → ".join(_range(of_end, 2) for of_end in entropies)
+    spread = " → ".join(span(of_end, 2) for of_end in entropies)
     return f"Over {len(parts)} models a head's median entropy is {spread} of an even spread's"
 
 
@@ -97,12 +98,6 @@ def _entropies(numbers: pd.DataFrame) -> list[float]:
     """The median over heads, before and after training, as far as there is either."""
     columns = [f"{PER_HEAD['entropy_share']}, {when}" for when in (BEFORE, AFTER)]
     return [float(numbers[column].median()) for column in columns if column in numbers]
-
-
-def _range(values: Sequence[float], digits: int = 0) -> str:
-    """From the least to the most."""
-    low, high = (number(round(float(end), digits)) for end in (np.nanmin(values), np.nanmax(values)))
-    return low if low == high else f"{low} to {high}"
 
 
 @theme.applied()

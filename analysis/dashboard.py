@@ -22,14 +22,13 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import wandb
 
 from retrograde.figures.comparison import Comparison, NothingToDraw, comparisons
-from retrograde.figures.question import Question, asked, compared, failure
+from retrograde.figures.question import Question, asked, compared, failure, imported
 from retrograde.record.folder import NOT_PART_OF_THE_RESULT
 from retrograde.record.keys import Key, metric_keys, reading_keys
 from retrograde.record.metadata import shown
@@ -467,7 +466,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     try:
         store = FolderStore(options.source)
-        found, left_out = studies(store, _neighbour("report").questions())
+        found, left_out = studies(store, imported(HERE / "report.py").questions())
         for run, why in sorted((left_out | store.unreadable).items()):
             print(f"left out: {run}: {why}", file=sys.stderr)
         if not found:
@@ -483,16 +482,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-def _neighbour(stem: str) -> ModuleType:
-    """A script beside this one, wherever this one was started."""
-    spec = importlib.util.spec_from_file_location(stem, HERE / f"{stem}.py")
-    assert spec is not None and spec.loader is not None  # it lies there
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[stem] = module  # where its dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
 
 
 def _parser() -> argparse.ArgumentParser:

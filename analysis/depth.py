@@ -70,8 +70,8 @@ def load(comparison: Comparison) -> Tables:
     readings = comparison.readings("state_gradient/total")
     readings = readings[readings["run"].isin(list(runs["run"])) & (readings["component"] == "residual")]
     curves = _over_depth(ends(readings[readings["statistic"] == "mean"]))
-    if curves.empty or curves["below"].max() < 2:
-        raise NothingToDraw("no run holds state_gradient/total of a residual stream with two layers or more")
+    if curves.empty or curves["below"].max() < 2 or not (curves["when"] == BEFORE).any():
+        raise NothingToDraw("no run holds state_gradient/total at step 0 of a residual stream of two layers or more")
     runs = runs[runs["run"].isin(list(curves["run"]))]
     settings = runs[["run", "model", "seed"]].assign(
         place=[theme.family(str(model)) for model in runs["model"]],

@@ -7,23 +7,22 @@
 
 A study's figure is drawn by the script that its configuration names under ``Figure:``, as a report draws it. Sections
 of studies that none of the sources holds stay as they are; so does one whose figure cannot be drawn, and it is named
-with the reason. The exit code is 1 where nothing is drawn. The same runs give the same bytes.
+with the reason, and so are runs that are left out. The exit code is 1 where nothing is drawn. The same runs give the
+same bytes.
 """
 
 import argparse
 import html
-import importlib.util
 import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 from PIL import Image
 
 from retrograde.figures.comparison import STUDY, Comparison, NothingToDraw, comparisons, listed, outcome, records
-from retrograde.figures.question import Answer, Question, answer, asked, compared, failure
+from retrograde.figures.question import Answer, Question, answer, asked, compared, failure, imported
 from retrograde.record.metadata import number_of
 from retrograde.record.sources import opened
 from retrograde.record.store import FolderStore
@@ -171,12 +170,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for source in options.sources:
         try:
             with opened(source) as store, tempfile.TemporaryDirectory() as temporary:
-                for whole in comparisons(store, STUDY)[0]:
+                wholes, left_out = comparisons(store, STUDY)
+                for whole in wholes:
                     drawn += one_study(store, whole, Path(temporary), found, options.to)
+                for run, why in (left_out | store.unreadable).items():
+                    print(f"left out: {run}: {why.replace(f'{store.root.resolve()}/', '')}", file=sys.stderr)
         except (OSError, ValueError) as error:
             print(error, file=sys.stderr)
+    if not drawn:
+        return 1
     print(write(found, options.to))
-    return 0 if drawn else 1
+    return 0
 
 
 def one_study(store: FolderStore, whole: Comparison, drawing: Path, found: dict[str, str], to: Path) -> int:
@@ -184,7 +188,7 @@ def one_study(store: FolderStore, whole: Comparison, drawing: Path, found: dict[
     study = whole.study
     try:
         stem = script_of(study)
-        given = answers(store, study, stem, _script(stem), drawing)
+        given = answers(store, study, stem, imported(HERE / f"{stem}.py"), drawing)
         text = section(study, given)
     except ValueError as reason:
         print(f"not drawn: {study}: {reason}", file=sys.stderr)
@@ -198,15 +202,6 @@ def one_study(store: FolderStore, whole: Comparison, drawing: Path, found: dict[
     found[study] = text
     print(f"{study}: {'; '.join(one.finding for _, one in given)}.")
     return 1
-
-
-def _script(stem: str) -> ModuleType:
-    """A script beside this one."""
-    spec = importlib.util.spec_from_file_location(stem, HERE / f"{stem}.py")
-    assert spec is not None and spec.loader is not None  # a file of the checkout
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

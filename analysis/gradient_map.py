@@ -7,26 +7,23 @@ Data:      readings state_gradient/total of all snapshots: the mean over samples
            of the encoder where there is one.
 
     python analysis/gradient_map.py outputs/demo
-    python analysis/gradient_map.py outputs/demo --animate flow.gif     a frame a snapshot; flow.mp4 by ffmpeg
+
+As an animation: analysis/gradient_film.py.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.animation import FFMpegWriter, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.markers import TICKLEFT
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
@@ -38,15 +35,14 @@ from retrograde.figures.comparison import (
     NothingToDraw,
     NotRecorded,
     Tables,
-    comparisons,
     listed,
     outcome,
     records,
 )
+from retrograde.figures.maps import spread
 from retrograde.figures.provenance import number, seeds_each
 from retrograde.figures.statistics import in_percent, solve_rate
 from retrograde.record.metadata import number_of
-from retrograde.record.sources import opened
 from retrograde.record.tables import LOWEST
 
 LAYERS = (LOWEST, "encoder0.")
@@ -96,10 +92,8 @@ def load(comparison: Comparison) -> Tables:
         raise NothingToDraw("no run holds state_gradient/total of its lowest layer at two snapshots or more")
     if table["time"].nunique() < 2:
         raise NothingToDraw("there is one time only: a map takes two")
-    table = table[table["time"].isin(spread(sorted(table["time"].unique()), MOST_TIMES))]
-    table = table[table["step"].isin(spread(sorted(table["step"].unique()), MOST_STEPS))]
     maps = _largest(table).astype({"model": comparison.runs["model"].dtype})
-    return {"maps": maps, "left_out": left_out.reset_index(drop=True), NUMBERS: _numbers(maps, runs)}
+    return {"maps": thinned(maps), "left_out": left_out.reset_index(drop=True), NUMBERS: _numbers(maps, runs)}
 
 
 def chosen(runs: pd.DataFrame) -> pd.DataFrame:
@@ -116,15 +110,12 @@ def chosen(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["model"].isin(models)].groupby("model", observed=True).head(seeds)
 
 
-def spread(values: Sequence[Any], most: int) -> list[Any]:
-    """At most so many of the values, evenly spread, the first and the last among them.
-
-    >>> spread([0, 1, 2, 3, 4, 5], 3)
-    [0, 2, 5]
-    """
-    if len(values) <= most:
-        return list(values)
-    return [values[place] for place in np.linspace(0, len(values) - 1, most).round().astype(int)]
+def thinned(maps: pd.DataFrame) -> pd.DataFrame:
+    """As many times, and of each run as many of its snapshots, as can be told apart."""
+    maps = maps[maps["time"].isin(spread(sorted(maps["time"].unique()), MOST_TIMES))]
+    of_runs = maps.groupby("run")["step"].unique()
+    kept = [(run, step) for run, steps in of_runs.items() for step in spread(sorted(steps), MOST_STEPS)]
+    return maps.merge(pd.DataFrame(kept, columns=["run", "step"]), on=["run", "step"])
 
 
 def _largest(table: pd.DataFrame) -> pd.DataFrame:
@@ -148,6 +139,7 @@ def _numbers(maps: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         of_run = of_runs.get(run["run"])
         ratio = pd.Series(dtype=float) if of_run is None else arriving(of_run)
         row |= {"snapshots": len(ratio), "last snapshot": ratio.index.max() if len(ratio) else np.nan}
+        row |= {"times": 0 if of_run is None else of_run["time"].nunique()}
         row |= {FIRST: ratio.iloc[0], LAST: ratio.iloc[-1]} if len(ratio) else {FIRST: np.nan, LAST: np.nan}
         rows.append({**row, ARRIVES: arrives(ratio), "run": run["run"]})
     return pd.DataFrame(rows).astype({"model": maps["model"].dtype, "test score": float})
@@ -381,7 +373,8 @@ def caption(tables: Tables) -> str:
         "embedded input, for an encoder-decoder its encoder. Of several components, such as an LSTM's hidden and "
         "cell, or directions, the largest counts, cell by cell.",
         f"Each row of cells is a snapshot at its true step ({_spacing(maps)}; small ticks) and reaches halfway to the "
-        "next; nothing is smoothed. Blank is what was not recorded, such as after a run's end.",
+        f"next; nothing is smoothed.{_thinned(maps, numbers)} Blank is what was not recorded, such as after a run's "
+        "end.",
         *_beyond(finite),
         f"{seeds_each(sizes)} per model, each a map.",
     ]
@@ -401,6 +394,14 @@ def caption(tables: Tables) -> str:
     return " ".join(parts)
 
 
+def _thinned(maps: pd.DataFrame, numbers: pd.DataFrame) -> str:
+    """How many times and snapshots are drawn, where these are not all, as a sentence."""
+    times, steps = (int(maps.groupby("run")[dim].nunique().max()) for dim in ("time", "step"))
+    counts = ((times, "times", numbers["times"].max()), (steps, "snapshots of a run", numbers["snapshots"].max()))
+    said = [f"{drawn} of {number(of)} {what}" for drawn, what, of in counts if drawn < of]
+    return f" Drawn are {listed(said)}, evenly spread; the finding is of all." if said else ""
+
+
 def _spacing(maps: pd.DataFrame) -> str:
     steps = np.unique(maps["step"])
     if is_logarithmic(maps["step"]):
@@ -418,139 +419,5 @@ def _beyond(finite: np.ndarray) -> list[str]:
     return [f"{listed(said)} and have the colour of that end."] if said else []
 
 
-PER_SECOND = 2
-"""Frames of an animation."""
-
-MAKERS: dict[str, type[PillowWriter] | type[FFMpegWriter]] = {".gif": PillowWriter, ".mp4": FFMpegWriter}
-"""What writes an animation, by the ending of its file."""
-
-
-def animate(tables: Tables, scores: pd.DataFrame, path: Path) -> int:
-    """Writes the gradient over time, a frame for each step at which any run was recorded; how many comes back.
-
-    ``scores`` is run, step, value: of the validation, of which a frame names the latest one.
-    """
-    maps, steps = tables["maps"], np.unique(tables["maps"]["step"]).tolist()
-    finite = maps.loc[maps["status"] == "finite", "value"].to_numpy()
-    low, high = scale(finite) if len(finite) else (-1.0, 0.0)
-    models, looks = theme.present(maps["model"]), theme.looks(maps["model"])
-    writer = MAKERS[path.suffix](fps=PER_SECOND)
-    with theme.applied():
-        figure, panels = theme.panels(len(models), 2.2)
-        panels[0].set_xlim(maps["time"].min() - 0.5, maps["time"].max() + 0.5)
-        panels[0].set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
-        panels[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        panels[0].yaxis.set_major_locator(MaxNLocator(6, integer=True))
-        panels[0].yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
-        theme.label(panels, "time (position)", "‖dL/dz‖ (loss per state)")
-        figure.legend(handles=_lines_legend(), loc="outside lower center", ncols=4, frameon=False, handlelength=2.4)
-        theme.headline(figure, f"step {number(steps[-1])}: the gradient over time")
-        for model, axes in zip(models, panels, strict=True):
-            axes.set_title(model, fontweight="bold", color=looks[model].colour)
-            axes.set_title(" ", loc="right")
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # or the panels would move from frame to frame
-        with writer.saving(figure, str(path), dpi=140):
-            for step in steps:
-                shown = at_step(maps, step)
-                theme.headline(figure, f"step {number(step)}: the gradient over time")
-                for model, axes in zip(models, panels, strict=True):
-                    of_model = shown[shown["model"] == model]
-                    _draw_lines(axes, of_model, looks[model].colour, (low, high))
-                    axes.set_title(_score(scores, of_model, step), loc="right")
-                writer.grab_frame()
-    return len(steps)
-
-
-def at_step(maps: pd.DataFrame, step: int) -> pd.DataFrame:
-    """Of each run the latest snapshot up to a step; ``ended`` is whether it was its last one, before that step."""
-    upto = maps[maps["step"] <= step]
-    latest = upto[upto["step"] == upto.groupby("run")["step"].transform("max")]
-    last = latest["run"].map(maps.groupby("run")["step"].max())
-    return latest.assign(ended=(last < step).to_numpy()).reset_index(drop=True)
-
-
-def _draw_lines(axes: Axes, of_model: pd.DataFrame, colour: str, ends: tuple[float, float]) -> None:
-    """Every seed as a line, in place of those of the frame before; marks at the edges for what lies beyond them."""
-    for line in list(axes.lines):
-        line.remove()
-    low, high = ends
-    for _, of_run in of_model.groupby("run", sort=True):
-        is_number, value = of_run["status"] == "finite", of_run["value"]
-        inside = value.where(is_number & value.between(low, high))
-        dash = (0, (3, 1.5)) if of_run["ended"].any() else "-"
-        axes.plot(of_run["time"], inside, color=colour, linewidth=1.1, alpha=0.8, ls=dash, marker=".", markersize=2)
-        below = of_run.loc[(is_number & (value < low)) | of_run["status"].isin(["zero", "censored"]), "time"]
-        above = of_run.loc[(is_number & (value > high)) | (of_run["status"] == "inf"), "time"]
-        for times, edge, mark in ((below, low, "v"), (above, high, "^")):
-            axes.plot(times, np.full(len(times), edge), mark, color=colour, markersize=3, clip_on=False)
-        unknown = of_run.loc[of_run["status"] == "nan", "time"]
-        axes.plot(unknown, np.full(len(unknown), high), "x", color=theme.INK, markersize=3, clip_on=False)
-
-
-def _lines_legend() -> list[Line2D]:
-    return [
-        Line2D([], [], color=theme.INK, lw=1.1, label="a seed"),
-        Line2D([], [], color=theme.INK, lw=1.1, ls=(0, (3, 1.5)), label="one that has ended: its last snapshot"),
-        Line2D([], [], color=theme.INK, lw=0, marker="v", ms=3, label="zero, lost, infinite or beyond the axis"),
-        Line2D([], [], color=theme.INK, lw=0, marker="x", ms=3, label="no number"),
-    ]
-
-
-def _score(scores: pd.DataFrame, of_model: pd.DataFrame, step: int) -> str:
-    """The seeds' latest validation scores up to a step: their median, in words."""
-    known = scores[scores["run"].isin(of_model["run"]) & (scores["step"] <= step)]
-    if known.empty:
-        return "not yet validated"
-    latest = known.sort_values("step").groupby("run")["value"].last()
-    middle = f"{latest.median():.2f}".replace("-", "−")
-    return f"validation score {middle}{' (median)' * (len(latest) > 1)}"
-
-
-def animated(source: str, path: Path) -> int:
-    """The command with ``--animate``: a file for each comparison; exit code 1 where there is none."""
-    drawn = 0
-    try:
-        if path.suffix not in MAKERS:
-            raise ValueError(f"'{path}' does not say what is to be written: an animation ends in {' or '.join(MAKERS)}")
-        if not MAKERS[path.suffix].isAvailable():
-            raise ValueError(f"'{path}' needs the program ffmpeg, which is not found; a .gif needs no other program")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with opened(source) as store:
-            found, left_out = comparisons(store)
-            for comparison in found:
-                target = path if len(found) == 1 else path.with_stem(f"{path.stem}-{comparison.stem}")
-                try:
-                    tables = load(comparison)
-                except NothingToDraw as reason:
-                    print(f"nothing to draw for {comparison.study}, {comparison.task}: {reason}", file=sys.stderr)
-                    continue
-                metrics = replace(comparison, runs=chosen(comparison.runs)).metrics()
-                is_score = (metrics["split"] == "validation") & (metrics["quantity"] == "score")
-                frames = animate(tables, metrics.loc[is_score, ["run", "step", "value"]], target)
-                print(f"{target}: {number_of(frames, 'frame')}")
-                drawn += 1
-            for run, why in (left_out | store.unreadable).items():
-                print(f"left out: {run}: {why}", file=sys.stderr)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-    return 0 if drawn else 1
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command of a question, or its animation."""
-    options = parser().parse_args(arguments)
-    if options.animate is not None:
-        return animated(options.source, options.animate)
-    return question.main(sys.modules[__name__], arguments)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The arguments that every script has, and one more."""
-    made = question.parser(question.asked(__doc__))
-    made.add_argument("--animate", type=Path, metavar="FILE", help="write a .gif or .mp4, a frame a snapshot, instead")
-    return made
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(question.main(sys.modules[__name__]))

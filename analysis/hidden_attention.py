@@ -18,14 +18,33 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, NotRecorded, Tables, ends, listed
-from retrograde.figures.maps import drawn, labels_of, on_marked, readable, shown
-from retrograde.figures.provenance import number, seeds_each
-from retrograde.figures.statistics import interval, interval_in_words
+from retrograde.figures.comparison import (
+    AFTER,
+    BEFORE,
+    NUMBERS,
+    Comparison,
+    NotRecorded,
+    Tables,
+    at_ends,
+    ends,
+    listed,
+    listed_in_short,
+)
+from retrograde.figures.maps import (
+    FEW,
+    ON_MARKED,
+    at_most,
+    drawn,
+    labels_of,
+    most_in_words,
+    on_marked,
+    readable,
+    shown,
+)
+from retrograde.figures.provenance import models_in_words, number, seeds_each
+from retrograde.figures.statistics import interval_in_words
 
 PER_HEAD = {"distance": "distance (positions)", "entropy": "entropy (nats)"}
-
-ON_MARKED = "weight on marked inputs"
 
 HEADS = "heads"
 CHANNELS, SINGLE = "mean over channels", "one by one"
@@ -82,35 +101,37 @@ def finding(tables: Tables) -> str:
     numbers = tables[NUMBERS]
     models = theme.present(numbers["model"])
     sizes = [int(size) for size in sorted(set(numbers.groupby("model", observed=True)["run"].nunique()))]
-    said = [_distance(numbers[numbers["model"] == model], model) for model in models]
-    parts = [f"A head looks so many positions away, before → after training, {seeds_each(sizes)}: {', '.join(said)}"]
+    column = f"{PER_HEAD['distance']}, {{}}"
+    whens = at_ends(numbers, column)
+    names = [column.format(when) for when in whens]
+    per_run = numbers.reindex(columns=["model", "run", *names]).groupby(["model", "run"], observed=True).mean()
+    said = models_in_words(per_run.reset_index(), names, _short)
+    parts = [f"A head looks so many positions away, {' → '.join(whens)} training, {seeds_each(sizes)}: {said}"]
     weights = {model: _most_marked(numbers[numbers["model"] == model]) for model in models}
     found = {model: weight for model, weight in weights.items() if weight is not None}
-    if not found:
-        return parts[0]
-    parts += [f"{model}: {words}" for model, (words, _) in found.items()]
+    if len(found) > FEW:
+        parts.append(most_in_words([shares for _, shares in found.values()], "weight"))
+    else:
+        parts += [f"{model}: {words}" for model, (words, _) in found.items()]
     kinds = {
-        "as expected more than before training in": [model for model, (_, more) in found.items() if more],
-        "against expectation no more in": [model for model, (_, more) in found.items() if not more],
+        "as expected more than before training in": [
+            model for model, (_, (most, best)) in found.items() if best > most
+        ],
+        "against expectation no more in": [model for model, (_, (most, best)) in found.items() if best <= most],
     }
-    parts.append(", ".join(f"{kind} {listed(names)}" for kind, names in kinds.items() if names))
-    return "; ".join(parts)
+    told = ", ".join(f"{kind} {listed_in_short(names)}" for kind, names in kinds.items() if names)
+    return "; ".join([*parts, told] if told else parts)
 
 
-def _distance(numbers: pd.DataFrame, model: str) -> str:
-    """The mean over a run's heads: median over seeds, with the interval of what comes last."""
-    columns = [f"{PER_HEAD['distance']}, {when}" for when in (BEFORE, AFTER)]
-    per_run = numbers.groupby("run")[[column for column in columns if column in numbers]].mean()
-    over_seeds = [interval(per_run[column].dropna().to_numpy()) for column in per_run if per_run[column].notna().any()]
-    if not over_seeds:
-        return f"{model} unknown"
-    low, high = (number(round(float(end), 1)) for end in (over_seeds[-1].low, over_seeds[-1].high))
-    spread = f" ({low} to {high})" if len(per_run) > 1 else ""
-    return f"{model} {' → '.join(number(round(float(one.median), 1)) for one in over_seeds)}{spread}"
+def _short(value: float) -> str:
+    return number(round(value, 1))
 
 
-def _most_marked(numbers: pd.DataFrame) -> tuple[str, bool] | None:
-    """Which head looks most at the marked inputs after training, and whether more than any did before it."""
+def _most_marked(numbers: pd.DataFrame) -> tuple[str, tuple[float, float]] | None:
+    """Which head looks most at the marked inputs after training; what any did before it at most, and what it does.
+
+    Both in percent; NaN where none was read before.
+    """
     before, after = (f"{ON_MARKED}, {when}" for when in (BEFORE, AFTER))
     if after not in numbers or numbers[after].isna().all():
         return None
@@ -118,9 +139,10 @@ def _most_marked(numbers: pd.DataFrame) -> tuple[str, bool] | None:
     head = f"head {best['head']} of " if best[HEADS] == SINGLE else ""
     words = (
         f"{head}layer {best['layer']} puts {100 * best[after]:.0f} % of the scored position's weight on the marked "
-        f"inputs (seed {best['seed']}), before training at most {100 * numbers[before].max():.0f} %"
+        f"inputs (seed {best['seed']})"
     )
-    return words, bool(best[after] > numbers[before].max())
+    most = 100 * numbers.reindex(columns=[before]).max().item()
+    return words + at_most([most]), (most, 100 * best[after])
 
 
 @theme.applied()

@@ -2,7 +2,8 @@
 
 Question:  does a change of the state grow or fade, and along how many directions, before and after training?
 Expect:    before training every direction fades, the fastest forgotten within a few positions; training brings the
-           largest exponent nearer to 0, where a change is kept. Above 0 a model is chaotic.
+           largest exponent nearer to 0, where a change is kept. Above 0 a model whose state is bounded
+           is chaotic.
 Data:      readings lyapunov/finite, asymptotic and maximum of the first and the last snapshot.
 
     retrograde-probe outputs/demo/RUN lyapunov
@@ -28,16 +29,21 @@ from retrograde.figures.comparison import (
     Comparison,
     NotRecorded,
     Tables,
+    at_ends,
     ends,
     listed,
+    listed_in_short,
 )
-from retrograde.figures.provenance import number, seeds_each, seeds_in_words
+from retrograde.figures.provenance import models_in_words, number, seeds_each, seeds_in_words
 from retrograde.figures.statistics import interval, interval_in_words
 
 FINITE, ASYMPTOTIC = "finite", "asymptotic"
 """Over one sample, and over many times: as the probe calls them."""
 
 TITLES = {FINITE: "finite time: over one sample", ASYMPTOTIC: "asymptotic: over many times"}
+
+LARGEST = f"largest {ASYMPTOTIC}, {{}}"
+"""The column that is told in words, by end of training."""
 
 NEUTRAL = 1e-3
 """Nats per time, to either side of 0: over 1,000 times, which the probe follows, such a change grows by less than e."""
@@ -81,42 +87,28 @@ def _numbers(exponents: pd.DataFrame) -> pd.DataFrame:
 
 
 def finding(tables: Tables) -> str:
-    """The largest exponents before and after training, which models are chaotic, and whether training kept more."""
+    """The largest exponents before and after training, which lie above 0, and whether training kept more."""
     numbers = tables[NUMBERS]
     models = theme.present(numbers["model"])
     sizes = [int(size) for size in sorted(set(numbers.groupby("model", observed=True)["run"].nunique()))]
-    said = ", ".join(_middle(numbers[numbers["model"] == model], model) for model in models)
-    last = AFTER if numbers[f"largest {ASYMPTOTIC}, {AFTER}"].notna().any() else BEFORE
-    at = f"{BEFORE} → {AFTER}" if last == AFTER else BEFORE
-    parts = [f"Largest asymptotic exponent {at} training, nats per time, {seeds_each(sizes)}: {said}"]
-    parts.append(_chaotic(numbers, models, last))
-    if last == AFTER:
-        parts.append(_nearer(numbers))
+    whens = at_ends(numbers, LARGEST)
+    said = models_in_words(numbers, [LARGEST.format(when) for when in whens], _short)
+    parts = [f"Largest asymptotic exponent {' → '.join(whens)} training, nats per time, {seeds_each(sizes)}: {said}"]
+    parts += [_growing(numbers, models, whens[-1]), _nearer(numbers)]
     return "; ".join(part for part in parts if part)
 
 
-def _middle(numbers: pd.DataFrame, model: str) -> str:
-    """Median over seeds before and after, with the interval of what comes last."""
-    values = [numbers[f"largest {ASYMPTOTIC}, {when}"].dropna().to_numpy(dtype=float) for when in (BEFORE, AFTER)]
-    over_seeds = [interval(of_when) for of_when in values if len(of_when)]
-    if not over_seeds:
-        return f"{model} no number"
-    last = over_seeds[-1]
-    spread = f" ({_short(last.low)} to {_short(last.high)})" if len(numbers) > 1 else ""
-    return f"{model} {' → '.join(_short(one.median) for one in over_seeds)}{spread}"
+def _short(value: float) -> str:
+    return number(float(f"{value:.2g}"))
 
 
-def _short(value: float | np.ndarray) -> str:
-    return number(float(f"{float(value):.2g}")).replace("-", "−")
-
-
-def _chaotic(numbers: pd.DataFrame, models: Sequence[str], when: str) -> str:
+def _growing(numbers: pd.DataFrame, models: Sequence[str], when: str) -> str:
     """Whose largest exponent lies above 0, and whose cannot be told from it."""
     above: list[str] = []
     neutral: list[str] = []
     unknown: list[str] = []
     for model in models:
-        values = numbers.loc[numbers["model"] == model, f"largest {ASYMPTOTIC}, {when}"]
+        values = numbers.loc[numbers["model"] == model, LARGEST.format(when)]
         for found, kind in (
             (values > NEUTRAL, above),
             (values.abs() <= NEUTRAL, neutral),
@@ -125,15 +117,19 @@ def _chaotic(numbers: pd.DataFrame, models: Sequence[str], when: str) -> str:
             if found.any():
                 every = "every seed" if len(values) > 1 else "its one seed"
                 kind.append(f"{model} with {every if found.all() else f'{int(found.sum())} of {len(values)} seeds'}")
-    said = f"chaotic {when} training, above 0: {listed(above)}" if above else f"none is chaotic {when} training"
-    said += f"; not told apart from 0: {listed(neutral)}" if neutral else ""
-    return said + (f"; unknown: {listed(unknown)}" if unknown else "")
+    if above:
+        said = [f"above 0 {when} training, chaos where the state is bounded: {listed_in_short(above)}"]
+    else:
+        said = [f"none is above 0 {when} training"] if numbers[LARGEST.format(when)].notna().any() else []
+    said += [f"not told apart from 0: {listed_in_short(neutral)}"] if neutral else []
+    return "; ".join([*said, f"unknown: {listed_in_short(unknown)}"] if unknown else said)
 
 
 def _nearer(numbers: pd.DataFrame) -> str:
-    """Whether training brings the largest exponent nearer to 0, as expected; one that is not told apart is near."""
-    table = numbers.dropna(subset=[f"largest {ASYMPTOTIC}, {when}" for when in (BEFORE, AFTER)])
-    before, after = (table[f"largest {ASYMPTOTIC}, {when}"].abs() for when in (BEFORE, AFTER))
+    """Whether training brings the largest exponent nearer to 0, as expected, in runs where it was not there before."""
+    table = numbers.dropna(subset=[LARGEST.format(when) for when in (BEFORE, AFTER)])
+    before, after = (table[LARGEST.format(when)].abs() for when in (BEFORE, AFTER))
+    table = table[(before > NEUTRAL) | (after > NEUTRAL)]
     nearer = table.assign(nearer=(after < before) | (after <= NEUTRAL)).groupby("model", observed=True)["nearer"]
     counts = {model: (int(nearer.sum()[model]), int(nearer.count()[model])) for model in theme.present(table["model"])}
     kinds = {
@@ -142,7 +138,7 @@ def _nearer(numbers: pd.DataFrame) -> str:
             f"{model} ({some} of {of})" for model, (some, of) in counts.items() if some < of
         ],
     }
-    said = [f"{kind} {listed(names)}" for kind, names in kinds.items() if names]
+    said = [f"{kind} {listed_in_short(names)}" for kind, names in kinds.items() if names]
     return f"training brings it nearer to 0 with every seed, {', '.join(said)}" if said else ""
 
 
@@ -215,11 +211,15 @@ def _draw_spectra(axes: Axes, exponents: pd.DataFrame, colour: str, dash: object
     for marked, at in ((nothing, np.full(len(nothing), floor)), (bound, bound["value"])):
         if len(marked):
             axes.plot(marked["rank"], at, "v", color=colour, markersize=2.5, mew=0, alpha=0.6, clip_on=False)
-    wide = drawn.pivot_table(index="rank", columns="run", values="finite", aggfunc="mean", observed=True, dropna=False)
+    # what is -inf in one run lies below the others, and counts
+    means = drawn.groupby(["rank", "run"], observed=True)["value"].agg(lambda values: values.mean(skipna=False))
+    wide = means.unstack()
     over_seeds = interval(wide.to_numpy().T)
-    axes.plot(wide.index, over_seeds.median, color=colour, linewidth=1.8, ls=dash)
+    middle = np.where(np.isfinite(over_seeds.median), over_seeds.median, np.nan)
+    axes.plot(wide.index, middle, color=colour, linewidth=1.8, ls=dash)
     if wide.shape[1] > 1:
-        axes.fill_between(wide.index, over_seeds.low, over_seeds.high, color=colour, alpha=0.12, linewidth=0)
+        low, high = (np.maximum(end, floor) for end in (over_seeds.low, over_seeds.high))
+        axes.fill_between(wide.index, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
 def oddities(exponents: pd.DataFrame) -> str:
@@ -250,15 +250,14 @@ def caption(tables: Tables) -> str:
     numbers = tables[NUMBERS]
     sizes = [int(size) for size in sorted(set(numbers.groupby("model", observed=True)["run"].nunique()))]
     brackets = listed(sorted({interval_in_words(size) for size in sizes if size > 1}))
-    last = AFTER if numbers[f"largest {ASYMPTOTIC}, {AFTER}"].notna().any() else BEFORE
-    spread = f" In the finding, medians over seeds; in brackets {brackets}, {last} training." if brackets else ""
+    spread = f" In the finding, medians over seeds; in brackets {brackets}, of the last." if brackets else ""
     return (
         "Lyapunov exponents of each recurrence over its full state, its inputs given, the largest first: along the "
         "i-th direction of n, drawn at (i − ½) / n, a change grows by e^λ at each time. Finite time: over one sample "
         "of the probe batch, from its initial state to its end, which is what a gradient across it meets. Asymptotic: "
         "over many times after others in which the directions settle, the samples' inputs one behind the other. Chaos "
-        f"is read off the asymptotic ones, above {number(NEUTRAL)}; nearer to 0 than that they are not told apart from "
-        "it. In a state without bounds, such as a linear recurrence's, an exponent above 0 is growth without chaos. "
+        f"is read off these, above {number(NEUTRAL)}; nearer to 0 than that they are not told apart from it. In a "
+        "state without bounds, such as a linear recurrence's, an exponent above 0 is growth without chaos. "
         f"The axis is linear within ±{number(LINEAR)}, logarithmic beyond. A triangle marks what is −∞, along which "
         f"nothing is left, and what is known to be no larger than drawn. {seeds_in_words(numbers)}{spread}"
     )

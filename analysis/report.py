@@ -15,7 +15,6 @@ named. The same runs give the same bytes.
 """
 
 import ast
-import importlib.util
 import re
 import sys
 import textwrap
@@ -34,7 +33,7 @@ from retrograde.figures import alerts, overview, summary, theme
 from retrograde.figures.asking import Outcome, ask
 from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, comparisons, exceptions, listed, records
 from retrograde.figures.provenance import card_in_words, lag_quantiles, number, trivial_rule
-from retrograde.figures.question import Answer, Question, asked, compared, parser, target
+from retrograde.figures.question import Answer, Question, asked, compared, imported, parser, target
 from retrograde.figures.save import without_headline, write_csv, write_numbers
 from retrograde.figures.statistics import in_percent, solve_rate
 from retrograde.record.sources import opened
@@ -140,11 +139,7 @@ def questions(folder: Path = HERE) -> dict[str, Question]:
     for path in sorted(folder.glob("*.py")):
         defined = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
         if defined >= INTERFACE:
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            assert spec is not None and spec.loader is not None  # a file that was just read
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            found[path.stem] = cast(Question, module)
+            found[path.stem] = cast(Question, imported(path))
     return found
 
 

@@ -80,9 +80,9 @@ def _across(readings: pd.DataFrame, when: str) -> pd.Series:
 
 def _maps(comparison: Comparison, numbers: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The probe batch's first sample as the first seed of each score sees it at the end, its own positions alone."""
-    first = numbers.dropna(subset=NEEDED).groupby("score", observed=True)["run"].first()
+    first = numbers.dropna(subset=[NEEDED, EVEN]).groupby("score", observed=True)["run"].first()
     if first.empty:
-        raise NothingToDraw("no run was probed at its end")
+        raise NothingToDraw("no run was probed both at step 0 and at its end")
     maps = ends(comparison.readings("attention/map"))
     maps = maps[maps["run"].isin(first) & (maps["sample"] == 0) & (maps["when"] == AFTER)]
     maps = maps[maps["layer"].astype(str).str.startswith("cross")]

@@ -23,8 +23,19 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, Tables, ends, listed, outcome, records
-from retrograde.figures.provenance import lag_quantiles, number, seeds_each, seeds_in_words
+from retrograde.figures.comparison import (
+    AFTER,
+    BEFORE,
+    NUMBERS,
+    Comparison,
+    Tables,
+    at_ends,
+    ends,
+    listed,
+    outcome,
+    records,
+)
+from retrograde.figures.provenance import lag_quantiles, models_in_words, number, seeds_each, seeds_in_words
 from retrograde.figures.statistics import interval, interval_in_words
 from retrograde.record.metadata import number_of
 
@@ -97,7 +108,7 @@ def _numbers(units: pd.DataFrame, runs: pd.DataFrame, card: Mapping[str, Any]) -
     rows = []
     for model, seed, run in units[["model", "seed", "run"]].drop_duplicates().itertuples(index=False):
         row: dict[str, object] = {"model": model, "seed": seed, "ended": ended[run]}
-        row["units"] = len(parts[run, BEFORE])
+        row["units"] = max(len(parts[run, when]) for when in (BEFORE, AFTER) if (run, when) in parts)
         row["task's lags, median"] = needed
         for when in (BEFORE, AFTER):
             values = parts.get((run, when), np.empty(0))
@@ -116,31 +127,20 @@ def finding(tables: Tables) -> str:
     needed = numbers["task's lags, median"].iloc[0]
     sizes = sorted(set(numbers.groupby("model", observed=True)["run"].nunique()))
     seeds = seeds_each([int(size) for size in sizes])
+    column, times = ("median, {} (positions)", 1) if np.isnan(needed) else ("longer, {}", 100)
+    whens = at_ends(numbers, column)
+    at = f"{' → '.join(whens)} training"
+    said = models_in_words(numbers, [column.format(when) for when in whens], lambda value: _short(times * value))
     if np.isnan(needed):
-        said = ", ".join(_middle(numbers, model, "median, {} (positions)") for model in theme.present(numbers["model"]))
-        return f"Median time constant of a unit before → after training, in positions, {seeds}: {said}"
-    said = ", ".join(_middle(numbers, model, "longer, {}", 100) for model in theme.present(numbers["model"]))
+        return f"Median time constant of a unit {at}, in positions, {seeds}: {said}"
     return (
-        f"Units that remember longer than the task's median lag, {number(needed)} positions, before → after training, "
-        f"in %, {seeds}: {said}; {_verdict(numbers)}"
+        f"Units that remember longer than the task's median lag, {number(needed)} positions, {at}, in %, {seeds}: "
+        f"{said}; {_verdict(numbers)}"
     )
 
 
-def _middle(numbers: pd.DataFrame, model: str, column: str, times: float = 1) -> str:
-    """Median over seeds before and after, with the interval of what comes last."""
-    of_model = numbers[numbers["model"] == model]
-    values = [times * of_model[column.format(when)].dropna().to_numpy(dtype=float) for when in (BEFORE, AFTER)]
-    over_seeds = [interval(of_when) for of_when in values if len(of_when)]
-    if not over_seeds:
-        return f"{model} unknown"
-    words = " → ".join(_short(one.median) for one in over_seeds)
-    last = over_seeds[-1]
-    spread = f" ({_short(last.low)} to {_short(last.high)})" if len(of_model) > 1 else ""
-    return f"{model} {words}{spread}"
-
-
-def _short(value: float | np.ndarray) -> str:
-    return number(float(f"{float(value):.2g}"))
+def _short(value: float) -> str:
+    return number(float(f"{value:.2g}"))
 
 
 def _verdict(numbers: pd.DataFrame) -> str:

@@ -125,13 +125,24 @@ def _clipped(clipping: str) -> str:
 
 @dataclass(frozen=True)
 class Move:
-    """What a network reaches with a trick, in words, and whether the intervals are apart that tell it from without."""
+    """How far a network goes without and with a trick, of lengths up to ``tried``.
+
+    ``told`` is whether the intervals are apart that tell the two from one another.
+    """
 
     trick: str
     member: str
     before: int
     after: int
+    tried: int
     told: str
+
+    @property
+    def doubt(self) -> str:
+        """Why it is not as expected, in words; empty where it is."""
+        if self.after > self.before:
+            return ""
+        return "the longest tried" if self.after == self.before == self.tried else "against expectation"
 
 
 def _moves(cells: pd.DataFrame, reached: dict[str, int], trick: str) -> list[Move]:
@@ -139,11 +150,13 @@ def _moves(cells: pd.DataFrame, reached: dict[str, int], trick: str) -> list[Mov
     base, members = TRICKS[trick]
     if base not in reached:
         return []
-    return [
-        Move(trick, member, reached[base], reached[member], _told(cells, member, base, reached[member] - reached[base]))
-        for member in members
-        if member in reached
-    ]
+    moves = []
+    for member in filter(reached.__contains__, members):
+        ours, theirs = (cells[cells["network"] == name] for name in (member, base))
+        tried = int(ours["length"].max())
+        told = _told(ours, theirs, reached[member] - reached[base])
+        moves.append(Move(trick, member, reached[base], reached[member], tried, told))
+    return moves
 
 
 def _in_words(moves: list[Move], each: bool) -> str:
@@ -152,16 +165,16 @@ def _in_words(moves: list[Move], each: bool) -> str:
     for move in moves:
         notes = [move.member]
         notes += [f"intervals {move.told}"] if each and move.told else []
-        notes += [] if move.after > move.before else ["against expectation"]
+        notes += [move.doubt] if move.doubt else []
         said.append(f"{move.before or 'none'} → {move.after or 'none'} ({', '.join(notes)})")
     return f"{moves[0].trick} {listed(said)}"
 
 
-def _told(cells: pd.DataFrame, member: str, base: str, difference: int) -> str:
-    """Whether the solve rates' intervals are apart at the length where the two differ most."""
+def _told(ours: pd.DataFrame, theirs: pd.DataFrame, difference: int) -> str:
+    """Whether the solve rates' intervals of two rows of cells are apart at the length where they differ most."""
     if not difference:
         return ""
-    ours, theirs = (cells[cells["network"] == name].set_index("length") for name in (member, base))
+    ours, theirs = ours.set_index("length"), theirs.set_index("length")
     common = ours.index.intersection(theirs.index)
     sign = int(np.sign(difference))
     at = ((ours.loc[common, "rate"] - theirs.loc[common, "rate"]) * sign).idxmax()
@@ -170,12 +183,15 @@ def _told(cells: pd.DataFrame, member: str, base: str, difference: int) -> str:
 
 
 def _clipping(cells: pd.DataFrame, networks: list[str], clipping: str) -> str:
-    """In which networks clipping lengthens what is solved, and in which it shortens it."""
+    """In which networks clipping lengthens what is solved, in which it shortens it, and whether that can be told."""
     kinds: dict[int, list[str]] = {1: [], -1: [], 0: []}
     for network in networks:
-        if ((cells["network"] == network) & (cells["clipping"] == "none")).any():
+        of_network = cells[cells["network"] == network]
+        with_, without = (of_network[of_network["clipping"] == one] for one in (clipping, "none"))
+        if len(without):
             change = longest(cells, network, clipping) - longest(cells, network, "none")
-            kinds[int(np.sign(change))].append(network)
+            told = _told(with_, without, change)
+            kinds[int(np.sign(change))].append(f"{network} (intervals {told})" if told else network)
     words = {1: "extends it in", -1: "shortens it in"}
     said = [f"{verb} {listed(kinds[kind])}" for kind, verb in words.items() if kinds[kind]]
     return f"Clipping {', '.join(said) or 'changes it in none'}"
@@ -283,7 +299,8 @@ def caption(tables: Tables) -> str:
         f"card's score. The bar is Wilson's {LEVEL:.0%} interval of the solve rate over {each} "
         f"run{'s' * (sizes[-1] != 1)} a cell: with none of {sizes[-1]} solved it is {edges[0]}, with all {edges[1]}. A "
         "network goes up to a length where more than half of its seeds (at the right: all) solve that length and "
-        f"every shorter one that was tried.{kept} {rule}Diverged runs count as unsolved."
+        f"every shorter one that was tried. Intervals are apart or overlap at the length where the two rates differ "
+        f"most.{kept} {rule}Diverged runs count as unsolved."
         f"{_at_rates(numbers['learning rate'])}"
     )
 

@@ -6,7 +6,7 @@ write_run(outputs, Fake("elman", seed=0, solved=False, keeps=0.5))
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,11 @@ def shallow(rule: str, score: float, k: int = 10) -> Fake:
     """A run of a shallow rule with that score."""
     scored = {"learns": False, "score": score, "loss": (1 - score) / 6, "solved": score >= CARD.solved}
     return Fake("rule", validation=(score,), more=scored, config={"model": {"rule": rule, "k": k}})
+
+
+def asked_after(fake: Fake) -> Fake:
+    """The same run with its further readings of the last step alone, as a probe has them that is asked of its end."""
+    return replace(fake, also=lambda step: fake.also(step) if step == STEPS[-1] else ())
 
 
 def _readings(fake: Fake, step: int) -> list[tuple[str, Reading]]:

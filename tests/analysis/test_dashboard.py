@@ -250,7 +250,7 @@ def test_a_study_of_a_script_s_name_is_asked_its_question_alone(dashboard, tmp_p
     after = texts[texts.index("reach") + 1 :]
     assert after[0] == "Question: how many steps back does the loss gradient reach, before and after training?"
     assert after[1].startswith("Expected: Elman loses it within about 20 steps")
-    reach = dashboard._neighbour("report").questions()["reach"]
+    reach = dashboard.imported(dashboard.HERE / "report.py").questions()["reach"]
     (comparison,) = (one for one in dashboard.comparisons(FolderStore(tmp_path / "outputs"))[0] if one.study == "reach")
     assert after[2] == f"Found: adding: {reach.finding(reach.load(comparison))}."
     markdown = sections(made)["reach"][0]["config"]["value"]
@@ -277,7 +277,7 @@ def test_a_question_that_fails_costs_the_others_nothing(dashboard, tmp_path: Pat
     def broken(comparison: object) -> None:
         raise KeyError("curves")
 
-    scripts = dashboard._neighbour("report").questions()
+    scripts = dashboard.imported(dashboard.HERE / "report.py").questions()
     monkeypatch.setattr(scripts["reach"], "load", broken)
     (study,), _ = dashboard.studies(FolderStore(tmp_path / "outputs"), scripts)
     assert [one.question for one in study.asked] == [
@@ -298,7 +298,7 @@ def test_the_data_entry_names_readings_in_short(dashboard) -> None:
 @needed
 def test_every_question_s_data_entry_names_what_runs_hold_or_could(dashboard) -> None:
     known = {f"{file.stem}/" for file in (Path(retrograde.__file__).parent / "probes").glob("*.py")} | {"validation/"}
-    for stem, question in dashboard._neighbour("report").questions().items():
+    for stem, question in dashboard.imported(dashboard.HERE / "report.py").questions().items():
         named = re.findall(r"(\w+/)\w+", dashboard.asked(question.__doc__, "Data"))
         assert set(named) <= known | {"test/", "train/", "longer/", "device/", "benchmarks/"}, stem
 
@@ -319,7 +319,7 @@ def test_a_report_shows_each_study_its_own_runs(specification) -> None:
 @needed
 def test_both_survive_being_read_back(dashboard, outputs: Path) -> None:
     store = FolderStore(outputs)
-    found, _ = dashboard.studies(store, dashboard._neighbour("report").questions())
+    found, _ = dashboard.studies(store, dashboard.imported(dashboard.HERE / "report.py").questions())
     for build in (dashboard.workspace, dashboard.report):
         made = build("me", "retrograde", found, store)
         model = made._to_model()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fake_runs import Fake, write_run
+from fake_runs import Fake, asked_after, write_run
 from retrograde.core.records import Reading
 from retrograde.core.statistics import STATISTICS
 from retrograde.figures.comparison import NUMBERS, NothingToDraw, comparisons
@@ -62,6 +62,11 @@ def test_what_comes_out_as_theory_says_is_said(script, tmp_path: Path):
     slope = -1 + 0.5 * np.log10(3) * 2 / 10  # of 0, a - 1, a - 2, a - 3, a - 4 over 0 … 4 by least squares
     assert "LayerNorm alone 0.00017 (0 of 1)" in said
     assert f"LayerNorm alone 0.00017, {10**slope:.2g} a layer at the start" in caption
+
+
+def test_without_the_start_there_is_nothing_to_draw(script, tmp_path: Path):
+    with pytest.raises(NothingToDraw, match="at step 0"):
+        load(script, tmp_path, asked_after(deep(0.1, False)), asked_after(deep(1.0, True)))
 
 
 def test_what_does_not_is_said_too(script, tmp_path: Path):

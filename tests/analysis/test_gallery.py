@@ -94,3 +94,17 @@ def test_nothing_drawn_at_all_is_an_error(script, tmp_path: Path) -> None:
 
 def test_text_from_runs_is_shown_as_text(script) -> None:
     assert script("gallery").escaped("a_b <img src=x> [c](d) `e`") == r"a\_b &lt;img src=x&gt; \[c\](d) \`e\`"
+
+
+def test_runs_that_are_left_out_are_named(script, outputs: Path, tmp_path: Path, capsys) -> None:
+    shutil.copytree(outputs, tmp_path / "outputs")
+    card = sorted((tmp_path / "outputs").rglob("card.json"))[0]
+    card.write_text("{")
+    assert script("gallery").main([str(tmp_path / "outputs"), "--to", str(tmp_path / "docs")]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"left out: {card.parent.name}: ") and str(tmp_path) not in line
+
+
+def test_where_nothing_is_drawn_no_page_is_begun(script, tmp_path: Path) -> None:
+    assert script("gallery").main([str(tmp_path / "none"), "--to", str(tmp_path)]) == 1
+    assert not (tmp_path / "gallery.md").exists()

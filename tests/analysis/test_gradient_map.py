@@ -1,4 +1,4 @@
-"""Maps of the gradient over time and training, and their animation, from gradients that are known."""
+"""Maps of the gradient over time and training, from gradients that are known."""
 
 from pathlib import Path
 
@@ -6,49 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PolyCollection, QuadMesh
-from PIL import Image
 
-from fake_runs import STEPS, Fake, write_run
+from fake_gradients import TIMES, compared, felt, vanishing
+from fake_runs import STEPS, Fake
 from retrograde.core.records import Reading
 from retrograde.core.statistics import STATISTICS
-from retrograde.core.statuses import STATUSES
-from retrograde.figures.comparison import NUMBERS, NothingToDraw, comparisons
-from retrograde.record.store import FolderStore
-
-TIMES = range(-1, 4)
-
-
-def felt(model: str, seed: int, by_step: dict[int, tuple[float, ...]], statuses: tuple[str, ...] = (), **more) -> Fake:
-    """A run with these norms over time (log10) at each step, and at the last one with these statuses."""
-
-    def also(step: int):
-        if step not in by_step:
-            return []
-        codes = [STATUSES.index(name) for name in statuses] if statuses and step == STEPS[-1] else [0] * len(TIMES)
-        four = (len(STATISTICS), 1)
-        over = {"statistic": STATISTICS, "time": TIMES}
-        values = np.tile(by_step[step], four) + np.arange(len(STATISTICS))[:, None]  # only the mean is to be drawn
-        status = np.tile(np.array(codes, dtype=np.int8), four)
-        return [
-            ("state_gradient", Reading("total/0.forward.hidden", values, over, "log10 loss per state", status)),
-            ("state_gradient", Reading("total/0.forward.cell", values - 1, over, "log10 loss per state", status)),
-            ("state_gradient", Reading("total/1.forward.hidden", values + 9, over, "log10 loss per state", status)),
-        ]
-
-    return Fake(model, seed, also=also, **more)
-
-
-def vanishing(model: str, seed: int = 0, arrives: int | None = None, **more) -> Fake:
-    """A gradient that loses a decade a time, up to a step from which on it loses nothing."""
-    flat, falls = (0.0,) * 5, (-4.0, -3.0, -2.0, -1.0, 0.0)
-    return felt(model, seed, {s: flat if arrives is not None and s >= arrives else falls for s in STEPS}, **more)
-
-
-def compared(outputs: Path, *fakes: Fake):
-    for fake in fakes:
-        write_run(outputs, fake)
-    (comparison,), _ = comparisons(FolderStore(outputs))
-    return comparison
+from retrograde.figures.comparison import NUMBERS, NothingToDraw
 
 
 def load(script, outputs: Path, *fakes: Fake):
@@ -156,9 +119,38 @@ def test_colours_reach_over_the_decades_that_hold_most(script) -> None:
     assert scale(np.array([0.0, 0.0])) == (0.0, 1.0)
 
 
-def test_long_sequences_keep_their_ends(script) -> None:
-    kept = script("gradient_map").spread(list(range(1000)), 160)
-    assert len(kept) == 160 and (kept[0], kept[-1]) == (0, 999)
+def test_the_finding_is_of_all_times_and_each_run_keeps_its_own_last_snapshot(script) -> None:
+    """Of 400 times only the first input's gradient is lost: no time that is drawn but the initial state's is near."""
+    module, rows = script("gradient_map"), []
+    for run, last in (("a", 70), ("b", 71)):
+        rows += [(run, step, time) for step in range(last + 1) for time in (-1, 0, 1, 399)]
+        rows += [(run, last, time) for time in range(2, 399)]
+    maps = pd.DataFrame(rows, columns=["run", "step", "time"]).assign(value=0.0, status="finite")
+    maps.loc[maps["time"] == 0, "value"] = -9.0
+    kept = module.thinned(maps)
+    assert kept.groupby("run")["step"].agg(["min", "max", "nunique"]).to_numpy().tolist() == [[0, 70, 60], [0, 71, 60]]
+    assert kept["time"].nunique() == 160 and 0 not in set(kept["time"])
+    numbers = pd.DataFrame({"times": [400, 401], "snapshots": [71, 72]})
+    assert module._thinned(kept, numbers) == (
+        " Drawn are 160 of 401 times and 60 of 72 snapshots of a run, evenly spread; the finding is of all."
+    )
+    assert module._thinned(maps, numbers) == ""
+
+
+def test_of_a_long_sequence_the_first_input_counts(script, tmp_path: Path) -> None:
+    """Of 1,001 times the drawn ones go from -1 to 5; the gradient is lost at 0 alone."""
+
+    def also(step: int):
+        values = np.zeros((len(STATISTICS), 1001))
+        values[:, 1] = -9.0
+        over = {"statistic": STATISTICS, "time": range(-1, 1000)}
+        yield "state_gradient", Reading("total/0.forward.hidden", values, over, "log10 loss per state")
+
+    tables = load(script, tmp_path, Fake("gru", also=also))
+    assert tables["maps"]["time"].nunique() == 160
+    assert tables[NUMBERS]["first over last time at the last snapshot (log10)"].tolist() == [-9]
+    assert "never in gru" in script("gradient_map").finding(tables)
+    assert "Drawn are 160 of 1,001 times, evenly spread" in script("gradient_map").caption(tables)
 
 
 def test_a_single_snapshot_is_no_map(script, tmp_path: Path) -> None:
@@ -169,49 +161,3 @@ def test_a_single_snapshot_is_no_map(script, tmp_path: Path) -> None:
 def test_runs_without_the_reading_have_nothing_to_draw(script, tmp_path: Path) -> None:
     with pytest.raises(NothingToDraw, match="state_gradient/total"):
         load(script, tmp_path, Fake("gru"))
-
-
-def test_a_frame_shows_the_latest_snapshot_and_who_has_ended(script, tmp_path: Path) -> None:
-    fakes = [vanishing("elman"), felt("gru", 0, {0: (1.0,) * 5, 10: (2.0,) * 5})]
-    shown = script("gradient_map").at_step(load(script, tmp_path, *fakes)["maps"], 200)
-    assert shown.groupby("model", observed=True)["step"].first().to_dict() == {"elman": 200, "gru": 10}
-    assert shown.groupby("model", observed=True)["ended"].all().to_dict() == {"elman": False, "gru": True}
-    assert shown.loc[shown["model"] == "gru", "value"].tolist() == [2.0] * 5
-
-
-def test_an_animation_has_a_frame_a_step_and_the_same_bytes_again(script, tmp_path: Path, capsys) -> None:
-    outputs = tmp_path / "outputs"
-    compared(outputs, vanishing("elman"))
-    paths = [tmp_path / "new" / "flow.gif", tmp_path / "again.gif"]
-    for path in paths:
-        assert script("gradient_map").main([str(outputs), "--animate", str(path)]) == 0
-    assert f"{paths[0]}: 3 frames" in capsys.readouterr().out
-    with Image.open(paths[0]) as made:
-        assert made.n_frames == len(STEPS) and made.info["duration"] == 500
-        assert made.size[0] == round(7.2 * 140)
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-
-
-def test_lines_are_what_the_snapshot_holds_and_what_lies_beyond_is_marked(script, tmp_path: Path) -> None:
-    module = script("gradient_map")
-    (axes,) = module.theme.panels(1, 2.0)[1]
-    rows = [(0, -1.0, "finite"), (1, -30.0, "finite"), (2, np.inf, "inf"), (3, np.nan, "nan")]
-    of_model = pd.DataFrame(rows, columns=["time", "value", "status"]).assign(run="r", ended=False)
-    module._draw_lines(axes, of_model, "black", (-4.0, 0.0))
-    line, below, above, unknown = axes.lines
-    np.testing.assert_array_equal(line.get_ydata(), [-1.0, np.nan, np.nan, np.nan])
-    assert [list(marks.get_xdata()) for marks in (below, above, unknown)] == [[1], [2], [3]]
-    assert (list(below.get_ydata()), list(above.get_ydata())) == ([-4.0], [0.0])
-
-
-@pytest.mark.parametrize("name", ["flow.avi", "flow"])
-def test_another_ending_is_refused_in_one_line(script, tmp_path: Path, capsys, name: str) -> None:
-    assert script("gradient_map").main([str(tmp_path), "--animate", name]) == 1
-    said = capsys.readouterr().err
-    assert said == f"'{name}' does not say what is to be written: an animation ends in .gif or .mp4\n"
-
-
-def test_a_film_without_ffmpeg_names_it(script, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    assert script("gradient_map").main([str(tmp_path), "--animate", "flow.mp4"]) == 1
-    assert "'flow.mp4' needs the program ffmpeg" in capsys.readouterr().err

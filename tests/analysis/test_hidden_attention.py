@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fake_runs import LENGTH, STEPS, Fake, write_run
+from fake_runs import LENGTH, STEPS, Fake, asked_after, write_run
 from retrograde.core.records import Reading
 from retrograde.core.statistics import STATISTICS
 from retrograde.figures.comparison import NUMBERS, NothingToDraw, comparisons
@@ -51,7 +51,30 @@ def test_weight_on_marked_inputs_and_distances_over_seeds_by_hand(script, tmp_pa
     assert script("hidden_attention").finding(tables) == (
         "A head looks so many positions away, before → after training, 2 seeds: deltanet 1 → 2.5 (2 to 3); deltanet: "
         "head 0 of layer 0.forward puts 100 % of the scored position's weight on the marked inputs (seed 0), before "
-        "training at most 25 %; as expected more than before training in deltanet"
+        "it any head at most 25 %; as expected more than before training in deltanet"
+    )
+
+
+def test_maps_that_were_asked_for_after_training_are_compared_with_none(script, tmp_path: Path):
+    tables = load(script, tmp_path / "alone", asked_after(run("mamba", by_channel=True)))
+    assert script("hidden_attention").finding(tables) == (
+        "A head looks so many positions away, after training, 1 seed: mamba 2; mamba: layer 0.forward puts 100 % of "
+        "the scored position's weight on the marked inputs (seed 0)"
+    )
+    figure = script("hidden_attention").draw(tables)
+    assert [axes.get_title(loc="center") for axes in figure.axes if axes.images] == ["after\n(step 200)"]
+    beside = load(script, tmp_path / "beside", asked_after(run("mamba")), run("s4d"))
+    said = script("hidden_attention").finding(beside)
+    assert said.endswith("as expected more than before training in s4d") and "nan" not in said
+
+
+def test_of_many_models_ranges_are_told(script, tmp_path: Path):
+    fakes = [run(f"m{place}", after=(1, 5) if place else (6, 7)) for place in range(10)]
+    assert script("hidden_attention").finding(load(script, tmp_path, *fakes)) == (
+        "A head looks so many positions away, before → after training, 1 seed: 1 → 2, the medians of 10 models; after "
+        "training the head that looks most at the marked inputs puts 0 to 100 % of the scored position's weight there, "
+        "before it any head at most 25 %; of each of 10 models; as expected more than before training in m1, m2, m3, "
+        "m4, m5, m6, m7, m8 and 1 other, against expectation no more in m0"
     )
 
 

@@ -349,7 +349,7 @@ def test_a_study_opens_with_its_question_its_verdict_and_its_own_figure(script, 
     page = (tmp_path / "to/index.html").read_text(encoding="utf-8")
     text = " ".join("".join(Elements(page).words).split())
     assert "Study reach How many steps back does the loss gradient reach, before and after training?" in text
-    assert "Run by retrograde study=reach (18 runs; size=small: 12 runs, about 3 minutes on two cores)." in text
+    assert "Run by retrograde study=reach (18 runs; size=small: 12 runs, about 2 minutes on two cores)." in text
     places = [
         page.index(part)
         for part in ('class="verdict">After training', '<article id="reach-adding-reach"', '<section id="reach-adding"',

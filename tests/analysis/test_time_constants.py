@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fake_runs import STEPS, Fake, write_run
+from fake_runs import STEPS, Fake, asked_after, write_run
 from retrograde.core.records import Reading
 from retrograde.figures.comparison import NUMBERS, NothingToDraw, comparisons
 from retrograde.record.store import FolderStore
@@ -50,6 +50,16 @@ def test_finding_has_median_and_range_over_seeds(script, tmp_path: Path):
         "lstm 0 → 25 (0 to 50); against expectation lstm solved the task without such units (1 of the 3 runs that "
         "solved it)"
     )
+
+
+def test_units_that_were_read_after_training_are_not_those_before_it(script, tmp_path: Path):
+    tables = load(script, tmp_path, asked_after(run("lstm")))
+    assert tables[NUMBERS]["units"].tolist() == [4]
+    assert script("time_constants").finding(tables) == (
+        "Units that remember longer than the task's median lag, 4 positions, after training, in %, 1 seed: lstm 50; "
+        "every run that solved the task has such units, as expected (1 of 1)"
+    )
+    script("time_constants").draw(tables)
 
 
 def test_what_is_as_expected_and_what_cannot_be_told_is_said(script, tmp_path: Path):

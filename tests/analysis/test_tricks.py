@@ -86,7 +86,12 @@ def test_what_does_not_is_said_too(script, tmp_path: Path):
     assert "rectified units 20 → 10 (elman_relu, against expectation)" in said
     assert "gates 20 → 20 (lstm, against expectation) and 20 → 40 (gru) (intervals overlap)" in said
     assert "dentity" not in said
-    assert said.endswith("Clipping extends it in elman")
+    assert said.endswith("Clipping extends it in elman (intervals overlap)")
+
+
+def test_what_solves_all_that_was_tried_cannot_go_further(script, tmp_path: Path):
+    said = script("tricks").finding(load(script, tmp_path, going_to("elman", 40), going_to("lstm", 40)))
+    assert said == "Longest length, of 10, 20 and 40, that most seeds solve: gates 40 → 40 (lstm, the longest tried)"
 
 
 def test_intervals_are_said_with_each_where_some_are_apart(script, tmp_path: Path):

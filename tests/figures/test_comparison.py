@@ -132,8 +132,9 @@ def test_readings_carry_model_and_seed(comparison):
     ]
 
 
-def test_ends_are_each_runs_own_first_and_last_step():
-    table = pd.DataFrame({"run": list("aaabbc"), "step": [0, 5, 9, 0, 4, 0]})
+def test_ends_are_step_0_and_each_runs_own_last_step():
+    """d and e were asked after training: nothing of them is before it."""
+    table = pd.DataFrame({"run": list("aaabbcdee"), "step": [0, 5, 9, 0, 4, 0, 9, 5, 9]})
     found = ends(table)
     assert found[["run", "step", "when"]].to_numpy().tolist() == [
         ["a", 0, BEFORE],
@@ -141,6 +142,8 @@ def test_ends_are_each_runs_own_first_and_last_step():
         ["b", 0, BEFORE],
         ["b", 4, AFTER],
         ["c", 0, BEFORE],
+        ["d", 9, AFTER],
+        ["e", 9, AFTER],
     ]
 
 

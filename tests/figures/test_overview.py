@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -67,6 +68,15 @@ def test_who_leads_is_chosen_by_validation_and_judged_on_the_test_set(tmp_path: 
     wins = sum(0.1 * a > 0.1 * b + 0.25 for a in range(6) for b in range(6))
     assert (leader, row.model, row.probability) == ("gru", "lstm", f"{wins / 36:.2f}")
     assert row.told in ("no", "the other way round") and row.between
+
+
+def test_who_was_not_validated_on_every_variant_does_not_lead():
+    easy, hard = ({"gru": 0.8, "lstm": 0.9}, {"gru": 0.4, "lstm": math.nan})
+    tables = [
+        pd.DataFrame({"model": list(of), "test score": [0.5, 0.5], "best validation score": list(of.values())})
+        for of in (easy, hard)
+    ]
+    assert leads(tables)[0] == "gru"
 
 
 def test_few_seeds_give_a_probability_without_an_interval(tmp_path: Path):

@@ -76,3 +76,10 @@ def test_no_entry_of_a_legend_is_cut_off_the_figure(labels):
         FigureCanvasAgg(figure).draw()
         box = legend.get_window_extent()
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
+def test_a_name_with_dollars_is_drawn_as_it_stands_and_a_power_is_one() -> None:
+    figure = Figure()
+    texts = [figure.text(0, 0, words) for words in ("a_$1$", "$10^{-3}$", "$\\frac$", "plain", "$-10^{2}$")]
+    theme.spell_out(figure)
+    assert [text.get_parse_math() for text in texts] == [False, True, False, True, True]

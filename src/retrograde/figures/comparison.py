@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from retrograde.record.folder import FAILED, FINISHED, NOT_PART_OF_THE_RESULT, RUNNING
-from retrograde.record.metadata import shown
+from retrograde.record.metadata import number_of, shown
 from retrograde.record.store import BEGUN, FolderStore
 from retrograde.record.tables import is_there
 
@@ -37,6 +37,9 @@ BEFORE, AFTER = "before", "after"
 
 LONGEST_STEM, LONGEST_SETTING, LONGEST_REASON = 100, 60, 500
 """Characters of a file's stem, of a setting in a model's name, and of the reason why a run ended."""
+
+NAMED = 8
+"""Models that a sentence names; of more, the others are counted."""
 
 LONGEST_DRAWN, LONGEST_LABEL = 200, 40
 """Characters of a sentence in a figure, which takes time by the letter, and of a position's label."""
@@ -237,11 +240,19 @@ def in_order(name: str) -> list[tuple[int, str]]:
 
 
 def ends(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each run's first and last step, told apart by ``when``; a run with one step has no ``after``."""
-    steps = table.groupby("run")["step"]
-    first, last = steps.transform("min"), steps.transform("max")
-    when = np.where(table["step"] == first, BEFORE, np.where(table["step"] == last, AFTER, ""))
+    """The rows before training, of step 0, and those of each run's last later step, told apart by ``when``.
+
+    A probe that was asked of a run's saved weights alone has read it ``after`` and never ``before``.
+    """
+    last = table.groupby("run")["step"].transform("max")
+    when = np.where(table["step"] == 0, BEFORE, np.where(table["step"] == last, AFTER, ""))
     return table.assign(when=when)[when != ""].reset_index(drop=True)
+
+
+def at_ends(numbers: pd.DataFrame, column: str) -> list[str]:
+    """At which ends of training any row has a number in a column, whose name has ``{}`` for the end; else both."""
+    names = {when: column.format(when) for when in (BEFORE, AFTER)}
+    return [when for when, name in names.items() if name in numbers and numbers[name].notna().any()] or list(names)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -298,6 +309,16 @@ def listed(names: Sequence[str]) -> str:
     'gru, lstm and elman'
     """
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def listed_in_short(names: Sequence[str]) -> str:
+    """A few by name, the others by number.
+
+    >>> listed_in_short([f"m{place}" for place in range(10)])
+    'm0, m1, m2, m3, m4, m5, m6, m7 and 2 others'
+    """
+    more = len(names) - NAMED
+    return listed([*names[:NAMED], *[number_of(more, "other")] * (more > 0)])
 
 
 def _plain(value: Any) -> str:

@@ -6,6 +6,7 @@ words, with ``marked``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,11 @@ MARKED = "*"
 """How tasks end the label of an input that has to be found; alone it is a token."""
 
 INPUT, TARGET = "input", "target"
+
+ON_MARKED = "weight on marked inputs"
+
+FEW = 3
+"""Models up to which each is told apart in words."""
 
 LARGEST, ROOM = 6.0, 4.4
 """Points of a token's label, and those that one needs at least; where there are fewer, times are shown."""
@@ -51,10 +57,10 @@ def readable(maps: pd.DataFrame) -> pd.DataFrame:
     """
     ends = 1 if maps["head"].nunique() == 1 else maps["when"].nunique()  # a head alone has both in one row
     of_model = maps.groupby("model", observed=True)["layer"].unique()
-    layers = {model: _spread(sorted(of_model[model]), MOST_ROWS // ends) for model in theme.present(maps["model"])}
+    layers = {model: spread(sorted(of_model[model]), MOST_ROWS // ends) for model in theme.present(maps["model"])}
     each = max(map(len, layers.values())) * ends
     parts = []
-    for model in _spread(list(layers), max(1, MOST_ROWS // each)):
+    for model in spread(list(layers), max(1, MOST_ROWS // each)):
         for layer in layers[model]:
             of_layer = maps[(maps["model"] == model) & (maps["layer"] == layer)]
             last = of_layer[of_layer["step"] == of_layer["step"].max()]
@@ -81,11 +87,15 @@ def shown(maps: pd.DataFrame, numbers: pd.DataFrame) -> str:
     return f" Shown are {'; '.join(said)}; the table has all." if said else ""
 
 
-def _spread(names: Sequence[str], most: int) -> list[str]:
-    """At most so many of them, evenly, the first and the last among them."""
-    if len(names) <= most:
-        return list(names)
-    return [names[round(place)] for place in np.linspace(0, len(names) - 1, most)] if most > 1 else [names[0]]
+def spread(values: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of the values, evenly spread, the first and the last among them.
+
+    >>> spread([0, 1, 2, 3, 4, 5], 3)
+    [0, 2, 5]
+    """
+    if len(values) <= most:
+        return list(values)
+    return [values[place] for place in np.linspace(0, len(values) - 1, most).round().astype(int)]
 
 
 def sides(layer: str) -> tuple[str, str]:
@@ -116,6 +126,29 @@ def on_marked(maps: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(columns=[*kept, "value", "quantity"])
     return pd.concat(parts, ignore_index=True).assign(quantity="on_marked")
+
+
+def span(values: Sequence[float], digits: int = 0) -> str:
+    """From the least to the most."""
+    low, high = (number(round(float(end), digits)) for end in (np.nanmin(values), np.nanmax(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def at_most(before: Sequence[float]) -> str:
+    """What any head of each model put there before training, in percent, as a clause; empty where none was read."""
+    return "" if np.isnan(before).all() else f", before it any head at most {span(before)} %"
+
+
+def most_in_words(looking: Sequence[tuple[float, float]], weight: str) -> str:
+    """Of many models: what any head puts on marked inputs before training at most, and after it the one that does most.
+
+    Both in percent; ``weight`` is what the scored position's is called.
+    """
+    before, after = zip(*looking, strict=True)
+    return (
+        f"after training the head that looks most at the marked inputs puts {span(after)} % of the scored position's "
+        f"{weight} there{at_most(before)}; of each of {len(looking)} models"
+    )
 
 
 def _blocks(starts: pd.Series, times: pd.Series) -> np.ndarray:

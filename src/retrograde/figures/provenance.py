@@ -1,19 +1,22 @@
 """Where a figure comes from, in words: the task's card, the seeds, and everything that is needed to make it again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from retrograde.figures.comparison import LONGEST_DRAWN, Comparison, exceptions, in_short, records
-from retrograde.figures.statistics import interval_in_words
+from retrograde.figures.statistics import interval, interval_in_words
 from retrograde.figures.theme import present
 from retrograde.record.lags import lag_quantiles as lag_quantiles
 from retrograde.record.metadata import number_of
 
 MOST_VARIANTS = 12
 """Of tasks that a card names; the runs name all of them."""
+
+MOST_TOLD = 8
+"""Models whose numbers stand in a sentence one by one."""
 
 
 def number(value: Any) -> str:
@@ -51,6 +54,40 @@ def seeds_in_words(table: pd.DataFrame) -> str:
         return f"{each}; thin lines are seeds, the thick one is their median, the band is {next(iter(bands))}."
     kinds = "; ".join(f"with {size} seeds {words}" for words, size in bands.items())
     return f"{each}; thin lines are seeds, the thick one is their median, the band is {kinds}."
+
+
+def medians_in_words(columns: Sequence[pd.Series], words: Callable[[float], str]) -> str:
+    """Medians over seeds, a column each and a dash where none has a number, with the interval of the last that has.
+
+    >>> medians_in_words([pd.Series([1.0, 3.0]), pd.Series([4.0, 8.0])], number)
+    '2 → 6 (4 to 8)'
+    >>> medians_in_words([pd.Series([np.nan]), pd.Series([4.0])], number)
+    '– → 4'
+    """
+    known = [column.dropna().to_numpy(dtype=float) for column in columns]
+    over_seeds = [interval(values) if len(values) else None for values in known]
+    said = " → ".join("–" if one is None else words(float(one.median)) for one in over_seeds)
+    last = next((one for one in reversed(over_seeds) if one is not None), None)
+    several = last is not None and max(map(len, known)) > 1
+    return f"{said} ({words(float(last.low))} to {words(float(last.high))})" if last and several else said
+
+
+def models_in_words(numbers: pd.DataFrame, columns: Sequence[str], words: Callable[[float], str]) -> str:
+    """``medians_in_words`` of each model; of many models the least and the largest of their medians.
+
+    >>> table = pd.DataFrame({"model": [f"m{place}" for place in range(9)], "before": range(9), "after": 3})
+    >>> models_in_words(table.astype({"model": "category"}), ["before", "after"], number)
+    '0 to 8 → 3, the medians of 9 models'
+    """
+    models = numbers.groupby("model", observed=True)
+    if models.ngroups <= MOST_TOLD:
+        each = [f"{model} {medians_in_words([of[name] for name in columns], words)}" for model, of in models]
+        return ", ".join(each)
+    spans = []
+    for name in columns:
+        low, high = (words(float(end)) for end in models[name].median().agg(["min", "max"]))
+        spans.append(low if low == high else f"{low} to {high}")
+    return f"{' → '.join(spans)}, the medians of {models.ngroups} models"
 
 
 def seeds_each(counts: Sequence[int]) -> str:

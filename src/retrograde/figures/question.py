@@ -6,12 +6,14 @@ not of each variant of its tasks apart.
 """
 
 import argparse
+import importlib.util
 import re
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 from matplotlib.figure import Figure
@@ -51,6 +53,15 @@ class Question(Protocol):
     def caption(self, tables: Tables) -> str:
         """What is drawn and how to read it."""
         ...
+
+
+def imported(path: Path) -> ModuleType:
+    """A script as a module, wherever the process was started."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # it is a file of Python
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def compared(question: Question) -> tuple[str, ...]:

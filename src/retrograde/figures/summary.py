@@ -1,14 +1,13 @@
 """A comparison in one table: per model, what came out, beside what a trivial rule scores and what the task asks for."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from retrograde.figures import theme
-from retrograde.figures.comparison import Comparison, listed, outcome, records
+from retrograde.figures.comparison import Comparison, listed, listed_in_short, outcome, records
 from retrograde.figures.provenance import lag_quantiles, number
 from retrograde.figures.statistics import Estimate, in_percent, not_told, solve_rate, steps_to_solve, too_few
 
@@ -32,9 +31,6 @@ ASKED = "task's lags, 90 %"
 
 SHOWN = 12
 """Scores of a model that the page says in digits; its line shows all."""
-
-NAMED = 8
-"""Models that a warning names; of more, the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +142,12 @@ def doubts(rows: list[Row]) -> list[str]:
     for seeds in sorted({row.runs for row in rows}):
         of_size = [row.model for row in rows if row.runs == seeds]
         if warning := too_few(seeds, "a model's median"):
-            found.append(warning if len(of_size) == len(rows) else f"{_named(of_size)}: {warning}")
+            found.append(warning if len(of_size) == len(rows) else f"{listed_in_short(of_size)}: {warning}")
     rates: dict[str, list[str]] = {}
     for row in rows:
         if said := not_told(row.solved, row.runs):
             rates.setdefault(said, []).append(row.model)
-    return found + [f"{_named(models)}: {said}" for said, models in rates.items()]
+    return found + [f"{listed_in_short(models)}: {said}" for said, models in rates.items()]
 
 
 def _on_a_line(scores: list[float], baseline: float, threshold: float) -> Scores:
@@ -182,12 +178,6 @@ def _between(steps: Estimate) -> str:
     if low == high:
         return ""
     return f"{low} or more" if math.isinf(steps.high) else f"{low} to {high}"
-
-
-def _named(models: Sequence[str]) -> str:
-    """A few by name, the others by number."""
-    more = len(models) - NAMED
-    return listed([*models[:NAMED], *[f"{more} others"] * (more > 0)])
 
 
 def seconds_in_words(seconds: float) -> str:
