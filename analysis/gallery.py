@@ -5,10 +5,9 @@
     <to>/gallery.md              a section a study, in order of their names
     <to>/gallery/<stem>.png      its figures, without the headline, which the page says in words
 
-A study's figure is drawn by the script that its configuration names under ``Figure:``, as a report draws it. Sections
-of studies that none of the sources holds stay as they are; so does one whose figure cannot be drawn, and it is named
-with the reason, and so are runs that are left out. The exit code is 1 where nothing is drawn. The same runs give the
-same bytes.
+A study's figures are drawn by the scripts that its configuration names under ``Figure:``, as a report draws them.
+Sections of studies that none of the sources holds stay as they are; so does one of which a figure cannot be drawn, and
+it is named with the reason. The exit code is 1 where nothing is drawn. The same runs give the same bytes.
 """
 
 import argparse
@@ -49,20 +48,26 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(text, quote=False))
 
 
-def script_of(study: str) -> str:
-    """The stem of the script that answers a study; raises ValueError where its configuration names none."""
+def scripts_of(study: str) -> list[str]:
+    """The stems of the questions that a study is for, its own first; raises ValueError where its head names none."""
+    named = re.findall(r"(?:(?<=analysis/)|(?<= ))(\w+)\.py", asked(_head(study), "Figure"))
+    questions = [stem for stem in dict.fromkeys(named) if hasattr(imported(HERE / f"{stem}.py"), "finding")]
+    if not questions:
+        raise ValueError(f"conf/study/{study}.yaml names no question under 'Figure:'")
+    return questions
+
+
+def _head(study: str) -> str:
+    """What the head of a study's configuration says; empty where there is no such study."""
     path = CONF / f"{study}.yaml"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    named = re.search(r"^# Figure:\s+python analysis/(\w+)\.py", text, re.MULTILINE)
-    if named is None:
-        raise ValueError(f"conf/study/{study}.yaml names no script under 'Figure:'")
-    return named[1]
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return "\n".join(line[2:] for line in lines if line.startswith("# "))
 
 
 def answers(
     store: FolderStore, study: str, stem: str, question: Question, folder: Path
 ) -> list[tuple[Comparison, Answer]]:
-    """What a study's own script draws of its runs, on each variant of its task or on all at once.
+    """What a script draws of a study's runs, on each variant of its task or on all at once.
 
     A variant that holds nothing on it is left out; raises NothingToDraw where all are.
     """
@@ -86,23 +91,30 @@ def shrunk(source: Path, headline: float, target: Path) -> None:
     below.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
-def section(study: str, given: Sequence[tuple[Comparison, Answer]]) -> str:
-    """A study's part of the page."""
-    first = given[0][1]
-    text = (CONF / f"{study}.yaml").read_text(encoding="utf-8")
-    head = "\n".join(line[2:] for line in text.splitlines() if line.startswith("# "))
-    parts = [f"## {study}", f"*{escaped(_sentence(asked(head) or first.question))}*"]
-    expected = asked(head, "Expect") or first.expected
+def section(study: str, drawn: Mapping[str, Sequence[tuple[Comparison, Answer]]]) -> str:
+    """A study's part of the page; ``drawn`` is what each of its scripts gave, by stem."""
+    (_, first), *others = drawn.items()
+    parts = [f"## {study}", f"*{escaped(_sentence(asked(_head(study)) or first[0][1].question))}*"]
+    expected = asked(_head(study), "Expect") or first[0][1].expected
     if expected:
         parts.append(f"**Expected:** {escaped(_sentence(expected))}")
+    parts += _found(first)
+    for stem, given in others:
+        parts += [f"### {study}: {stem.replace('_', ' ')}", f"*{escaped(_sentence(given[0][1].question))}*"]
+        parts += _found(given)
+    parts += ["**Made with**", made_with(study, [comparison for comparison, _ in first], list(drawn))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _found(given: Sequence[tuple[Comparison, Answer]]) -> list[str]:
+    """Verdict, figure and caption of each variant."""
+    parts = []
     for comparison, one in given:
         where = f" ({escaped(', '.join(comparison.variants))})" if len(given) > 1 else ""
-        parts.append(f"**Found{where}:** {escaped(one.finding)}.")
         words = escaped(one.finding).replace("\n", " ")
-        parts.append(f"![{words}]({PICTURES}/{one.stem}.png)")
+        parts += [f"**Found{where}:** {escaped(one.finding)}.", f"![{words}]({PICTURES}/{one.stem}.png)"]
         parts.append(escaped(one.caption))
-    parts += ["**Made with**", made_with(study, [comparison for comparison, _ in given])]
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def _sentence(text: str) -> str:
@@ -110,7 +122,7 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
 
 
-def made_with(study: str, compared: Sequence[Comparison]) -> str:
+def made_with(study: str, compared: Sequence[Comparison], scripts: Sequence[str]) -> str:
     """Command, runs, seeds, days and versions, as the runs themselves have recorded them."""
     runs = [run for one in compared for run in records(one.runs)]
 
@@ -131,7 +143,7 @@ def made_with(study: str, compared: Sequence[Comparison]) -> str:
         [
             f"- Runs: {listed(commands)}: {number_of(len(runs), 'run')}{ended}, "
             f"{number_of(len(seeds), 'seed')} ({', '.join(map(str, seeds))})",
-            f"- Figure: `python analysis/{script_of(study)}.py outputs/{study}`",
+            f"- Figure: {listed([f'`python analysis/{stem}.py outputs/{study}`' for stem in scripts])}",
             f"- When: {' to '.join(dict.fromkeys([days[0], days[-1]])) if days else 'not recorded'}",
             f"- Versions: {escaped(', '.join(versions))}; commit {escaped(', '.join(distinct('commit')) or '?')}",
         ]
@@ -187,20 +199,22 @@ def one_study(store: FolderStore, whole: Comparison, drawing: Path, found: dict[
     """Draws a study and puts its section among those found; how many there are of it comes back, 1 or 0."""
     study = whole.study
     try:
-        stem = script_of(study)
-        given = answers(store, study, stem, imported(HERE / f"{stem}.py"), drawing)
-        text = section(study, given)
+        drawn = {
+            stem: answers(store, study, stem, imported(HERE / f"{stem}.py"), drawing) for stem in scripts_of(study)
+        }
+        text = section(study, drawn)
     except ValueError as reason:
         print(f"not drawn: {study}: {reason}", file=sys.stderr)
         return 0
     except Exception as error:  # a mistake in one script costs the others nothing
         print(f"not drawn: {study}: {failure(error, whole)}", file=sys.stderr)
         return 0
-    for _, one in given:
+    given = [one for of_script in drawn.values() for _, one in of_script]
+    for one in given:
         (picture,) = (path for path in one.files if path.suffix == ".png")
         shrunk(picture, one.headline, to / PICTURES / f"{one.stem}.png")
     found[study] = text
-    print(f"{study}: {'; '.join(one.finding for _, one in given)}.")
+    print(f"{study}: {'; '.join(one.finding for one in given)}.")
     return 1
 
 

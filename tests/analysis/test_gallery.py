@@ -77,7 +77,7 @@ def test_another_run_changes_its_own_sections_alone(
     assert script("gallery").main([str(missing), str(sources), "--to", str(again)]) == 0
     said = capsys.readouterr().err
     assert "not drawn: scaling: " in said
-    assert "not drawn: mine: conf/study/mine.yaml names no script under 'Figure:'" in said
+    assert "not drawn: mine: conf/study/mine.yaml names no question under 'Figure:'" in said
     assert f"'{missing}' is not a folder" in said
     introduction, powers = (docs / "gallery.md").read_text().split("## powers", 1)
     order = "## order\n\n![x](gallery/order.png)\n\n"
@@ -108,3 +108,10 @@ def test_runs_that_are_left_out_are_named(script, outputs: Path, tmp_path: Path,
 def test_where_nothing_is_drawn_no_page_is_begun(script, tmp_path: Path) -> None:
     assert script("gallery").main([str(tmp_path / "none"), "--to", str(tmp_path)]) == 1
     assert not (tmp_path / "gallery.md").exists()
+
+
+def test_a_study_of_several_questions_shows_each(script, tmp_path: Path):
+    """The newcomer's study, whose configuration names reach first."""
+    gallery = script("gallery")
+    assert gallery.scripts_of("demo")[:3] == ["reach", "learning", "gradient_map"]
+    assert gallery.scripts_of("embeddings") == ["embeddings"]  # a tool is named beside it, which asks nothing
