@@ -329,6 +329,7 @@ def test_both_survive_being_read_back(dashboard, outputs: Path) -> None:
         assert again._to_model().spec.model_dump_json(by_alias=True) == model.spec.model_dump_json(by_alias=True)
 
 
+@pytest.mark.heavy
 @needed
 def test_the_same_runs_give_the_same_bytes(outputs: Path, tmp_path: Path, specification) -> None:
     file = tmp_path / "again.json"

@@ -52,6 +52,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return sorted(capsys.readouterr().out.splitlines())
 
 
+@pytest.mark.heavy
 def test_what_is_missing_is_uploaded_once(
     server: LoopbackServer, sync: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

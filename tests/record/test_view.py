@@ -691,7 +691,7 @@ def test_a_version_of_w_and_b_whose_process_cannot_be_ended_costs_a_line(
     assert folder.read()["wandb"] == line.partition("W&B ")[2]
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
+@pytest.mark.parametrize("mode", ["offline", pytest.param("online", marks=pytest.mark.heavy)])
 def test_no_key_reaches_a_file_or_the_terminal(
     server: LoopbackServer, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:

@@ -218,6 +218,7 @@ def installed(bin_folder: Path):
     return ended
 
 
+@pytest.mark.heavy
 def test_the_installed_command_says_it_in_one_line(installed, tmp_path: Path) -> None:
     ended = installed("task.length=-5", f"outputs={tmp_path}")
     assert (ended.returncode, ended.stdout) == (1, "")

@@ -75,6 +75,7 @@ def only_run(outputs: Path) -> RunFolder:
     return RunFolder(file.parent)
 
 
+@pytest.mark.heavy
 def test_two_devices_give_the_run_of_one_even_when_interrupted(
     small_run: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +116,7 @@ def test_they_find_the_same_step_that_is_no_number(small_run: Fit) -> None:
     assert (two.folder.checkpoints / "nonfinite.pt").exists()
 
 
+@pytest.mark.heavy
 def test_a_rank_that_is_lost_is_named(small_run: Fit, tmp_path: Path) -> None:
     Bell.due = 12, lambda: [process.kill() for process in multiprocessing.active_children()]
     with pytest.raises(RuntimeError, match="rank 1 of 2 was lost"):
