@@ -292,7 +292,13 @@ def reported(table: pd.DataFrame) -> dict[str, Any]:
     return {"columns": list(zip(shown.columns, numeric, strict=True)), "rows": rows, "more": len(shown) - len(rows)}
 
 
-def page(studies: list[Study], rows: list[overview.OfStudy], left_out: dict[str, str], folder: Path) -> str:
+def page(
+    studies: list[Study],
+    rows: list[overview.OfStudy],
+    pictures: Mapping[str, Markup],
+    left_out: dict[str, str],
+    folder: Path,
+) -> str:
     """The HTML; everything that comes from runs is escaped."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -303,7 +309,7 @@ def page(studies: list[Study], rows: list[overview.OfStudy], left_out: dict[str,
         rows=rows,
         left_out=left_out,
         title=listed([one.name for one in studies]) if len(studies) <= 3 else f"{len(studies)} studies",
-        pictures={given.stem: picture(given) for given in answers},
+        pictures=pictures,
         files={given.stem: [path.relative_to(folder).as_posix() for path in given.files] for given in answers},
         reported=reported,
         NUMBERS=NUMBERS,
@@ -340,7 +346,8 @@ def written(store: FolderStore, folder: Path) -> int:
     of_studies = {stem: one for stem, one in asking.items() if compared(one) == STUDY}
     of_variants = {stem: one for stem, one in asking.items() if compared(one) != STUDY}
     asked_of = [*((one, of_studies) for one in wholes), *((one, of_variants) for one in variants)]
-    outcomes = ask(asked_of, folder)
+    outcomes = ask(asked_of, folder, picture)
+    pictures = {one.answer.stem: Markup(one.shown) for came in outcomes for one in came if one.answer is not None}
     given = {one.stem: sorted_out(one, came) for (one, _), came in zip(asked_of, outcomes, strict=True)}
     studies, rows = [], []
     for whole in wholes:
@@ -366,7 +373,7 @@ def written(store: FolderStore, folder: Path) -> int:
         write_numbers(pd.DataFrame(rows), "studies", folder)
     words = [overview.in_words(row, one.stem) for row, one in zip(rows, studies, strict=True)]
     index = folder / "index.html"
-    index.write_text(page(studies, words, left_out, folder), encoding="utf-8")
+    index.write_text(page(studies, words, pictures, left_out, folder), encoding="utf-8")
     print(index)
     return 1 if (failed or not studies) and not any(one.answers for one in studies) else 0
 

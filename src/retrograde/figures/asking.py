@@ -9,13 +9,13 @@ import gc
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from retrograde.figures.comparison import Comparison, NothingToDraw, NotRecorded
+from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, NotRecorded
 from retrograde.figures.question import Answer, Question, answer, failure
 
 RUNS_EACH = 50
@@ -27,33 +27,37 @@ MOST = 4
 Asking = tuple[Comparison, Mapping[str, Question]]
 """A comparison, and the questions asked of it by stem."""
 
+Show = Callable[[Answer], str]
+"""What is to be made of an answer by the process that drew it."""
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of one question: an answer, or the reason why there is none, and whether that is a mistake.
 
-    ``unrecorded``: for want of a reading that no run holds. ``unreadable`` are files of runs that turned out damaged
-    meanwhile, by run.
+    Of an answer's tables it has the numbers alone. ``shown`` is what was made of it where it was drawn. ``unrecorded``:
+    for want of a reading that no run holds. ``unreadable`` are files of runs that turned out damaged meanwhile, by run.
     """
 
     stem: str
     answer: Answer | None
+    shown: str
     reason: str
     failed: bool
     unrecorded: bool
     unreadable: Mapping[str, str]
 
 
-def ask(asking: Sequence[Asking], folder: Path) -> list[list[Outcome]]:
+def ask(asking: Sequence[Asking], folder: Path, show: Show = lambda given: "") -> list[list[Outcome]]:
     """Draws everything that each comparison holds data for, and writes it; what came of it, by comparison."""
     jobs = [(at, stem) for at, (_, questions) in enumerate(asking) for stem in questions]
     processes = _processes(asking, len(jobs))
     with _rarely_collected():
         if processes == 1:
-            found = [_one(asking, folder, job) for job in jobs]
+            found = [_one(asking, folder, show, job) for job in jobs]
         else:
             fork = multiprocessing.get_context("fork")
-            with ProcessPoolExecutor(processes, fork, _begin, (asking, folder)) as pool:
+            with ProcessPoolExecutor(processes, fork, _begin, (asking, folder, show)) as pool:
                 found = list(pool.map(_of_begun, jobs))
     outcomes: list[list[Outcome]] = [[] for _ in asking]
     for (at, _), outcome in zip(jobs, found, strict=True):
@@ -80,27 +84,28 @@ def _rarely_collected() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-begun: tuple[Sequence[Asking], Path]
+begun: tuple[Sequence[Asking], Path, Show]
 """In a process of the pool: what it was forked with, so that nothing has to be sent to it but a number and a stem."""
 
 
-def _begin(asking: Sequence[Asking], folder: Path) -> None:
+def _begin(asking: Sequence[Asking], folder: Path, show: Show) -> None:
     global begun
-    begun = asking, folder
+    begun = asking, folder, show
 
 
 def _of_begun(job: tuple[int, str]) -> Outcome:
     return _one(*begun, job)
 
 
-def _one(asking: Sequence[Asking], folder: Path, job: tuple[int, str]) -> Outcome:
+def _one(asking: Sequence[Asking], folder: Path, show: Show, job: tuple[int, str]) -> Outcome:
     at, stem = job
     comparison, questions = asking[at]
-    given, reason, failed, unrecorded = None, "", False, False
+    given, shown, reason, failed, unrecorded = None, "", "", False, False
     try:
-        given = answer(questions[stem], stem, comparison, folder)
+        whole = answer(questions[stem], stem, comparison, folder)
+        given, shown = replace(whole, tables={NUMBERS: whole.tables[NUMBERS]}), show(whole)
     except NothingToDraw as nothing:
         reason, unrecorded = str(nothing), isinstance(nothing, NotRecorded)
     except Exception as error:
         reason, failed = failure(error, comparison), True
-    return Outcome(stem, given, reason, failed, unrecorded, comparison.store.unreadable)
+    return Outcome(stem, given, shown, reason, failed, unrecorded, comparison.store.unreadable)

@@ -39,7 +39,9 @@ def save(figure: Figure, tables: Tables, stem: str, folder: Path, runs: Iterable
     vector, pages, dots = (str(path) for path in written)
     with applied(), mpl.rc_context({"svg.hashsalt": stem}):
         # by the canvases themselves: savefig draws a figure that has a layout twice, and three formats six times
-        figure.draw_without_rendering()
+        layout = figure.get_layout_engine()
+        if layout is not None:
+            layout.execute(figure)
         figure.set_layout_engine("none")
         figure.set_facecolor(mpl.rcParams["savefig.facecolor"])
         FigureCanvasSVG(figure).print_svg(vector, metadata=UNDATED["svg"])

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import NullLocator
 
 INK, QUIET, RULE, PAPER = "#1d252c", "#5d6872", "#d5dade", "#ffffff"
 """Text, secondary text, lines that carry no data, ground. The page swaps these four where the reader prefers dark."""
@@ -145,8 +146,11 @@ def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 
 def label(panels: list[Axes], x: str, y: str) -> None:
-    """Names the axes once: along the last row and down the first column."""
+    """Names the axes once: along the last row and down the first column; many small panels have no minor ticks."""
     for axes in panels:
+        if len(panels) > 6:
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_minor_locator(NullLocator())
         place = axes.get_subplotspec()
         assert place is not None  # panels are subplots
         if place.is_last_row():
