@@ -345,7 +345,8 @@ def written(store: FolderStore, folder: Path) -> int:
     wholes = [_apart(whole, stems) for whole in comparisons(store, STUDY)[0]]
     of_studies = {stem: one for stem, one in asking.items() if compared(one) == STUDY}
     of_variants = {stem: one for stem, one in asking.items() if compared(one) != STUDY}
-    asked_of = [*((one, of_studies) for one in wholes), *((one, of_variants) for one in variants)]
+    # what takes long first, so that no core is left waiting in the end
+    asked_of = [*((one, of_variants) for one in variants), *((one, of_studies) for one in wholes)]
     outcomes = ask(asked_of, folder, picture)
     pictures = {one.answer.stem: Markup(one.shown) for came in outcomes for one in came if one.answer is not None}
     given = {one.stem: sorted_out(one, came) for (one, _), came in zip(asked_of, outcomes, strict=True)}

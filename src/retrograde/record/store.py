@@ -69,6 +69,7 @@ class FolderStore:
         self.folders: dict[str, RunFolder] = {}
         self.unreadable: dict[str, str] = {}
         self._metadata: dict[str, dict[str, Any]] = {}
+        self._cards: dict[str, dict[str, Any]] = {}
         for folder in sorted(run_folders(self.root), key=lambda folder: folder.path):
             if not any(is_there(folder.path / part) for part in BEGUN) and os.access(folder.path, os.X_OK):
                 continue
@@ -121,7 +122,9 @@ class FolderStore:
 
     def card(self, run: str) -> dict[str, Any]:
         """The task's card as it was when the run was made; raises ValueError, naming the file, where there is none."""
-        return read_card(self.folders[run])
+        if run not in self._cards:
+            self._cards[run] = read_card(self.folders[run])
+        return self._cards[run]
 
     def at_work(self, run: str) -> bool:
         """Whether a process is at work on the run, as far as this machine knows."""
