@@ -20,6 +20,7 @@ from retrograde.figures.maps import (
     ON_MARKED,
     at_most,
     drawn,
+    first_maps,
     labels_of,
     most_in_words,
     on_marked,
@@ -37,11 +38,8 @@ def load(comparison: Comparison) -> Tables:
     heads = pd.concat(
         [ends(comparison.readings(f"attention/{name}")).assign(quantity=name) for name in PER_HEAD], ignore_index=True
     )
-    first = heads.sort_values(["model", "seed", "run"]).groupby("model", observed=True)["run"].first()
+    first, maps = first_maps(comparison, "attention/map", heads)
     heads = heads[heads["run"].isin(first)]
-    maps = ends(comparison.readings("attention/map", sorted(int(step) for step in heads["step"].unique())))
-    maps = maps[maps["run"].isin(first) & (maps["sample"] == 0)]
-    maps = maps.sort_values(["model", "run", "when", "layer", "head", "query", "key"], ignore_index=True)
     labels = labels_of(comparison, first)
     return {
         "maps": readable(maps)[["model", "when", "step", "layer", "head", "query", "key", "value"]],

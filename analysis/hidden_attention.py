@@ -11,7 +11,6 @@ Data:      readings hidden_attention/map, distance and entropy of the first and 
 """
 
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -35,6 +34,7 @@ from retrograde.figures.maps import (
     ON_MARKED,
     at_most,
     drawn,
+    first_maps,
     labels_of,
     most_in_words,
     on_marked,
@@ -58,11 +58,7 @@ def load(comparison: Comparison) -> Tables:
     except NotRecorded as none:
         asked = "retrograde-probe RUN hidden_attention"
         raise NotRecorded(f"{none}, which is recorded where it is asked for: {asked}") from none
-    first = heads.sort_values(["model", "seed", "run"]).groupby("model", observed=True)["run"].first()
-    chosen = replace(comparison, runs=comparison.runs[comparison.runs["run"].isin(first)])
-    maps = ends(chosen.readings("hidden_attention/map", sorted(int(step) for step in heads["step"].unique())))
-    maps = maps[maps["sample"] == 0]
-    maps = maps.sort_values(["model", "run", "when", "layer", "head", "query", "key"], ignore_index=True)
+    first, maps = first_maps(comparison, "hidden_attention/map", heads)
     labels = labels_of(comparison, first)
     return {
         "maps": readable(maps)[["model", "when", "step", "layer", "head", "query", "key", "value"]],

@@ -5,7 +5,7 @@ words, with ``marked``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from retrograde.figures import theme
-from retrograde.figures.comparison import AFTER, Comparison
+from retrograde.figures.comparison import AFTER, Comparison, ends
 from retrograde.figures.provenance import number
 
 MARKED = "*"
@@ -47,6 +47,19 @@ def labels_of(comparison: Comparison, first: pd.Series) -> pd.DataFrame:
     labels = labels[(labels["sample"] == 0) & (labels["label"] != "")]
     labels["marked"] = labels["label"].str.endswith(MARKED) & (labels["label"] != MARKED)
     return labels[["model", "side", "time", "label", "scored", "marked"]].reset_index(drop=True)
+
+
+def first_maps(comparison: Comparison, name: str, heads: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
+    """The first seed's run of each model, and the first sample's maps of these runs before and after training.
+
+    ``heads`` are readings of the same heads, which say what runs and steps there are.
+    """
+    first = heads.sort_values(["model", "seed", "run"]).groupby("model", observed=True)["run"].first()
+    steps = sorted(int(step) for step in heads.loc[heads["run"].isin(first), "step"].unique())
+    chosen = replace(comparison, runs=comparison.runs[comparison.runs["run"].isin(first)])
+    maps = ends(chosen.readings(name, steps))
+    maps = maps[maps["sample"] == 0]
+    return first, maps.sort_values(["model", "run", "when", "layer", "head", "query", "key"], ignore_index=True)
 
 
 def readable(maps: pd.DataFrame) -> pd.DataFrame:
