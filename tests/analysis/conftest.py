@@ -1,8 +1,9 @@
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from retrograde.figures.question import imported
 
 SCRIPTS = Path(__file__).parents[2] / "analysis"
 
@@ -14,10 +15,7 @@ def script():
 
     def load(stem: str) -> ModuleType:
         if stem not in loaded:
-            spec = importlib.util.spec_from_file_location(stem, SCRIPTS / f"{stem}.py")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            loaded[stem] = module
+            loaded[stem] = imported(SCRIPTS / f"{stem}.py")
         return loaded[stem]
 
     return load

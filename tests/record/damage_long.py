@@ -8,7 +8,6 @@ is lost beside the damaged file, or is lost without being named, or raises, is p
 """
 
 import contextlib
-import importlib.util
 import io
 import re
 import shutil
@@ -26,6 +25,7 @@ HERE = Path(__file__).parents[1]
 sys.path.insert(0, str(HERE))
 
 from damage import Done, damage, everything, faults, raised, restore, write_good  # noqa: E402
+from retrograde.figures.question import imported  # noqa: E402
 from retrograde.record.store import FolderStore  # noqa: E402
 
 SCRIPTS = HERE.parent / "analysis"
@@ -104,11 +104,7 @@ def of_page(outputs: Path, done: Done, to: Path, named: bool) -> list[str]:
 
 def script(stem: str) -> ModuleType:
     """A script of analysis/ as a module."""
-    spec = importlib.util.spec_from_file_location(stem, SCRIPTS / f"{stem}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return imported(SCRIPTS / f"{stem}.py")
 
 
 if __name__ == "__main__":

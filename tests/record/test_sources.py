@@ -1,6 +1,5 @@
 """The same runs give the same tables and figures from a folder, from offline runs copied elsewhere and from W&B."""
 
-import importlib.util
 import json
 import math
 import os
@@ -19,7 +18,7 @@ from fake_runs import CARD, Fake, write_run
 from loopback import ENTITY, HISTORY, LoopbackServer, ReceivedRun
 from retrograde.core.records import Reading
 from retrograde.core.statistics import STATISTICS
-from retrograde.figures.question import main
+from retrograde.figures.question import imported, main
 from retrograde.record.folder import RunFolder
 from retrograde.record.project import LARGEST_TABLE
 from retrograde.record.recorder import RunRecorder
@@ -39,11 +38,7 @@ FAKES = (
 
 
 def script(stem: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(stem, ANALYSIS / f"{stem}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return imported(ANALYSIS / f"{stem}.py")
 
 
 def viewed(folder: RunFolder, mode: Mode = "offline", group: str = "demo") -> None:
