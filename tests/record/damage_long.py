@@ -49,7 +49,7 @@ def main(damages: int = 1_000, reports: int = 30, first: int = 0) -> int:
             try:
                 found, named = faults(before, outputs, done)
                 found += raised(outputs, questions)
-                if reports and (seed - first) % (damages // reports) == 0:
+                if reports and (seed - first) % max(1, damages // reports) == 0:
                     found += of_page(outputs, done, Path(place) / "report", named)
                     seen["reports"] += 1
             except Exception as error:

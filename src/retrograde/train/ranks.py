@@ -41,6 +41,9 @@ LONGEST = timedelta(days=1)
 GRACE = 10.0
 """Seconds that the other ranks have to end, once rank 0 has taken its last step."""
 
+END_SEEN = 2.0
+"""Seconds within which the end of another rank is seen, once rank 0 has failed."""
+
 
 def count(settings: TrainerSettings) -> int:
     """How many processes train one run."""
@@ -78,6 +81,10 @@ def together(job: Job, address: Rank) -> Iterator[None]:
         for process in others:
             process.join(GRACE)
     except Exception as error:
+        ended = wait([process.sentinel for process in others], END_SEEN)  # its connection closes before its end is seen
+        for process in others:
+            if process.sentinel in ended:
+                process.join()
         lost = [process.name for process in others if process.exitcode]
         if lost:
             raise RuntimeError(
