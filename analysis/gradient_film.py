@@ -51,11 +51,12 @@ def animate(tables: Tables, scores: pd.DataFrame, path: Path) -> int:
     writer = MAKERS[path.suffix](fps=PER_SECOND)
     with theme.applied():
         figure, panels = theme.panels(len(models), 2.2)
-        panels[0].set_xlim(maps["time"].min() - 0.5, maps["time"].max() + 0.5)
-        panels[0].set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
-        panels[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        panels[0].yaxis.set_major_locator(MaxNLocator(6, integer=True))
-        panels[0].yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
+        for axes in panels:
+            axes.set_xlim(maps["time"].min() - 0.5, maps["time"].max() + 0.5)
+            axes.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
         theme.label(panels, "time (position)", "‖dL/dz‖ (loss per state)")
         figure.legend(handles=_lines_legend(), loc="outside lower center", ncols=4, frameon=False, handlelength=2.4)
         theme.headline(figure, f"step {number(steps[-1])}: the gradient over time")

@@ -148,6 +148,7 @@ def draw(tables: Tables) -> Figure:
     lags = np.sort(numbers[LAG].unique())
     logarithmic = bool(lags[0] >= 1 and lags[-1] >= WIDE * lags[0])
     for title, axes in zip(titles, panels, strict=True):
+        _scale(axes, numbers, lags, logarithmic)
         of_panel = numbers if together else numbers[numbers["architecture"] == title]
         axes.set_title(title, fontweight="bold", color=colours[title])
         _draw_lags(axes, lags, set(of_panel[LAG]), logarithmic)
@@ -158,7 +159,6 @@ def draw(tables: Tables) -> Figure:
                 axes.plot(place[ended], of_panel.loc[ended, HORIZON], lw=0, clip_on=False, zorder=4, **style)
         missing = int(of_panel[HORIZON].isna().sum())
         theme.note(axes, f"without a horizon: {number_of(missing, 'run')}" if missing else "", (0.03, 0.9))
-    _scale(panels, numbers, lags, logarithmic)
     theme.label(panels, "lag that the task asks for", "horizon (lags)")
     _draw_legend(figure, numbers)
     theme.headline(figure, finding(tables))
@@ -212,9 +212,8 @@ def _draw_lags(axes: Axes, lags: np.ndarray, asked: set[float], logarithmic: boo
             axes.plot(across, [lag, lag], color=theme.QUIET, lw=1.2, zorder=2)
 
 
-def _scale(panels: list[Axes], numbers: pd.DataFrame, lags: np.ndarray, logarithmic: bool) -> None:
+def _scale(axes: Axes, numbers: pd.DataFrame, lags: np.ndarray, logarithmic: bool) -> None:
     """The same for both axes; where it is logarithmic it is even between 0 and 1."""
-    axes = panels[0]
     along, half = _along(lags, logarithmic), _gap(lags, logarithmic) / 2
     highest = 1.08 * float(np.nanmax([*numbers[HORIZON], *lags]))
     if logarithmic:

@@ -132,20 +132,21 @@ def draw(tables: Tables) -> Figure:
     for axes, quantity in ((above, "score"), (below, "loss"), *((panel, WINDOW) for panel in lowest)):
         of_quantity = curves[curves["quantity"] == quantity]
         limits = _limits(of_quantity["value"], lines.get(quantity, pd.Series(dtype=float)), quantity)
+        # before anything is drawn: else each line asks what it changes of the axes
+        axes.set_xlim(0, max(curves["step"].max(), 1) * 1.02)
+        axes.set_ylim(*limits)
+        if quantity == "loss":
+            axes.set_yscale("log")
         for model in models:
             is_counted = quantity == "score" and ended[numbers.loc[numbers["model"] == model, "run"]].eq(SOLVED).any()
             look = replace(looks[model], marker="") if is_counted else looks[model]
             _draw_model(axes, of_quantity[of_quantity["model"] == model], ended, look, limits)
-        axes.set_ylim(*limits)
-        if quantity == "loss":
-            axes.set_yscale("log")
         if quantity in lines:
             _draw_lines(axes, lines.loc[np.isfinite(lines[quantity]), ["rule", quantity]].sort_values(quantity))
         axes.set_ylabel(f"{SPLIT} {quantity}" if quantity in lines else f"effective window\n({units[0]})")
         odd = [oddities(of_quantity, limits), *_lines_off(lines, quantity)]
         theme.note(axes, "; ".join(filter(None, odd)), (0.02, 0.85 if quantity == WINDOW else 0.04))
     (below, *lowest)[-1].set_xlabel("step")
-    below.set_xlim(0, max(curves["step"].max(), 1) * 1.02)
     _draw_solved(above, numbers, looks, float(lines.loc[lines["rule"] == SOLVED, "score"].iloc[0]))
     handles = [
         Line2D([], [], color=looks[model].colour, linewidth=1.8, label=model, **_marker(looks[model]))

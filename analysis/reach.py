@@ -77,23 +77,18 @@ def _furthest(norms: pd.DataFrame) -> pd.DataFrame:
 def _numbers(horizons: pd.DataFrame, curves: pd.DataFrame, card: Mapping[str, object]) -> pd.DataFrame:
     """Horizons before and after by run, what kept the gradient longest, and the task's lags beside them."""
     lags = lag_quantiles(card)
-    rows = []
-    measured = curves.groupby("run")["lag"].max()
-    by_run = dict(list(horizons.groupby("run")))
-    for run in dict.fromkeys(curves["run"]):
-        of_run = by_run[run]
-        row: dict[str, object] = {column: of_run[column].iloc[0] for column in ("model", "seed")}
-        for when in (BEFORE, AFTER):
-            values = of_run.loc[of_run["when"] == when].sort_values("component").set_index("component")["value"]
-            row[f"horizon {when} (lags)"] = values.max() if len(values) else np.nan
-            row[f"kept {when} by"] = values.idxmax() if values.notna().any() else "–"
-        row["step after"] = of_run["step"].max()
-        row["longest lag measured"] = measured[run]
-        row["task's lags, median"] = lags.get("median", np.nan)
-        row["task's lags, 90 %"] = lags.get("90 %", np.nan)
-        rows.append({**row, "run": run})
-    table = pd.DataFrame(rows)
-    return table.astype({"model": curves["model"].dtype})
+    table = curves[["model", "seed", "run"]].drop_duplicates("run", ignore_index=True).set_index("run")
+    for when in (BEFORE, AFTER):
+        at_end = horizons[horizons["when"] == when].sort_values(["value", "component"], ascending=[False, True])
+        furthest = at_end.drop_duplicates("run").set_index("run")  # one that is no number comes last
+        table[f"horizon {when} (lags)"] = furthest["value"]
+        table[f"kept {when} by"] = furthest["component"].where(furthest["value"].notna()).astype(object)
+        table[f"kept {when} by"] = table[f"kept {when} by"].fillna("–")
+    table["step after"] = horizons.groupby("run")["step"].max()
+    table["longest lag measured"] = curves.groupby("run")["lag"].max()
+    table["task's lags, median"] = lags.get("median", np.nan)
+    table["task's lags, 90 %"] = lags.get("90 %", np.nan)
+    return table.reset_index().loc[:, [*(column for column in table), "run"]]
 
 
 def medians(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -146,7 +141,12 @@ def draw(tables: Tables) -> Figure:
     top = float(np.ceil(curves["relative"].where(np.isfinite(curves["relative"])).max() + 0.1))
     strip = depth - 0.2 * (top - depth) if len(lags) else depth
     middle = medians(tables[NUMBERS])
+    powers = [power for power in MaxNLocator(6, integer=True).tick_values(depth, top) if depth <= power <= top]
     for model, axes in zip(models, panels, strict=True):
+        axes.set_xlim(-0.5, curves["lag"].max() + 0.5)
+        axes.set_ylim(strip, top)
+        axes.set_yticks(powers)
+        axes.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
         of_model = curves[curves["model"] == model]
         axes.axhline(np.log10(KEPT), color=theme.QUIET, linewidth=0.6, dashes=(2, 2))
         for when in (BEFORE, AFTER):
@@ -157,12 +157,6 @@ def draw(tables: Tables) -> Figure:
         axes.set_title(model, fontweight="bold", color=looks[model].colour)
         axes.set_title(f"{horizons} lags", loc="right")
         theme.note(axes, oddities(of_model, depth), (0.03, 0.22))
-    panels[0].set_xlim(-0.5, curves["lag"].max() + 0.5)
-    panels[0].set_ylim(strip, top)
-    panels[0].set_yticks(
-        [power for power in MaxNLocator(6, integer=True).tick_values(depth, top) if depth <= power <= top]
-    )
-    panels[0].yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
     theme.label(panels, "lag (positions back)", "gradient relative to lag 0")
     _draw_legend(figure, len(lags) > 0)
     theme.headline(figure, finding(tables))

@@ -167,7 +167,17 @@ def draw(tables: Tables) -> Figure:
     laws = dict(tables["laws"].itertuples(index=False, name=None))
     figure, panels = theme.panels(len(models), 2.1)
     x = np.geomspace(*_span(units["value"], lags, laws), PLACES)
+    needed = numbers["task's lags, median"].iloc[0]
     for model, axes in zip(models, panels, strict=True):
+        axes.set_xscale("log")
+        axes.set_xlim(x[0], x[-1])
+        axes.set_ylim(0, 1.02)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if x[-1] < 1000 * x[0] else (1,), numticks=9))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
+        if needed > x[0]:
+            axes.axvline(needed, color=theme.QUIET, linewidth=0.7, dashes=(2, 2))
         if len(lags):
             shares = longer(np.repeat(lags["lag"], lags["count"]), x)
             axes.fill_between(x, shares, color=theme.RULE, linewidth=0, step="post")
@@ -179,17 +189,6 @@ def draw(tables: Tables) -> Figure:
             axes.plot(x, law(x, laws[model]), color=theme.INK, linewidth=1.2, ls=(0, (1, 1.4)))
         axes.set_title(model, fontweight="bold", color=looks[model].colour)
         theme.note(axes, oddities(numbers[numbers["model"] == model], of_model), (0.04, 0.04))
-    needed = numbers["task's lags, median"].iloc[0]
-    for axes in panels:
-        if needed > x[0]:
-            axes.axvline(needed, color=theme.QUIET, linewidth=0.7, dashes=(2, 2))
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if x[-1] < 1000 * x[0] else (1,), numticks=9))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-    panels[0].set_xlim(x[0], x[-1])
-    panels[0].set_ylim(0, 1.02)
-    panels[0].yaxis.set_major_formatter(PercentFormatter(1, 0))
     theme.label(panels, "time constant (positions)", "units that are longer")
     _draw_legend(figure, len(lags) > 0, len(laws) > 0)
     theme.headline(figure, finding(tables))

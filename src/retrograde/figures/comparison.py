@@ -207,9 +207,10 @@ def model_names(runs: pd.DataFrame) -> list[str]:
     learns = _learns(runs)
     stems = runs["model"].astype(str).where(learns, [_rule(run) for run in records(texts)])
     differing = {}
-    for model, of_model in texts.groupby(stems):
-        said = () if learns[of_model.index].all() else (RULE, REACH)  # by the name of a rule
-        differing[model] = [column for column in settings if column not in said and of_model[column].nunique() > 1]
+    counts = texts.groupby(stems).nunique()
+    for model, all_learn in learns.groupby(stems).all().items():
+        said = () if all_learn else (RULE, REACH)  # by the name of a rule
+        differing[model] = [column for column in settings if column not in said and counts.at[model, column] > 1]
     names = []
     for model, text in zip(stems, records(texts), strict=True):
         entries = [f"{column.rpartition('.')[2]}={text[column]}" for column in differing[model]]

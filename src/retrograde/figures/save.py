@@ -10,11 +10,14 @@ The same tables give the same bytes: no date is written, and names inside the SV
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from fontTools import subset
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -45,9 +48,10 @@ def save(figure: Figure, tables: Tables, stem: str, folder: Path, runs: Iterable
         figure.set_layout_engine("none")
         figure.set_facecolor(mpl.rcParams["savefig.facecolor"])
         FigureCanvasSVG(figure).print_svg(vector, metadata=UNDATED["svg"])
-        FigureCanvasPdf(figure).print_pdf(pages, metadata=UNDATED["pdf"])
+        with _letters_alone():
+            FigureCanvasPdf(figure).print_pdf(pages, metadata=UNDATED["pdf"])
         figure.set_dpi(mpl.rcParams["savefig.dpi"])
-        FigureCanvasAgg(figure).print_png(dots, metadata=UNDATED["png"])
+        FigureCanvasAgg(figure).print_png(dots, metadata=UNDATED["png"], pil_kwargs={"compress_level": 3})
     for name, table in tables.items():
         if name == NUMBERS:
             written += write_numbers(table, stem, folder)
@@ -58,6 +62,26 @@ def save(figure: Figure, tables: Tables, stem: str, folder: Path, runs: Iterable
         (pictures / name).write_text(text, encoding="utf-8")
         written.append(pictures / name)
     return written
+
+
+@contextmanager
+def _letters_alone() -> Iterator[None]:
+    """Fonts are embedded without their tables of how letters combine: matplotlib has placed each letter itself.
+
+    They take most of the time that a small picture as PDF does.
+    """
+
+    class Options(subset.Options):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            self.drop_tables += ["GDEF", "GPOS", "GSUB"]
+
+    whole = subset.Options
+    subset.Options = Options
+    try:
+        yield
+    finally:
+        subset.Options = whole
 
 
 def headline_share(figure: Figure) -> float:

@@ -132,14 +132,17 @@ def present(model: pd.Series) -> list[str]:
 
 
 def panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` panels of one scale, three to a row, four as two by two; ``height`` inches a row."""
+    """A figure with ``count`` panels, three to a row, four as two by two; ``height`` inches a row.
+
+    Numbers stand along the last row and down the first column: the caller gives all panels one scale. Axes that
+    matplotlib shares are asked for each other's limits at each line that is drawn, which for twenty is most of drawing.
+    """
     columns = 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
     figure = Figure(figsize=(WIDTH, rows * height + 0.9), layout="constrained")
     stacked: list[Axes] = []
     for place in range(count):
-        first = stacked[0] if stacked else None
-        axes = figure.add_subplot(rows, columns, place + 1, sharex=first, sharey=first)
+        axes = figure.add_subplot(rows, columns, place + 1)
         axes.tick_params(labelbottom=place + columns >= count, labelleft=place % columns == 0)
         stacked.append(axes)
     return figure, stacked

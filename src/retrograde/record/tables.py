@@ -259,11 +259,12 @@ def read_table(path: Path, run: str, schema: pa.Schema, steps: Sequence[int] | N
         rows = file.metadata.num_rows
         if rows > MOST_ROWS * path.stat().st_size:
             raise ValueError(f"it claims {rows:,} rows in {path.stat().st_size:,} bytes")
+        # by one thread: what several spend on each other is more than a table of a run takes
         if steps is None:
-            table = file.read()
+            table = file.read(use_threads=False)
         else:
             wanted = pc.field("step").isin(list(steps))
-            table = pq.read_table(path, filters=wanted, page_checksum_verification=True)
+            table = pq.read_table(path, filters=wanted, use_threads=False, page_checksum_verification=True)
         table = table.replace_schema_metadata(None)
         table.validate(full=True)
         return _of_run(table, run, schema)
