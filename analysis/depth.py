@@ -27,8 +27,7 @@ from retrograde.figures.comparison import (
     NothingToDraw,
     Tables,
     ends,
-    outcome,
-    records,
+    outcomes,
 )
 from retrograde.figures.provenance import number, seeds_each
 from retrograde.figures.statistics import interval, interval_in_words
@@ -67,9 +66,9 @@ def load(comparison: Comparison) -> Tables:
     runs = runs[runs[RESIDUAL].notna() & runs[NORMALISATION].notna()]
     if runs[RESIDUAL].nunique() < 2:
         raise NothingToDraw("no model has a residual path in one run and none in another: model.residual=true,false")
-    readings = comparison.readings("state_gradient/total")
+    readings = comparison.readings("state_gradient/total", statistic="mean")
     readings = readings[readings["run"].isin(list(runs["run"])) & (readings["component"] == "residual")]
-    curves = _over_depth(ends(readings[readings["statistic"] == "mean"]))
+    curves = _over_depth(ends(readings))
     if curves.empty or curves["below"].max() < 2 or not (curves["when"] == BEFORE).any():
         raise NothingToDraw("no run holds state_gradient/total at step 0 of a residual stream of two layers or more")
     runs = runs[runs["run"].isin(list(curves["run"]))]
@@ -91,7 +90,7 @@ def load(comparison: Comparison) -> Tables:
             ),
             WHOLE.format("at the start"): runs["run"].map(changes[BEFORE]),
             WHOLE.format("after training"): runs["run"].map(changes[AFTER]) if AFTER in changes else np.nan,
-            "outcome": [outcome(run) for run in records(runs)],
+            "outcome": outcomes(runs),
             "solved at step": runs["solved_step"].astype(float),
             "test score": runs["score"].astype(float),
             "run": runs["run"],
@@ -206,7 +205,7 @@ def draw(tables: Tables) -> Figure:
     first.set_xlim(0, curves["below"].max())
     first.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     first.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    first.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
+    first.yaxis.set_major_formatter(lambda value, _: theme.power(value))
     theme.label(grid.ravel().tolist(), "layers below the highest", "gradient, relative\nto the highest layer")
     handles = [
         Line2D(

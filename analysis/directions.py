@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
+from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcomes
 from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import interval, interval_in_words
 
@@ -56,7 +56,7 @@ def load(comparison: Comparison) -> Tables:
             "directions": [BOTH if both else ONE for both in runs[BOTH_WAYS]],
             "layers": runs[LAYERS].astype(int),
             "seed": runs["seed"],
-            "outcome": [outcome(run) for run in records(runs)],
+            "outcome": outcomes(runs),
             "test score": runs["score"].astype(float),
             "test errors": 1 - runs["score"].astype(float),
             "parameters": runs["parameters"],

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcome, records
+from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcomes, records
 from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import LEVEL, Estimate, in_percent, interval, interval_in_words, solve_rate
 
@@ -58,7 +58,7 @@ def load(comparison: Comparison) -> Tables:
         raise NothingToDraw("no run has been tested yet")
     network = [theme.family(str(model)) for model in runs["model"]]
     ranges = [NEGATIVE if negative else POSITIVE for negative in runs[RANGE].astype(bool)]
-    ended = [outcome(run) for run in records(runs)]
+    ended = outcomes(runs)
     runs = runs.assign(network=network, eigenvalues=ranges, ended=ended)
     runs = runs.sort_values(["network", "eigenvalues", "seed", "run"], ignore_index=True)
     numbers = pd.DataFrame(

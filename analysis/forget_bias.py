@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
+from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcomes, records
 from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import (
     FEWEST,
@@ -61,7 +61,7 @@ def load(comparison: Comparison) -> Tables:
     names = [CHRONO if one == CHRONO else _constant(bias) for one, bias in zip(runs["family"], runs[BIAS], strict=True)]
     if runs["score"].isna().all():
         raise NothingToDraw("no run has been tested yet")
-    ended = [outcome(run) for run in records(runs)]
+    ended = outcomes(runs)
     numbers = pd.DataFrame(
         {
             "model": runs["model"],

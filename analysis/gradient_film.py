@@ -56,7 +56,7 @@ def animate(tables: Tables, scores: pd.DataFrame, path: Path) -> int:
             axes.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-            axes.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
+            axes.yaxis.set_major_formatter(lambda value, _: theme.power(value))
         theme.label(panels, "time (position)", "‖dL/dz‖ (loss per state)")
         figure.legend(handles=_lines_legend(), loc="outside lower center", ncols=4, frameon=False, handlelength=2.4)
         theme.headline(figure, f"step {number(steps[-1])}: the gradient over time")

@@ -83,11 +83,11 @@ def load(comparison: Comparison) -> Tables:
     runs = chosen(comparison.runs)
     left_out = comparison.runs.loc[~comparison.runs["run"].isin(runs["run"]), ["model", "seed"]]
     try:
-        table = replace(comparison, runs=runs).readings("state_gradient/total")
+        table = replace(comparison, runs=runs).readings("state_gradient/total", statistic="mean")
     except NotRecorded as nothing:
         among = f", of the {len(runs)} that would be drawn" if len(left_out) else ""
         raise NotRecorded(f"{nothing}{among}") from None
-    table = table[(table["statistic"] == "mean") & table["layer"].str.startswith(LAYERS)]
+    table = table[table["layer"].str.startswith(LAYERS)]
     if table.empty or table.groupby("run")["step"].nunique().max() < 2:
         raise NothingToDraw("no run holds state_gradient/total of its lowest layer at two snapshots or more")
     if table["time"].nunique() < 2:
@@ -285,7 +285,7 @@ def draw(tables: Tables) -> Figure:
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=grid, location="right", aspect=40, pad=0.015, extend=beyond)
     bar.set_label("‖dL/dz‖ (loss per state)")
     bar.set_ticks([power for power in MaxNLocator(8, integer=True).tick_values(low, high) if low <= power <= high])
-    bar.ax.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
+    bar.ax.yaxis.set_major_formatter(lambda value, _: theme.power(value))
     bar.outline.set_visible(False)
     _draw_legend(figure, maps["status"])
     theme.headline(figure, finding(tables))

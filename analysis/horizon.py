@@ -29,8 +29,7 @@ from retrograde.figures.comparison import (
     Tables,
     ends,
     listed,
-    outcome,
-    records,
+    outcomes,
 )
 from retrograde.figures.provenance import lag_quantiles, number
 from retrograde.figures.statistics import Estimate, in_percent, solve_rate
@@ -88,7 +87,7 @@ def load(comparison: Comparison) -> Tables:
             LAG: runs["run"].map(asked).astype(float),
             HORIZON: runs["run"].map(last["horizon"]).astype(float),
             "step": runs["run"].map(last["step"]),
-            "outcome": [outcome(run) for run in records(runs[["status", "diverged_step", "solved"]])],
+            "outcome": outcomes(runs),
             "run": runs["run"],
         }
     )

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcome, records
+from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcomes, records
 from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import FEWEST, Estimate, interval, interval_in_words, steps_to_solve, too_few
 
@@ -62,7 +62,7 @@ def load(comparison: Comparison) -> Tables:
     curves = runs[["run", "cell", "embedding", "seed"]].merge(metrics[["run", "step", "value"]], on="run")
     if curves.empty:
         raise NothingToDraw("no run whose first layer is varied has been validated yet")
-    ended = [outcome(run) for run in records(runs)]
+    ended = outcomes(runs)
     whole = [run for run, end in zip(runs["run"], ended, strict=True) if end in ("solved", "unsolved")]
     numbers = pd.DataFrame(
         {

@@ -30,8 +30,7 @@ from retrograde.figures.comparison import (
     Tables,
     in_short,
     listed,
-    outcome,
-    records,
+    outcomes,
 )
 from retrograde.figures.provenance import number, seeds_in_words
 from retrograde.figures.statistics import interval
@@ -65,7 +64,7 @@ def load(comparison: Comparison) -> Tables:
     if curves.empty:
         raise NothingToDraw("no run has been validated yet")
     runs = comparison.runs.reindex(columns=list(dict.fromkeys([*comparison.runs.columns, *RESULTS])))
-    ended = [outcome(run) for run in records(runs)]
+    ended = outcomes(runs)
     numbers = runs[["model", "seed"]].assign(outcome=ended).join(runs[list(RESULTS)]).rename(columns=RESULTS)
     card = comparison.card
     lines = [(in_short(rule["rule"], LONGEST_DRAWN), rule["score"], rule["loss"]) for rule in card["baselines"]]

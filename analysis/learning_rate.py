@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcome, records
+from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcomes, records
 from retrograde.figures.provenance import number, seeds_each
 from retrograde.figures.statistics import interval, interval_in_words, solve_rate
 
@@ -59,7 +59,7 @@ def load(comparison: Comparison) -> Tables:
             "seed": runs["seed"],
             "network": [without_rate(str(model)) for model in runs["model"]],
             "learning rate": runs[RATE].astype(float),
-            "ended": [outcome(run) for run in records(runs)],
+            "ended": outcomes(runs),
             "test score": runs["score"].astype(float),
             "solved at step": runs["solved_step"].astype(float),
             "run": runs["run"],

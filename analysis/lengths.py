@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
+from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcomes
 from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import in_percent, solve_rate
 
@@ -124,7 +124,7 @@ def _cells(curves: pd.DataFrame) -> pd.DataFrame:
 def _numbers(cells: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     """Of each run: the score on lengths like those trained on, on the longest, and the length up to which it holds."""
     runs = comparison.runs.set_index("run").reindex(columns=["state_size", "score"])
-    ended = {str(run["run"]): outcome(run) for run in records(comparison.runs)}
+    ended = dict(zip(comparison.runs["run"].astype(str), outcomes(comparison.runs), strict=True))
     rows = []
     for run, of_run in cells.groupby("run", sort=False):
         first, last = of_run.iloc[0], of_run.iloc[-1]

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
+from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcomes
 from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import solve_rate
 
@@ -67,7 +67,7 @@ def load(comparison: Comparison) -> Tables:
             "task": runs["task"].astype(str),
             "attention": [_attention(str(model)) for model in runs["model"]],
             "position": named,
-            "outcome": [outcome(run) for run in records(runs)],
+            "outcome": outcomes(runs),
             "test score": runs["score"].astype(float),
             "score on longer": runs["longer.score"].astype(float),
             "solved from": thresholds,

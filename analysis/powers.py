@@ -45,8 +45,7 @@ def load(comparison: Comparison) -> Tables:
         raise NothingToDraw("no model's spectral radius is varied: model=linear_rnn model.radius=0.9,1,1.1 does")
     chosen = runs.loc[runs[RADIUS].notna(), ["run", RADIUS, MATRIX]].set_axis(["run", "radius", "matrix"], axis=1)
     chosen = chosen.astype({"radius": float})
-    curves = _first(comparison.readings("lag_gradient/relative", [0]))
-    curves = curves[curves["statistic"] == "mean"].merge(chosen, on="run")
+    curves = _first(comparison.readings("lag_gradient/relative", [0], "mean")).merge(chosen, on="run")
     slopes = _first(comparison.readings("lag_gradient/slope", [0])).merge(chosen, on="run")
     if curves.empty or slopes.empty:
         raise NothingToDraw("no run holds lag_gradient/relative and lag_gradient/slope of step 0")
@@ -131,7 +130,7 @@ def draw(tables: Tables) -> Figure:
         above.set_title(str(matrix), fontweight="bold")
     top[0].set_ylabel("gradient relative to lag 0")
     top[0].yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    top[0].yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
+    top[0].yaxis.set_major_formatter(lambda value, _: theme.power(value))
     bottom[0].set_ylabel("factor a lag, measured")
     for axis in (bottom[0].xaxis, bottom[0].yaxis):
         axis.set_major_locator(FixedLocator(np.log10(list(colours)).tolist()))

@@ -45,8 +45,8 @@ def load(comparison: Comparison) -> Tables:
     if horizons.empty:
         raise NothingToDraw("from a target to its source there is no lag; source_gradient has what reaches it")
     steps = sorted(int(step) for step in horizons["step"].unique())
-    norms = _lowest(comparison.readings("lag_gradient/relative", steps))
-    curves = _furthest(ends(norms[norms["statistic"] == "mean"]))
+    norms = _lowest(comparison.readings("lag_gradient/relative", steps, "mean"))
+    curves = _furthest(ends(norms))
     curves = curves[curves["run"].isin(horizons["run"])].reset_index(drop=True)  # where both can be read
     if curves.empty:
         raise NothingToDraw("no run holds both lag_gradient/relative and lag_gradient/horizon")
@@ -146,7 +146,7 @@ def draw(tables: Tables) -> Figure:
         axes.set_xlim(-0.5, curves["lag"].max() + 0.5)
         axes.set_ylim(strip, top)
         axes.set_yticks(powers)
-        axes.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
+        axes.yaxis.set_major_formatter(lambda value, _: theme.power(value))
         of_model = curves[curves["model"] == model]
         axes.axhline(np.log10(KEPT), color=theme.QUIET, linewidth=0.6, dashes=(2, 2))
         for when in (BEFORE, AFTER):

@@ -27,7 +27,7 @@ from retrograde.figures.comparison import (
     NothingToDraw,
     Tables,
     listed,
-    outcome,
+    outcomes,
     records,
 )
 from retrograde.figures.provenance import number, seeds_each, trivial_rule
@@ -75,7 +75,7 @@ def load(comparison: Comparison) -> Tables:
             "pairs": runs[PAIRS].astype(int),
             "width": runs[WIDTH].astype(int),
             "state (numbers)": runs["state_size"].astype(float),
-            "outcome": [outcome(run) for run in records(runs)],
+            "outcome": outcomes(runs),
             "test score": runs["score"].astype(float),
             "run": runs["run"],
         }

@@ -30,8 +30,7 @@ from retrograde.figures.comparison import (
     NothingToDraw,
     Tables,
     ends,
-    outcome,
-    records,
+    outcomes,
 )
 from retrograde.figures.provenance import number, seeds_each
 from retrograde.figures.statistics import interval, interval_in_words, solve_rate
@@ -84,7 +83,7 @@ def load(comparison: Comparison) -> Tables:
             QUANTITIES[ENTROPY]: runs["run"].map(entropy[BEFORE]),
             QUANTITIES[GRADIENT]: runs["run"].map(measured[GRADIENT]),
             "entropy after training": runs["run"].map(entropy[AFTER]) if AFTER in entropy else np.nan,
-            "outcome": [outcome(run) for run in records(runs)],
+            "outcome": outcomes(runs),
             "solved at step": result["solved_step"].astype(float),
             "steps": result["steps"].astype(float),
             "test score": result["score"].astype(float),

@@ -32,7 +32,7 @@ from retrograde.figures.comparison import (
     at_ends,
     ends,
     listed,
-    outcome,
+    outcomes,
     records,
 )
 from retrograde.figures.provenance import lag_quantiles, models_in_words, number, seeds_each, seeds_in_words
@@ -102,7 +102,7 @@ def longer(values: pd.Series | np.ndarray, than: float | np.ndarray) -> np.ndarr
 def _numbers(units: pd.DataFrame, runs: pd.DataFrame, card: Mapping[str, Any]) -> pd.DataFrame:
     """By run: the share longer than the task's median lag, the median, and how many are zero and infinite."""
     needed = lag_quantiles(card).get("median", np.nan)
-    ended = {run["run"]: outcome(run) for run in records(runs)}
+    ended = dict(zip(runs["run"], outcomes(runs), strict=True))
     parts = {key: of_snapshot.to_numpy() for key, of_snapshot in units.groupby(["run", "when"])["value"]}
     last = units.groupby("run")["step"].max()
     rows = []

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcome, records
+from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcomes
 from retrograde.figures.provenance import number
 from retrograde.figures.statistics import LEVEL, in_percent, solve_rate
 
@@ -54,7 +54,7 @@ def load(comparison: Comparison) -> Tables:
     if runs["task"].nunique() > 1:
         raise NothingToDraw(f"lengths of several tasks are no one axis: {listed(sorted(set(runs['task'])))}")
     runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, "score", "solved_step", CLIP, RATE])))
-    ended = [outcome(run) for run in records(runs)]
+    ended = outcomes(runs)
     if not set(ended) & set(COUNTED):
         raise NothingToDraw("no run has come to its end yet")
     numbers = pd.DataFrame(

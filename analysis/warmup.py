@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcome, records
+from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcomes
 from retrograde.figures.provenance import number, seeds_each
 
 START, OVER, RATE = "config.scheduler.start_factor", "config.scheduler.total_iters", "config.optimizer.lr"
@@ -52,7 +52,7 @@ def load(comparison: Comparison) -> Tables:
             "learning rate": runs[RATE].astype(float),
             "rate": np.where(is_warmed, WITH, WITHOUT),
             "warm-up (steps)": runs[OVER].astype(float).where(is_warmed, 0.0),
-            "outcome": [outcome(run) for run in records(runs)],
+            "outcome": outcomes(runs),
             "solved at step": runs["solved_step"].astype(float),
             "steps": runs["steps"].astype(float),
             "test score": runs["score"].astype(float),

@@ -54,8 +54,7 @@ def load(comparison: Comparison) -> Tables:
     if runs.duplicated(["window", "seed"]).any():
         raise NothingToDraw("runs with one window differ in more than the seed: compare one setting at a time")
     keys = runs[["run", "window"]]
-    scores = comparison.readings("test/score_by_length")
-    scores = scores[scores["statistic"] == "mean"].merge(keys, on="run")
+    scores = comparison.readings("test/score_by_length", statistic="mean").merge(keys, on="run")
     curves = scores[["window", "seed", "run", "length", "value"]].sort_values(
         ["window", "seed", "length"], ignore_index=True
     )

@@ -78,8 +78,28 @@ def test_no_entry_of_a_legend_is_cut_off_the_figure(labels):
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width
 
 
-def test_a_name_with_dollars_is_drawn_as_it_stands_and_a_power_is_one() -> None:
-    figure = Figure()
-    texts = [figure.text(0, 0, words) for words in ("a_$1$", "$10^{-3}$", "$\\frac$", "plain", "$-10^{2}$")]
-    theme.spell_out(figure)
-    assert [text.get_parse_math() for text in texts] == [False, True, False, True, True]
+def test_no_text_is_a_formula() -> None:
+    with theme.applied():
+        assert not Figure().text(0, 0, "a_$1$").get_parse_math()
+
+
+@pytest.mark.parametrize(
+    ("settings", "limits", "ticks"),
+    [
+        ({"value": "log"}, (1e-12, 1e3), {"10⁻¹⁰", "10⁰", "10²"}),
+        ({"value": "log", "base": 2}, (0.25, 16), {"2⁻²", "2⁰", "2⁴"}),
+        ({"value": "log"}, (0.015, 0.09), {"2×10⁻²", "6×10⁻²"}),
+        ({"value": "symlog"}, (-100, 100), {"-10²", "0", "10¹"}),
+    ],
+)
+def test_ticks_of_logarithmic_axes_have_raised_digits(settings, limits, ticks: set[str]) -> None:
+    with theme.applied():
+        figure = Figure()
+        axes = figure.subplots()
+        axes.set_yscale(**settings)
+        axes.set_ylim(*limits)
+        theme.write_powers(figure)
+        FigureCanvasAgg(figure).draw()
+        shown = {label.get_text() for label in [*axes.get_yticklabels(), *axes.get_yticklabels(minor=True)]}
+    assert ticks <= shown
+    assert not any("$" in text or "^" in text for text in shown)

@@ -421,7 +421,11 @@ class RunStore(Protocol):
     def labels(self, runs: Sequence[str] | None = None) -> "pd.DataFrame": ...
 
     def readings(
-        self, name: str, runs: Sequence[str] | None = None, steps: Sequence[int] | None = None
+        self,
+        name: str,
+        runs: Sequence[str] | None = None,
+        steps: Sequence[int] | None = None,
+        statistic: str | None = None,
     ) -> "pd.DataFrame":
         """The table ``probe/quantity``; empty, with the right columns, where no run holds it."""
         ...

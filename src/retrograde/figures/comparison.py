@@ -79,7 +79,9 @@ class Comparison:
     @property
     def variants(self) -> list[str]:
         """What runs are of, each once, in order; more than one only where the whole study is compared."""
-        return list(dict.fromkeys(f"{run['task']}: {run['variant']}" for run in records(self.runs)))
+        return list(
+            dict.fromkeys(f"{run['task']}: {run['variant']}" for run in records(self.runs[["task", "variant"]]))
+        )
 
     def rule_scores(self) -> pd.DataFrame:
         """``rule``, ``score`` and ``loss`` of every shallow rule that was run on the test set, the best first."""
@@ -99,9 +101,9 @@ class Comparison:
         short = [f"{one[:LONGEST_LABEL]}{'…' * (len(one) > LONGEST_LABEL)}" for one in table["label"]]
         return table.assign(label=pd.Series(short, table.index, dtype="str"))
 
-    def readings(self, name: str, steps: Sequence[int] | None = None) -> pd.DataFrame:
+    def readings(self, name: str, steps: Sequence[int] | None = None, statistic: str | None = None) -> pd.DataFrame:
         """As the store gives them, with model and seed; raises NotRecorded where no run holds any."""
-        table = self._named(self.store.readings(name, self._names(), steps))
+        table = self._named(self.store.readings(name, self._names(), steps, statistic))
         if table.empty:
             raise NotRecorded(f"no run holds the reading {name}")
         return table
@@ -206,11 +208,12 @@ def model_names(runs: pd.DataFrame) -> list[str]:
     texts = runs[settings].map(_plain)
     learns = _learns(runs)
     stems = runs["model"].astype(str).where(learns, [_rule(run) for run in records(texts)])
-    differing = {}
-    counts = texts.groupby(stems).nunique()
-    for model, all_learn in learns.groupby(stems).all().items():
-        said = () if all_learn else (RULE, REACH)  # by the name of a rule
-        differing[model] = [column for column in settings if column not in said and counts.at[model, column] > 1]
+    differing: dict[str, list[str]] = {}
+    varies = texts.groupby(stems).nunique().gt(1)
+    all_learn = learns.groupby(stems).all()
+    for model, vary in zip(map(str, varies.index), varies.to_dict("records"), strict=True):
+        said = () if all_learn[model] else (RULE, REACH)  # by the name of a rule
+        differing[model] = [column for column in settings if column not in said and vary[column]]
     names = []
     for model, text in zip(stems, records(texts), strict=True):
         entries = [f"{column.rpartition('.')[2]}={text[column]}" for column in differing[model]]
@@ -270,11 +273,15 @@ def outcome(run: Mapping[str, Any]) -> str:
     return "solved" if run.get("solved") is True or run.get("solved") == 1 else "unsolved"
 
 
+def outcomes(runs: pd.DataFrame) -> list[str]:
+    """How each ended."""
+    return [outcome(run) for run in records(runs.reindex(columns=["status", "diverged_step", "solved"]))]
+
+
 def exceptions(runs: pd.DataFrame) -> list[str]:
     """One sentence for every run that did not end as it should."""
     sentences = []
-    for run in records(runs):
-        ended = outcome(run)
+    for run, ended in zip(records(runs.reindex(columns=["model", "seed", "reason"])), outcomes(runs), strict=True):
         if ended in ("solved", "unsolved"):
             continue
         reason = run.get("reason")

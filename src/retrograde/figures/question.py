@@ -106,7 +106,7 @@ def answer(question: Question, stem: str, comparison: Comparison, folder: Path) 
     name = f"{comparison.stem}-{stem}"
     figure = question.draw(tables)
     theme.margin(figure, card_in_one_line(comparison))
-    theme.spell_out(figure)
+    theme.write_powers(figure)
     files = save(figure, tables, name, folder, runs, "\n\n".join(words))
     return Answer(
         stem=name,

@@ -71,7 +71,7 @@ def _letters_alone() -> Iterator[None]:
     They take most of the time that a small picture as PDF does.
     """
 
-    class Options(subset.Options):
+    class Options(subset.Options):  # type: ignore[misc]  # fontTools says nothing of types
         def __init__(self, **given: Any) -> None:
             super().__init__(**given)
             self.drop_tables += ["GDEF", "GPOS", "GSUB"]

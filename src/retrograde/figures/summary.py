@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from retrograde.figures import theme
-from retrograde.figures.comparison import Comparison, listed, listed_in_short, outcome, records
+from retrograde.figures.comparison import Comparison, listed, listed_in_short, outcomes
 from retrograde.figures.provenance import lag_quantiles, number
 from retrograde.figures.statistics import Estimate, in_percent, not_told, solve_rate, steps_to_solve, too_few
 
@@ -70,7 +70,7 @@ class Row:
 def per_run(comparison: Comparison) -> pd.DataFrame:
     """One row a run, failed ones with dashes: the table behind the summary."""
     runs = comparison.runs.reindex(columns=list(dict.fromkeys([*comparison.runs.columns, *COLUMNS])))
-    ended = [outcome(run) for run in records(runs.reindex(columns=["status", "diverged_step", "solved"]))]
+    ended = outcomes(runs)
     table = runs[["model", "seed"]].assign(outcome=ended).join(runs[list(COLUMNS)]).rename(columns=COLUMNS)
     asked = lag_quantiles(comparison.card).get("90 %")
     table.insert(table.columns.tolist().index("parameters"), ASKED, asked)

@@ -17,10 +17,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import Formatter, LogFormatterMathtext, NullLocator
 
 INK, QUIET, RULE, PAPER = "#1d252c", "#5d6872", "#d5dade", "#ffffff"
 """Text, secondary text, lines that carry no data, ground. The page swaps these four where the reader prefers dark."""
@@ -79,6 +77,7 @@ SETTINGS = {
     "text.hinting": "none",  # letters are as wide at every resolution, and what is laid out at one fits at all
     "svg.fonttype": "path",  # text as shapes: the picture needs no font of the reader's
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a name with two dollars in it is no formula, and nothing else is
 }
 
 
@@ -189,6 +188,7 @@ SMALL = 6.5
 """Points of small print."""
 
 
+@applied()
 def margin(figure: Figure, text: str) -> None:
     """Small print along the figure's lower edge, below its legends."""
     width = figure.get_figwidth()
@@ -205,16 +205,46 @@ def margin(figure: Figure, text: str) -> None:
     figure.supxlabel("\n" * above + lines, x=0.085 / width, ha="left", fontsize=SMALL, color=QUIET, linespacing=1.4)
 
 
-POWER = re.compile(r"\$[-\N{MINUS SIGN}]?(10\^|\\mathdefault|\\times)[^$]*\$")
-"""What ticks have, the only formulas of a figure."""
+RAISED = str.maketrans("-\N{MINUS SIGN}.0123456789", "⁻⁻·⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def spell_out(figure: Figure) -> None:
-    """What looks like a formula and is none, such as a name with two dollars in it, is drawn as it stands."""
-    for text in figure.findobj(Text):
-        assert isinstance(text, Text)  # what was asked for
-        if is_math_text(text.get_text()) and not POWER.fullmatch(text.get_text()):
-            text.set_parse_math(False)
+def power(exponent: float) -> str:
+    """Ten to that.
+
+    >>> power(-12)
+    '10⁻¹²'
+    """
+    return "10" + f"{exponent:g}".translate(RAISED)
+
+
+class Raised(Formatter):
+    """What another formatter says of ticks, a formula's exponent in raised digits."""
+
+    def __init__(self, formatter: Formatter) -> None:
+        self.formatter = formatter
+
+    def set_axis(self, axis: Any) -> None:
+        super().set_axis(axis)
+        self.formatter.set_axis(axis)
+
+    def set_locs(self, locs: Any) -> None:
+        self.formatter.set_locs(locs)
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        said = self.formatter(x, pos).removeprefix("$\\mathdefault{").removesuffix("}$").replace("\\times", "×")
+        return re.sub(r"\^\{([^}]*)\}", lambda found: found[1].translate(RAISED), said)
+
+
+def write_powers(figure: Figure) -> None:
+    """Logarithmic axes have powers for ticks: matplotlib sets them as formulas, which nothing here is."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            for get, put in (
+                (axis.get_major_formatter, axis.set_major_formatter),
+                (axis.get_minor_formatter, axis.set_minor_formatter),
+            ):
+                if isinstance(get(), LogFormatterMathtext):
+                    put(Raised(get()))
 
 
 def note(axes: Axes, text: str, place: tuple[float, float]) -> None:

@@ -132,11 +132,11 @@ class FolderStore:
 
     def metrics(self, runs: Sequence[str] | None = None) -> pd.DataFrame:
         """run, step, split, quantity, value, status."""
-        return self._table("metrics", runs, None, METRICS)
+        return self._table("metrics", runs, METRICS)
 
     def labels(self, runs: Sequence[str] | None = None) -> pd.DataFrame:
         """The probe batch in words: run, side, sample, time, label, scored."""
-        return self._table("labels", runs, None, LABELS)
+        return self._table("labels", runs, LABELS)
 
     def tables(self, runs: Sequence[str] | None = None) -> list[str]:
         """The names, ``probe/quantity``, of the readings that any of the runs holds."""
@@ -149,10 +149,14 @@ class FolderStore:
         return sorted(names)
 
     def readings(
-        self, name: str, runs: Sequence[str] | None = None, steps: Sequence[int] | None = None
+        self,
+        name: str,
+        runs: Sequence[str] | None = None,
+        steps: Sequence[int] | None = None,
+        statistic: str | None = None,
     ) -> pd.DataFrame:
-        """run, step, layer, component, the reading's dims, value, status."""
-        return self._table(f"readings/{name}", runs, steps, READINGS)
+        """run, step, layer, component, the reading's dims, value, status; of a batch's statistics one where named."""
+        return self._table(f"readings/{name}", runs, READINGS, steps, statistic)
 
     def _chosen(self, runs: Sequence[str] | None) -> list[RunFolder]:
         names = self._runs["run"] if runs is None else runs
@@ -162,12 +166,17 @@ class FolderStore:
         return [self.folders[run] for run in names]
 
     def _table(
-        self, name: str, runs: Sequence[str] | None, steps: Sequence[int] | None, schema: pa.Schema
+        self,
+        name: str,
+        runs: Sequence[str] | None,
+        schema: pa.Schema,
+        steps: Sequence[int] | None = None,
+        statistic: str | None = None,
     ) -> pd.DataFrame:
         found = [
             Piece(folder, file, table)
             for folder in self._chosen(runs)
-            for file, table in self._read(folder, name, steps, schema).items()
+            for file, table in self._read(folder, name, schema, steps, statistic).items()
         ]
         pieces = self._alike(found)
         tables = [piece.table for piece in pieces] or [schema.empty_table()]
@@ -175,7 +184,12 @@ class FolderStore:
         return _decoded(self._once(table, pieces)).to_pandas()
 
     def _read(
-        self, folder: RunFolder, name: str, steps: Sequence[int] | None, schema: pa.Schema
+        self,
+        folder: RunFolder,
+        name: str,
+        schema: pa.Schema,
+        steps: Sequence[int] | None,
+        statistic: str | None,
     ) -> dict[Path, pa.Table]:
         """A run's table by file; a file that cannot be read costs its own rows and nobody else's."""
         merged = folder.tables / f"{name}.parquet"
@@ -187,7 +201,7 @@ class FolderStore:
                 files, bad = parts_of(folder.tables, name), [str(error)]
             for file in files:
                 try:
-                    found[file] = read_table(file, folder.run, schema, steps)
+                    found[file] = read_table(file, folder.run, schema, steps, statistic)
                 except ValueError as error:
                     bad.append(str(error))
             if stamp(merged) == before and all(is_there(file) for file in files):  # else they were merged meanwhile

@@ -249,8 +249,12 @@ def merged_parts(path: Path) -> int:
         return int(number)
 
 
-def read_table(path: Path, run: str, schema: pa.Schema, steps: Sequence[int] | None = None) -> pa.Table:
+def read_table(
+    path: Path, run: str, schema: pa.Schema, steps: Sequence[int] | None = None, statistic: str | None = None
+) -> pa.Table:
     """A file of one of a run's tables: the columns of ``schema``, and dims beside, which are numbers or texts.
+
+    Of these steps and this statistic alone, where they are named.
 
     Raises ValueError, in one line that names the file, where it cannot be read or is not such a table of that run.
     """
@@ -260,10 +264,13 @@ def read_table(path: Path, run: str, schema: pa.Schema, steps: Sequence[int] | N
         if rows > MOST_ROWS * path.stat().st_size:
             raise ValueError(f"it claims {rows:,} rows in {path.stat().st_size:,} bytes")
         # by one thread: what several spend on each other is more than a table of a run takes
-        if steps is None:
+        wanted = None if steps is None else pc.field("step").isin(list(steps))
+        if statistic is not None:
+            of_it = pc.field("statistic") == statistic
+            wanted = of_it if wanted is None else wanted & of_it
+        if wanted is None:
             table = file.read(use_threads=False)
         else:
-            wanted = pc.field("step").isin(list(steps))
             table = pq.read_table(path, filters=wanted, use_threads=False, page_checksum_verification=True)
         table = table.replace_schema_metadata(None)
         table.validate(full=True)
