@@ -215,9 +215,9 @@ def model_names(runs: pd.DataFrame) -> list[str]:
         said = () if all_learn[model] else (RULE, REACH)  # by the name of a rule
         differing[model] = [column for column in settings if column not in said and vary[column]]
     names = []
-    for model, text in zip(stems, records(texts), strict=True):
-        entries = [f"{column.rpartition('.')[2]}={text[column]}" for column in differing[model]]
-        names.append(f"{model} ({', '.join(entries)})" if entries else str(model))
+    for stem, text in zip(map(str, stems), records(texts), strict=True):
+        entries = [f"{column.rpartition('.')[2]}={text[column]}" for column in differing[stem]]
+        names.append(f"{stem} ({', '.join(entries)})" if entries else stem)
     return names
 
 
