@@ -68,6 +68,7 @@ faults: $(STAMP) ## sweeps killed at random moments, until they are done; a thou
 bench: $(STAMP) ## how exact measuring is, and what it costs as ratios within one run
 	$(BIN)/python benchmarks/exactness.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/drawing.py
 	$(BIN)/python benchmarks/report.py

@@ -205,17 +205,20 @@ class Interleaved(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)  # as ``measured`` has made it
         self.bare.begin_as(pl_module)
+        pl_module.pauses = frozenset(
+            self.lead + cycle * self.cycle + place for cycle in range(WARM_UP + self.pairs) for place in (0, self.block)
+        )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, Training)
-        step = batch_idx + 1
+        step = trainer.global_step
         place = (step - self.lead) % self.cycle
         if step < self.lead or place not in (0, self.block):
             return
         if step == self.lead:
-            self._check_losses(self.bare.train(step), float(outputs["loss"]))
+            self._check_losses(self.bare.train(step), float(pl_module.loss))
         elif place == self.block:
             self.samples.ours.append(now(self.device) - self.started)
             if not self._bare_comes_first():

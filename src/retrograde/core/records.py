@@ -52,10 +52,9 @@ class Batch:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
         """On the device, and real numbers in the precision, where one is given."""
 
-        def moved(value: Tensor) -> Tensor:
-            return value.to(device, dtype if value.is_floating_point() else None)
-
-        return replace(self, **{name: moved(value) for name, value in self.tensors().items()})
+        given = self.tensors()
+        moved = {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in given.items()}
+        return self if all(moved[name] is value for name, value in given.items()) else replace(self, **moved)
 
     def beside(self, parameter: Tensor) -> "Batch":
         """On the device and in the precision of a model's parameter."""

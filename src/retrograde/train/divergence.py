@@ -13,10 +13,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 from retrograde.core.contracts import Recorder
-from retrograde.train.marks import at_step, finite, go_back, marked, not_finite, weights_of
+from retrograde.train.marks import finite, go_back, marked, not_finite, weights_of
 from retrograde.train.module import Training
 from retrograde.train.replay import Diverged, keep
 
@@ -73,24 +72,17 @@ class Divergence(pl.Callback):
 
 
 def step_again(trainer: pl.Trainer, training: Training, step: int) -> tuple[float, list[str]]:
-    """The step as Lightning takes it, in the run's precision: its loss, and whose gradients are not finite.
+    """The step as it is taken in training, in the run's precision: its loss, and whose gradients are not finite.
 
     These are looked at before clipping, which spreads what it finds over all of them.
     """
-    (optimizer,) = trainer.optimizers
     gradients: list[str] = []
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = trainer.strategy.training_step(step - 1, step - 1)
-        assert isinstance(loss, Tensor)  # what ``Training`` gives
-        trainer.strategy.backward(loss, optimizer)
-        gradients.extend(not_finite({name: p.grad for name, p in training.model.named_parameters()}))
-        return loss.detach()
-
-    with torch.enable_grad():
-        loss = trainer.strategy.optimizer_step(optimizer, closure)
-    for config in trainer.lr_scheduler_configs:
-        config.scheduler.step()  # type: ignore[call-arg]  # none of ours wants to know a metric
-    at_step(trainer, step)
-    return float(training.over_ranks(loss)), gradients
+    training.before_clipping = lambda: gradients.extend(
+        not_finite({name: p.grad for name, p in training.model.named_parameters()})
+    )
+    try:
+        with torch.enable_grad():
+            trainer.strategy.training_step(step, step)
+    finally:
+        training.before_clipping = None
+    return float(training.over_ranks(training.loss)), gradients

@@ -72,7 +72,7 @@ def go_back(trainer: pl.Trainer, training: "Training", mark: Mark) -> None:
 
 def at_step(trainer: pl.Trainer, step: int) -> None:
     """Lightning counts steps itself."""
-    trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
+    trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed = step
 
 
 def finite(training: "Training") -> bool:

@@ -1,12 +1,16 @@
 """One LightningModule for any model on any task."""
 
+import itertools
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import MixedPrecision
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -15,10 +19,13 @@ from retrograde.core.records import Batch, Update
 from retrograde.train.checkpoints import BEST, LAST, Checkpoints, Resumption, State
 from retrograde.train.evaluation import batches, evaluate, mean_score
 from retrograde.train.interruption import Interruption
-from retrograde.train.marks import finite, go_back
+from retrograde.train.marks import at_step, finite, go_back
 from retrograde.train.options import Job
 from retrograde.train.replay import Diverged
 from retrograde.train.streams import generator
+
+ROUND = 0.1
+"""Seconds of steps after which Lightning, and with it a progress bar, has its turn."""
 
 
 @dataclass
@@ -35,7 +42,8 @@ class Training(pl.LightningModule):
     """Draws its batches on the device, steps, and hands scalars to the recorder at the logging cadence alone.
 
     Between two logs nothing leaves the device: a call to ``self.log`` or ``.item()`` at every step would cost more
-    than a small model's step.
+    than a small model's step. So would Lightning's own loop: what it takes for a step is a round of steps, up to the
+    next at which something is recorded, or for a tenth of a second. ``pauses`` are further steps at which one ends.
     """
 
     def __init__(
@@ -49,6 +57,7 @@ class Training(pl.LightningModule):
         resumption: Resumption | None = None,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.job = job
         self.model = model
         self.objective = torch.compile(model.objective) if job.trainer.compile else model.objective
@@ -58,6 +67,8 @@ class Training(pl.LightningModule):
         self.checkpoints = checkpoints
         self.interruption = interruption
         self.resumption = resumption
+        self.pauses: frozenset[int] = frozenset()
+        self.before_clipping: Callable[[], None] | None = None
         self.update: StepRecord | None = None
         self.diverged: Diverged | None = None
         self.solved_step: int | None = None
@@ -65,12 +76,11 @@ class Training(pl.LightningModule):
         self.validated: int | None = None
 
     def train_dataloader(self) -> DataLoader[int]:
-        """The steps' numbers from 0: batches are drawn in the step itself, on the device, from a seeded generator.
+        """For each round the last step it may take: batches are drawn in the step itself, from a seeded generator.
 
         The loader's own generator keeps it from drawing on the one that dropout draws on.
         """
-        first = 0 if self.resumption is None else self.resumption.mark.step
-        return DataLoader(Steps(first, self.job.steps), batch_size=None, generator=torch.Generator())
+        return DataLoader(Rounds(self.job.steps), batch_size=None, generator=torch.Generator())
 
     def on_fit_start(self) -> None:
         self.resumption = self.trainer.strategy.broadcast(self.resumption)
@@ -84,6 +94,13 @@ class Training(pl.LightningModule):
         self.clipped = torch.zeros((), device=self.device)
         self.clipped_steps = 0
         self.norm = torch.zeros((), device=self.device)
+        self.sizes: list[Tensor] = []  # of gradients, by what clips them; in this round
+        self.beside = self.model.like.device, self.model.like.dtype
+        self.parameters_by_name = dict(self.model.named_parameters())
+        (self.optimizer,), self.schedules = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+        strategy, precision = self.trainer.strategy, self.trainer.precision_plugin
+        self.alone = isinstance(strategy, SingleDeviceStrategy)
+        self.plain = self.alone and not isinstance(precision, MixedPrecision)
         self.penalty: Tensor | None = None
         self.rate = math.nan
         if self.resumption is not None:
@@ -122,18 +139,50 @@ class Training(pl.LightningModule):
             "lr_scheduler": {"scheduler": self.job.scheduler(optimizer), "interval": "step"},
         }
 
-    def training_step(self, batch: int, batch_idx: int) -> Tensor:
-        drawn = self.drawn = self.task.sample(self.job.batch_size, self.stream).beside(self.model.like)
-        part = drawn if self.trainer.world_size == 1 else drawn.select(self.share)
+    def training_step(self, end: int, round: int) -> None:
+        """A round of steps; on several devices one, which is all that Lightning's way of sharing them allows."""
+        begun, step = time.monotonic(), self.global_step
+        first, taken = step % self.job.trainer.log_every, list[Tensor]()
+        while True:
+            step += 1
+            taken.append(self._step(step))
+            over = step >= end or self.waits(step) or step in self.pauses or time.monotonic() - begun > ROUND
+            if over or not self.alone or self.interruption.asked is not None:
+                break
+        self.losses[first : first + len(taken)] = self.over_ranks(torch.stack(taken))  # no round goes beyond a log
+        if self.job.trainer.clip is not None:
+            self.clipped += (torch.stack(self.sizes) > self.job.trainer.clip).sum()
+            self.clipped_steps += len(self.sizes)
+            self.sizes.clear()
+        at_step(self.trainer, step)
+
+    def _step(self, step: int) -> Tensor:
+        """One step; the loss alone, without what a regulariser adds, comes back."""
+        self.optimizer.zero_grad()
+        drawn = self.drawn = self.task.sample(self.job.batch_size, self.stream).to(*self.beside)
+        part = drawn if self.alone else drawn.select(self.share)
         losses, outputs = self.objective(self.task, part)
         loss = losses.mean()
-        self.losses[batch % self.job.trainer.log_every] = self.over_ranks(loss)
-        if self._logs(batch + 1):
+        alone = loss.detach()
+        if self._logs(step):
             if outputs is None:
                 with torch.no_grad():
                     outputs = self.model(part)
             self.last_score = self.over_ranks(mean_score(self.task, outputs.detach(), part))
-        return loss if self.job.regularizer is None else self._regularized(loss, drawn, batch + 1)
+        if self.job.regularizer is not None:
+            loss = self._regularized(loss, drawn, step)
+        self.loss, self.taken = loss.detach(), step
+        if self.plain:
+            loss.backward()
+            self.on_before_optimizer_step(self.optimizer)
+            self.optimizer.step()
+        else:
+            with torch.autocast(self.device.type, enabled=False):
+                self.manual_backward(loss)
+                self.trainer.strategy.optimizer_step(self.optimizer, lambda: None)
+        for config in self.schedules:
+            config.scheduler.step()  # type: ignore[call-arg]  # none of ours wants to know a metric
+        return alone
 
     def over_ranks(self, value: Tensor) -> Tensor:
         """The mean over the processes that train this run, each of which has its share of the batch."""
@@ -149,31 +198,27 @@ class Training(pl.LightningModule):
         self.penalty = added.detach()
         return loss + added
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Lightning's place between backward and step: the gradient is measured and clipped."""
-        step, clip = self.global_step + 1, self.job.trainer.clip
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Between backward and step: the gradient is measured and clipped."""
+        if self.before_clipping is not None:
+            self.before_clipping()
+        step, clip = self.taken, self.job.trainer.clip
         kept = step in self.probed or self._validates(step)  # after a validation the run may end, and is probed then
         if self._logs(step):
             self.rate = optimizer.param_groups[0]["lr"]
         elif clip is None and not kept:
             return
-        parameters = {name: p for name, p in self.model.named_parameters() if p.grad is not None}
+        parameters = {name: p for name, p in self.parameters_by_name.items() if p.grad is not None}
         if kept:
             self.update = StepRecord(step, raw=_gradients(parameters), before=_copies(parameters))
         gradients = [p.grad for p in parameters.values() if p.grad is not None]
         self.norm = nn.utils.get_total_norm(gradients)
         if clip is not None and self.job.trainer.clip_by == "norm":
             nn.utils.clip_grads_with_norm_(parameters.values(), clip, self.norm)
-            self.clipped += self.norm > clip
+            self.sizes.append(self.norm)
         elif clip is not None:
-            self.clipped += torch.stack([gradient.abs().amax() for gradient in gradients]).amax() > clip
+            self.sizes.append(torch.stack([gradient.abs().amax() for gradient in gradients]).amax())
             nn.utils.clip_grad_value_(parameters.values(), clip)
-        self.clipped_steps += 1
         if kept and self.update is not None:
             self.update.used = _gradients(parameters)
 
@@ -194,13 +239,13 @@ class Training(pl.LightningModule):
             return None
         now = dict(self.model.named_parameters())
         change = {name: now[name].detach() - before for name, before in record.before.items()}
-        clipped = float(self.clipped) / self.clipped_steps
+        clipped = float(self.clipped) / max(self.clipped_steps, 1)  # of none where nothing clips
         self.clipped.zero_()
         self.clipped_steps = 0
         return Update(record.raw, record.used, change, clipped)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step = batch + 1
+        step = self.global_step
         if self.diverged is not None:  # the run has ended before that step
             return
         if self._logs(step):
@@ -248,15 +293,14 @@ class Training(pl.LightningModule):
         return best
 
 
-class Steps(IterableDataset[int]):
-    """Counts training steps; iterable, so that no sampler is put between several processes and their own streams."""
+class Rounds(IterableDataset[int]):
+    """A number again and again; iterable, so that no sampler is put between several processes and their own streams."""
 
-    def __init__(self, first: int, end: int) -> None:
-        self.first = first
+    def __init__(self, end: int) -> None:
         self.end = end
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.first, self.end))
+        return itertools.repeat(self.end)
 
 
 def window_metric(task: Task, split: str, loss: float) -> dict[str, float]:

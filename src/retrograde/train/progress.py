@@ -45,7 +45,7 @@ class ProgressBar(pl.Callback):
         assert isinstance(pl_module, Training)  # the one module that this project trains
         score = pl_module.best_score
         shown = "" if score is None else f"validation score {score:.3f}"
-        self.progress.update(self.bar, completed=batch + 1, score=shown)
+        self.progress.update(self.bar, completed=trainer.global_step, score=shown)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.progress.stop()

@@ -287,12 +287,13 @@ class Stopwatch(pl.Callback):
         self.probing = probing
         self.seconds = seconds
         self.ready = self.since = 0.0
-        self.count = 0
+        self.first = 0
         self.step = self.firing = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)  # the one module that this project trains
         self.ready = now(pl_module.device)
+        pl_module.pauses = frozenset({WARM_UP})
         self.fire(pl_module.model, pl_module.task, 0)
         self.since = now(pl_module.device)
 
@@ -308,12 +309,10 @@ class Stopwatch(pl.Callback):
             trainer.should_stop = True
         elif trainer.global_step == WARM_UP and taken < self.seconds:
             self.since = now(pl_module.device)
-            self.count = 0
-        else:
-            self.count += 1
-            if taken >= self.seconds:
-                self.step = (now(pl_module.device) - self.since) / self.count
-                pl_module.probed = frozenset({trainer.global_step + 1})
+            self.first = WARM_UP
+        elif taken >= self.seconds:
+            self.step = (now(pl_module.device) - self.since) / (trainer.global_step - self.first)
+            pl_module.probed = frozenset({trainer.global_step + 1})
 
     def fire(self, model: SequenceModel, task: Task, step: int) -> None:
         begun = now(model.like.device)
