@@ -65,15 +65,19 @@ faults: $(STAMP) ## sweeps killed at random moments, until they are done; a thou
 	$(BIN)/python tests/faults.py --jobs 40 --launches 2
 	$(BIN)/python tests/record/damage_long.py 1000 30
 
-bench: $(STAMP) ## how exact measuring is, and what it costs as ratios within one run
-	$(BIN)/python benchmarks/exactness.py
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/loop.py
-	$(BIN)/python benchmarks/sweep.py
-	$(BIN)/python benchmarks/drawing.py
-	$(BIN)/python benchmarks/report.py
-	$(BIN)/python benchmarks/growth.py
-	$(BIN)/python benchmarks/peers.py
+BENCH := .bench
+bench: $(STAMP) ## what measuring and all else costs, as ratios within one run, on a page with what it was before; an hour
+	mkdir -p $(BENCH)
+	$(BIN)/python benchmarks/exactness.py --json $(BENCH)/exactness.json
+	$(BIN)/python benchmarks/overhead.py --json $(BENCH)/overhead.json
+	$(BIN)/python benchmarks/loop.py --json $(BENCH)/loop.json
+	$(BIN)/python benchmarks/floors.py --json $(BENCH)/floors.json
+	$(BIN)/python benchmarks/sweep.py --json $(BENCH)/sweep.json
+	-$(BIN)/python benchmarks/drawing.py --json $(BENCH)/drawing.json
+	-$(BIN)/python benchmarks/report.py --json $(BENCH)/report.json
+	$(BIN)/python benchmarks/growth.py --to $(BENCH)/growth.json
+	$(BIN)/python benchmarks/peers.py --to $(BENCH)/peers.json
+	$(BIN)/python benchmarks/board.py $(filter-out $(BENCH)/exactness.json,$(wildcard $(BENCH)/*.json))
 
 gpu: ## what needs a CUDA device; results go to $OUT, or to benchmarks/results
 	bash benchmarks/gpu.sh
@@ -91,4 +95,4 @@ $(SITE): $(STAMP)
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build site .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(BENCH) dist build site .mypy_cache .ruff_cache .pytest_cache

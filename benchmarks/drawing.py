@@ -16,6 +16,7 @@ ones.
 import argparse
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from measuring import keep, machine
+from measuring import Ratio, keep, machine, median_and_interval
 from retrograde.core.choices import Unavailable
 from retrograde.core.contracts import Task, Tokens
 from retrograde.train.configuration import config_folder, options
@@ -49,12 +50,6 @@ class Lstm(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.readout(self.lstm(self.embedding(inputs))[0])
-
-
-def median_and_interval(ratios: list[float]) -> list[float]:
-    resampled = np.random.default_rng(0).choice(ratios, (4000, len(ratios)))
-    low, high = np.quantile(np.median(resampled, 1), [0.025, 0.975])
-    return [float(np.median(ratios)), float(low), float(high)]
 
 
 def measured(task: Task, device: torch.device, pairs: int) -> dict[str, Any]:
@@ -84,7 +79,7 @@ def measured(task: Task, device: torch.device, pairs: int) -> dict[str, Any]:
             ratios.append(draws[-1] / steps[-1])
     return {
         "length": batch.length,
-        "ratio": median_and_interval(ratios),
+        "ratio": median_and_interval([np.array(ratios)], [1.0]),
         "draw_ms": 1e3 * float(np.median(draws)),
         "step_ms": 1e3 * float(np.median(steps)),
         "first_draw_s": once,
@@ -124,7 +119,12 @@ def main() -> int:
         results[name] = {**found, "goal": goal}
     if given.json:
         where = machine(given.device.type, torch.get_num_threads(), ["torch", "retrograde"])
-        keep({"machine": where, "pairs": given.pairs, "tasks": results}, given.json)
+        ratios = [
+            Ratio(f"drawing a batch of {name}", "a training step", *found["ratio"], found["goal"])
+            for name, found in results.items()
+        ]
+        rows = {"ratios": [asdict(row) for row in ratios]}
+        keep({"benchmark": "drawing", "machine": where, "pairs": given.pairs, "tasks": results, **rows}, given.json)
     return 1 if failed else 0
 
 

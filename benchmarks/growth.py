@@ -36,6 +36,7 @@ from torch import nn
 from measuring import (
     SEED,
     Factory,
+    Ratio,
     Step,
     closing,
     command_line,
@@ -348,7 +349,27 @@ def report(settings: Options, growths: Sequence[Growth], left_out: dict[str, str
             for growth in growths
         ],
         "left_out": {"models": left_out},
+        "ratios": [asdict(row) for row in steepest(growths)],
     }
+
+
+def steepest(growths: Sequence[Growth]) -> list[Ratio]:
+    """Of each family the model that grows most, in time and in memory: the exponent, and its range over rounds."""
+    rows = []
+    for family in FAMILIES:
+        for quantity in ("time", "memory"):
+            found = {
+                growth.name: np.array(growth.exponents()[quantity]) * 1.0
+                for growth in growths
+                if growth.family == family and growth.exponents()[quantity]
+            }
+            if found:
+                name = max(found, key=lambda one: float(np.median(found[one])))
+                goal = next(growth.goals.get(quantity) for growth in growths if growth.name == name)
+                middle, low, high = (float(of(found[name])) for of in (np.median, np.min, np.max))
+                what = f"power of T that {quantity} grows with, the steepest of family {family}: {name}"
+                rows.append(Ratio(what, "", middle, low, high, goal))
+    return rows
 
 
 def parsed(arguments: Sequence[str] | None) -> tuple[Options, Path | None]:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from measuring import SEED, keep, machine, median_and_interval, now
+from measuring import SEED, Ratio, keep, machine, median_and_interval, now
 from retrograde.core.contracts import Baseline, Reals, SequenceModel, Task
 from retrograde.core.records import Batch, Trace
 from retrograde.record.folder import FINISHED, RunFolder
@@ -218,18 +218,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         ours, bare = measured(given.pairs, Path(folder))
     added = 1e6 * (ours - bare)
-    median, low, high = median_and_interval([added], [1.0])
-    verdict = "met" if high <= GOAL else "missed" if low > GOAL else "within the interval"
+    row = Ratio("what Lightning and we add to a step, in µs", "a raw loop", *median_and_interval([added], [1.0]), GOAL)
     print(
         f"a step takes {1e6 * np.median(ours):.0f} µs, of a bare loop {1e6 * np.median(bare):.0f} µs: "
-        f"{median:.0f} µs more ({low:.0f} to {high:.0f}); ≤ {GOAL:.0f} {verdict}"
+        f"{row.median:.0f} µs more ({row.lower:.0f} to {row.upper:.0f}); ≤ {GOAL:.0f} {row.verdict}"
     )
     if given.json:
         keep(
             {
                 "benchmark": "loop",
                 "machine": machine("cpu", 1, ("torch", "pytorch-lightning")),
-                "added": {"median": median, "low": low, "high": high, "goal": GOAL, "verdict": verdict},
+                "ratios": [asdict(row)],
                 "samples": {"ours": ours.tolist(), "bare": bare.tolist()},
             },
             given.json,

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from measuring import (
     SEED,
+    Ratio,
     Step,
     closing,
     command_line,
@@ -836,6 +837,10 @@ def report(settings: Options, comparisons: Sequence[Comparison], left_out: Mappi
             for comparison in comparisons
         ],
         "left_out": {"peers": left_out},
+        "ratios": [
+            asdict(Ratio(f"{comparison.model}, T={comparison.length}", comparison.layer, *comparison.ratio()))
+            for comparison in comparisons
+        ],
     }
 
 

@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from measuring import keep, machine
+from measuring import Ratio, keep, machine
 
 COMMAND = Path(sys.executable).parent / "retrograde"
 
@@ -252,6 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "settings": asdict(options),
         "seconds": {name: {**asdict(row), "goal": GOALS[name]} for name, row in rows.items()},
         "parts": {name: asdict(part) for name, part in parts.items()},
+        "ratios": [
+            asdict(Ratio(f"{name}, in s", "", row.wall, row.wall, row.wall, GOALS[name])) for name, row in rows.items()
+        ],
     }
     shown = result["machine"]
     print(table(rows, parts))

@@ -14,10 +14,10 @@ def test_a_median_in_its_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(loop, "BLOCK", 4)
     assert loop.main(["--pairs=3", "--json", str(tmp_path / "loop.json")]) == 0
     result = json.loads((tmp_path / "loop.json").read_text())
-    added = result["added"]
-    assert added["low"] <= added["median"] <= added["high"]
+    (added,) = result["ratios"]
+    assert added["lower"] <= added["median"] <= added["upper"]
     assert [len(taken) for taken in result["samples"].values()] == [3, 3]
-    assert f"≤ 60 {added['verdict']}" in capsys.readouterr().out
+    assert f"≤ 60 {loop.Ratio(**added).verdict}" in capsys.readouterr().out
 
 
 def test_another_network_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
