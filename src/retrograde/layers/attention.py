@@ -184,7 +184,7 @@ class _Attended(torch.autograd.Function):
     ) -> tuple[Tensor, int]:
         seeds = info.batch_size
         parts = seeds_first(seeds, in_dims[:3], (query, key, value))
-        query, key, value = (part.flatten(0, 1) for part in parts if part is not None)
+        query, key, value = (part.flatten(0, 1) for part in parts)
         if mask is not None and in_dims[3] is not None:
             mask = mask.movedim(in_dims[3], 0)
             if mask.dim() == 3:

@@ -67,7 +67,7 @@ class _Scan(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[Any, ...], *given: Any) -> tuple[Tensor, int]:
         """Seeds are further samples."""
         *tensors, backward = given
-        parts = [part.flatten(0, 1) for part in seeds_first(info.batch_size, in_dims[:3], tensors) if part is not None]
+        parts = [part.flatten(0, 1) for part in seeds_first(info.batch_size, in_dims[:3], tensors)]
         return _Scan.apply(*parts, backward).unflatten(0, (info.batch_size, -1)), 0
 
     @staticmethod

@@ -62,7 +62,7 @@ class _Hidden(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[Any, ...], mode: str, *tensors: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        x, *others = (part for part in seeds_first(info.batch_size, in_dims[1:], tensors) if part is not None)
+        x, *others = seeds_first(info.batch_size, in_dims[1:], tensors)
         outputs, last = _Run.apply(FORMS[mode], x.transpose(1, 2), *others)
         return (outputs.transpose(1, 2), last), (0, 0)
 
