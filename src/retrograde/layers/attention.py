@@ -180,7 +180,13 @@ class _Attended(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+        info: Any,
+        in_dims: tuple[Any, ...],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scale: float,
     ) -> tuple[Tensor, int]:
         seeds = info.batch_size
         parts = seeds_first(seeds, in_dims[:3], (query, key, value))

@@ -179,7 +179,9 @@ def _with_seeds(
     if not abreast(inputs, *weights, *(initial or {}).values()):
         return None
     begin = recurrence.initial_state(inputs) if initial is None else initial
-    outputs, last = of_seeds(recurrence.fused.mode, inputs, tuple(begin[name] for name in recurrence.components), weights)
+    outputs, last = of_seeds(
+        recurrence.fused.mode, inputs, tuple(begin[name] for name in recurrence.components), weights
+    )
     return outputs, {"hidden": outputs[:, -1]} | ({"cell": last} if "cell" in begin else {})
 
 

@@ -19,7 +19,7 @@ time first, because they want the place of a step in one piece.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,8 +29,12 @@ from torch.autograd.function import once_differentiable
 
 from retrograde.core.abreast import seeds_first
 
-CACHED = 2**18
-"""Numbers that the δ of a few steps hold: a megabyte, which stays near the core until the weights have read it."""
+CACHED = 2**19
+"""Numbers that the gates of a few steps hold: two megabytes, which are near the core when they are read again."""
+
+NEAR = 2**17
+"""Numbers that the recurrent weights of seeds hold which a CPU takes through all times at once: half a megabyte, which
+stays in a core's second cache from one step to the next. Where a seed has more, there is no call's price to share."""
 
 
 def of_seeds(
@@ -72,11 +76,21 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, form: "type[Form]", x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        run = form(x, tensors)
-        states = run.forward()
-        last = run.last(states)
-        ctx.form = form
-        ctx.save_for_backward(x, *tensors, states, *run.kept)
+        seeds, steps, batch, _ = x.shape
+        recurrent = tensors[form.components + 1]
+        near = max(1, NEAR // max(1, recurrent[0].numel())) if x.device.type == "cpu" else seeds
+        runs = [
+            form(some, parts)
+            for some, parts in zip(
+                x.split(near), zip(*(each.split(near) for each in tensors), strict=True), strict=True
+            )
+        ]
+        states = x.new_empty(seeds, steps + 1, batch, recurrent.shape[2])
+        for run, of_run in zip(runs, states.split(near), strict=True):
+            run.forward(of_run)
+        last = torch.cat([run.last(of_run) for run, of_run in zip(runs, states.split(near), strict=True)])
+        ctx.form, ctx.near = form, near
+        ctx.save_for_backward(x, *tensors, states, *(part for run in runs for part in run.kept))
         ctx.mark_non_differentiable(last)
         return states[:, 1:], last
 
@@ -84,11 +98,22 @@ class _Run(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, direct: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         form: type[Form] = ctx.form
-        x, *saved = ctx.saved_tensors
-        number = form.components + 4
-        run = form(x, saved[:number])
-        run.kept = tuple(saved[number + 1 :])
-        return None, *run.backward(saved[number], direct, of_inputs=ctx.needs_input_grad[1])
+        number = form.components + 5
+        given, states, kept = ctx.saved_tensors[:number], ctx.saved_tensors[number], ctx.saved_tensors[number + 1 :]
+        found = []
+        for at, (some, said, (x, *parts)) in enumerate(
+            zip(
+                states.split(ctx.near),
+                direct.split(ctx.near),
+                zip(*(each.split(ctx.near) for each in given), strict=True),
+                strict=True,
+            )
+        ):
+            run = form(x, parts)
+            run.kept = kept[at * form.keeps : (at + 1) * form.keeps]
+            found.append(run.backward(some, said, of_inputs=ctx.needs_input_grad[1]))
+        joined = (None if parts[0] is None else torch.cat(parts) for parts in zip(*found, strict=True))
+        return None, *joined
 
 
 class Form(ABC):
@@ -100,6 +125,9 @@ class Form(ABC):
     gates = 1
     """Widths of all the δ of a step."""
 
+    keeps = 0
+    """Tensors that the way back reads beside the states."""
+
     def __init__(self, x: Float[Tensor, "seed time batch width"], tensors: Sequence[Tensor]) -> None:
         self.x = x
         self.begin = tensors[: self.components]
@@ -109,22 +137,26 @@ class Form(ABC):
         self.kept: tuple[Tensor, ...] = ()
 
     @abstractmethod
-    def forward(self) -> Float[Tensor, "seed states batch hidden"]:
-        """Every hidden state from the initial one on; what ``slopes`` and ``back`` read goes to ``kept``."""
+    def forward(self, states: Float[Tensor, "seed states batch hidden"]) -> None:
+        """Fill in every hidden state from the initial one on; what ``slopes`` reads goes to ``kept``."""
 
     def last(self, states: Tensor) -> Tensor:
         """The cell after the last step, where there is one."""
         return states[:, -1].clone()
 
     @abstractmethod
-    def slopes(self, first: int, end: int, states: Tensor, delta: Float[Tensor, "time seed batch gates hidden"]) -> None:
+    def slopes(
+        self, first: int, end: int, states: Tensor, delta: Float[Tensor, "time seed batch gates hidden"]
+    ) -> None:
         """Fill in what a gradient is multiplied by to be δ, of the steps from ``first`` to before ``end``."""
 
     @abstractmethod
-    def back(self, t: int, at: int, delta: Float[Tensor, "seed batch gates hidden"], total: Tensor, out: Tensor) -> None:
-        """Turn the slopes of a step into δ and add what they carry of the total to ``out``, at the state before it.
+    def back(
+        self, at: int, delta: Float[Tensor, "seed batch gates hidden"], total: Tensor, direct: Tensor, out: Tensor
+    ) -> None:
+        """Turn the slopes of a step into δ; to ``out`` goes the total at the state before it, whose ``direct`` part is.
 
-        ``out`` holds that state's direct gradient; ``at`` is the step's place among those whose slopes were filled in.
+        ``at`` is the step's place among those whose slopes were filled in.
         """
 
     def of_recurrent(self, delta: Float[Tensor, "seed rows gates"]) -> Tensor:
@@ -143,17 +175,20 @@ class Form(ABC):
         """What the loss says of each component that the layer begins with."""
         return (total,)
 
-    def projected(self, bias: Float[Tensor, "seed gates"]) -> Float[Tensor, "seed time batch gates"]:
-        """What the inputs say to the gates."""
-        x = self.x.reshape(self.seeds, -1, self.width)
-        made = torch.baddbmm(bias.unsqueeze(1), x, self.input.mT)
-        return made.view(self.seeds, self.steps, self.batch, -1)
+    @property
+    def few(self) -> int:
+        """Steps that are made ready at once."""
+        return max(1, min(self.steps, CACHED // max(1, self.seeds * self.batch * self.gates * self.hidden)))
 
-    def begun(self) -> Float[Tensor, "seed states batch hidden"]:
-        """Room for the hidden states, the initial one filled in."""
-        states = self.x.new_empty(self.seeds, self.steps + 1, self.batch, self.hidden)
-        states[:, 0] = self.begin[0]
-        return states
+    def driven(self, bias: Float[Tensor, "seed gates"]) -> Iterator[Float[Tensor, "seed batch gates"]]:
+        """What the inputs say to the gates, step by step; good until the next step is asked for."""
+        bias, weight, made = bias.unsqueeze(1), self.input.mT, self.x.new_empty(0)
+        for x in self.x.split(self.few, 1):
+            rows = x.reshape(self.seeds, -1, self.width)
+            if made.shape[:2] != rows.shape[:2]:
+                made = self.x.new_empty(*rows.shape[:2], weight.shape[2])
+            torch.baddbmm(bias, rows, weight, out=made)
+            yield from made.view(self.seeds, x.shape[1], self.batch, -1).unbind(1)
 
     def room(self, steps: int, gates: int = 1) -> Float[Tensor, "time seed batch gates"]:
         """For so many steps."""
@@ -161,35 +196,35 @@ class Form(ABC):
 
     def backward(self, states: Tensor, direct: Tensor, of_inputs: bool) -> tuple[Tensor | None, ...]:
         """Gradients of x, of what the layer begins with, and of the weights in the order of torch."""
-        few = max(1, min(self.steps, CACHED // max(1, self.seeds * self.batch * self.gates * self.hidden)))
+        few = self.few
         room = self.x.new_empty(self.seeds, few, self.batch, self.gates, self.hidden)
-        x, of_x = self.x.contiguous(), torch.empty_like(self.x, memory_format=torch.contiguous_format)
-        of_input, of_recurrent = torch.zeros_like(self.input), torch.zeros_like(self.recurrent)
+        of_x = torch.empty_like(self.x, memory_format=torch.contiguous_format) if of_inputs else None
+        # transposed, because products with few inputs are ten times as fast that way round
+        of_input, of_recurrent = (torch.zeros_like(weight.mT.contiguous()) for weight in (self.input, self.recurrent))
         of_input_bias, of_recurrent_bias = torch.zeros_like(self.input_bias), torch.zeros_like(self.recurrent_bias)
-        total, other = (self.x.new_zeros(self.seeds, self.batch, self.hidden) for _ in range(2))
-        if self.steps:
-            total.copy_(direct[:, -1])
+        total, other, none = (self.x.new_zeros(self.seeds, self.batch, self.hidden) for _ in range(3))
+        total.copy_(direct[:, -1])
+        directs = [none, *direct.unbind(1)]  # of the state that each step is carried to
         for end in range(self.steps, 0, -few):
             first = max(0, end - few)
             delta = room[:, : end - first]
             self.slopes(first, end, states, delta.transpose(0, 1))
             for t in range(end - 1, first - 1, -1):
-                other.copy_(direct[:, t - 1]) if t else other.zero_()
-                self.back(t, t - first, delta[:, t - first], total, other)
+                self.back(t - first, delta[:, t - first], total, directs[t], other)
                 total, other = other, total
             rows = delta.reshape(self.seeds, -1, self.gates * self.hidden)
             for_recurrent, for_input = self.of_recurrent(rows), self.of_input(rows)
-            of_recurrent.baddbmm_(for_recurrent.mT, states[:, first:end].reshape(self.seeds, -1, self.hidden))
-            of_input.baddbmm_(for_input.mT, x[:, first:end].reshape(self.seeds, -1, self.width))
+            of_recurrent.baddbmm_(states[:, first:end].reshape(self.seeds, -1, self.hidden).mT, for_recurrent)
+            of_input.baddbmm_(self.x[:, first:end].reshape(self.seeds, -1, self.width).mT, for_input)
             of_recurrent_bias += for_recurrent.sum(1)
             of_input_bias += for_input.sum(1)
-            if of_inputs:
+            if of_x is not None:
                 of_x[:, first:end] = torch.bmm(for_input, self.input).view(self.seeds, -1, self.batch, self.width)
         return (
-            of_x if of_inputs else None,
+            of_x,
             *self.of_begin(total),
-            of_input,
-            self.turned(of_recurrent, back=True),
+            of_input.mT.contiguous(),
+            self.turned(of_recurrent.mT, back=True).contiguous(),
             of_input_bias,
             self.turned(of_recurrent_bias, back=True),
         )
@@ -200,16 +235,14 @@ class Elman(Form):
 
     tanh = True
 
-    def forward(self) -> Tensor:
-        states, recurrent = self.begun(), self.recurrent.mT
+    def forward(self, states: Tensor) -> None:
+        states[:, 0] = self.begin[0]
+        recurrent = self.recurrent.mT
         made = self.room(1)[0]
         hidden = self.begin[0]
-        for driven, state in zip(
-            self.projected(self.input_bias + self.recurrent_bias).unbind(1), states.unbind(1)[1:], strict=True
-        ):
-            torch.baddbmm(driven, hidden, recurrent, out=made)
+        for given, state in zip(self.driven(self.input_bias + self.recurrent_bias), states.unbind(1)[1:], strict=True):
+            torch.baddbmm(given, hidden, recurrent, out=made)
             hidden = torch.tanh(made, out=state) if self.tanh else torch.clamp(made, min=0, out=state)
-        return states
 
     def slopes(self, first: int, end: int, states: Tensor, delta: Tensor) -> None:
         after, slope = states[:, first + 1 : end + 1].transpose(0, 1), delta.squeeze(3)
@@ -218,8 +251,8 @@ class Elman(Form):
         else:
             slope.copy_(after > 0)
 
-    def back(self, t: int, at: int, delta: Tensor, total: Tensor, out: Tensor) -> None:
-        out.baddbmm_(delta.squeeze(2).mul_(total), self.recurrent)
+    def back(self, at: int, delta: Tensor, total: Tensor, direct: Tensor, out: Tensor) -> None:
+        torch.baddbmm(direct, delta.squeeze(2).mul_(total), self.recurrent, out=out)
 
 
 class ElmanReLU(Elman):
@@ -232,6 +265,7 @@ class GRU(Form):
     """Reset and update gate, the reset gate after U_n; its δ are those of U_n h, r, z and of the candidate's sum."""
 
     gates = 4
+    keeps = 3
 
     def turned(self, rows: Tensor, back: bool = False) -> Tensor:
         at = self.hidden if back else 2 * self.hidden
@@ -243,19 +277,16 @@ class GRU(Form):
     def of_input(self, delta: Tensor) -> Tensor:
         return delta[..., self.hidden :]
 
-    def forward(self) -> Tensor:
+    def forward(self, states: Tensor) -> None:
+        states[:, 0] = self.begin[0]
         both = 2 * self.hidden
         bias = torch.cat([self.input_bias[:, :both] + self.recurrent_bias[:, :both], self.input_bias[:, both:]], 1)
         of_gates, of_candidate = self.recurrent[:, :both].mT, self.recurrent[:, both:].mT
         candidate_bias = self.recurrent_bias[:, None, both:]
-        driven = self.projected(bias)
-        states, gates, entered, candidates = self.begun(), self.room(self.steps, 2), *(
-            self.room(self.steps) for _ in range(2)
-        )
+        gates, entered, candidates = self.room(self.steps, 2), *(self.room(self.steps) for _ in range(2))
         hidden = self.begin[0]
-        for driven_gates, driven_candidate, gate, reset, update, from_hidden, candidate, state in zip(
-            driven[..., :both].unbind(1),
-            driven[..., both:].unbind(1),
+        for given, gate, reset, update, from_hidden, candidate, state in zip(
+            self.driven(bias),
             gates.unbind(),
             gates[..., : self.hidden].unbind(),
             gates[..., self.hidden :].unbind(),
@@ -264,12 +295,11 @@ class GRU(Form):
             states.unbind(1)[1:],
             strict=True,
         ):
-            torch.baddbmm(driven_gates, hidden, of_gates, out=gate).sigmoid_()
+            torch.baddbmm(given[..., :both], hidden, of_gates, out=gate).sigmoid_()
             torch.baddbmm(candidate_bias, hidden, of_candidate, out=from_hidden)
-            torch.addcmul(driven_candidate, reset, from_hidden, out=candidate).tanh_()
+            torch.addcmul(given[..., both:], reset, from_hidden, out=candidate).tanh_()
             hidden = torch.lerp(candidate, hidden, update, out=state)
         self.kept = gates, entered, candidates
-        return states
 
     def slopes(self, first: int, end: int, states: Tensor, delta: Tensor) -> None:
         gates, entered, candidate = (part[first:end] for part in self.kept)
@@ -288,9 +318,10 @@ class GRU(Form):
         self.carried = update.unbind()
         self.weights = self.turned(self.recurrent) if end == self.steps else self.weights
 
-    def back(self, t: int, at: int, delta: Tensor, total: Tensor, out: Tensor) -> None:
+    def back(self, at: int, delta: Tensor, total: Tensor, direct: Tensor, out: Tensor) -> None:
         delta.mul_(total.unsqueeze(2))
-        out.addcmul_(total, self.carried[at]).baddbmm_(delta[:, :, :3].flatten(2), self.weights)
+        torch.addcmul(direct, total, self.carried[at], out=out)
+        out.baddbmm_(delta[:, :, :3].flatten(2), self.weights)
 
 
 class LSTM(Form):
@@ -298,18 +329,17 @@ class LSTM(Form):
 
     components = 2
     gates = 4
+    keeps = 4
 
-    def forward(self) -> Tensor:
-        driven = self.projected(self.input_bias + self.recurrent_bias)
+    def forward(self, states: Tensor) -> None:
+        states[:, 0] = self.begin[0]
         recurrent = self.recurrent.mT
-        states, gates, candidates, shown, cells = (
-            self.begun(), self.room(self.steps, 4), *(self.room(self.steps + more) for more in (0, 0, 1))
-        )
+        gates, candidates, shown, cells = self.room(self.steps, 4), *(self.room(self.steps + n) for n in (0, 0, 1))
         cells[0] = self.begin[1]
         hidden, cell = self.begin
         parts = gates.unflatten(-1, (4, self.hidden)).unbind(-2)
         for given, gate, entry, forget, of_candidate, out, candidate, new, squashed, state in zip(
-            driven.unbind(1),
+            self.driven(self.input_bias + self.recurrent_bias),
             gates.unbind(),
             *(part.unbind() for part in parts),
             candidates.unbind(),
@@ -325,7 +355,6 @@ class LSTM(Form):
             cell = new.addcmul_(forget, cell)
             hidden = torch.mul(out, torch.tanh(cell, out=squashed), out=state)
         self.kept = gates, candidates, shown, cells
-        return states
 
     def last(self, states: Tensor) -> Tensor:
         return self.kept[3][-1].clone()
@@ -347,12 +376,12 @@ class LSTM(Form):
         if end == self.steps:
             self.carry, self.q = (torch.zeros_like(cells[0]) for _ in range(2))
 
-    def back(self, t: int, at: int, delta: Tensor, total: Tensor, out: Tensor) -> None:
+    def back(self, at: int, delta: Tensor, total: Tensor, direct: Tensor, out: Tensor) -> None:
         torch.addcmul(self.carry, self.of_cell[at], total, out=self.q)
         delta[:, :, :3].mul_(self.q.unsqueeze(2))
         delta[:, :, 3].mul_(total)
         torch.mul(self.q, self.forget[at], out=self.carry)
-        out.baddbmm_(delta.flatten(2), self.recurrent)
+        torch.baddbmm(direct, delta.flatten(2), self.recurrent, out=out)
 
     def of_begin(self, total: Tensor) -> tuple[Tensor, ...]:
         return total, self.carry
