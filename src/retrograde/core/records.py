@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from retrograde.core.abreast import abreast
 from retrograde.core.scaled import Scaled
 
 if TYPE_CHECKING:  # which reads this module
@@ -202,8 +203,11 @@ class Trace:
 
 
 def node(value: Tensor) -> Tensor:
-    """The same numbers as a node of the autograd graph, where they are none: data that a gradient can be asked of."""
-    return value if value.requires_grad else value.detach().requires_grad_()
+    """The same numbers as a node of the autograd graph, where they are none: data that a gradient can be asked of.
+
+    Not of seeds that train together, of whose data ``vmap`` lets nothing be asked.
+    """
+    return value if value.requires_grad or abreast(value) else value.detach().requires_grad_()
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Scaled dot-product attention of several heads, fused for training and opened up for its maps."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
+from retrograde.core.abreast import abreast, seeds_first
 from retrograde.core.choices import require_at_least
 from retrograde.layers.positions import Position
 
@@ -59,9 +61,9 @@ class MultiHeadAttention(nn.Module):
         times = _times(query), _times(key)
         bias = None if position is None else position.bias(*times, query)
         if causal and visible is None and bias is None:  # a window that is left here is longer than the sequence
-            return self._combined(scaled_dot_product_attention(query, key, value, is_causal=True, scale=self.scale))
+            return self._combined(attended(query, key, value, None, self.scale))
         mask = self._mask(*times, causal, visible, bias)
-        return self._combined(scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale))
+        return self._combined(attended(query, key, value, mask, self.scale))
 
     def trace(
         self,
@@ -141,11 +143,62 @@ class MultiHeadAttention(nn.Module):
         mask = mask.expand(blocks, heads, window, 2 * window)
         # the blocks of all heads in the place of heads
         query, key, value = (part.transpose(1, 2).flatten(1, 2) for part in (query, key, value))
-        made = scaled_dot_product_attention(query, key, value, attn_mask=mask.flatten(0, 1)[None], scale=self.scale)
+        made = attended(query, key, value, mask.flatten(0, 1)[None], self.scale)
         return made.unflatten(1, (blocks, heads)).transpose(1, 2).flatten(2, 3)[:, :, :length]
 
     def _combined(self, made: Float[Tensor, "batch head query width"]) -> Tensor:
         return self.combine(made.transpose(1, 2).flatten(2))
+
+
+def attended(
+    query: Float[Tensor, "batch head query width"],
+    key: Float[Tensor, "batch head key width"],
+    value: Float[Tensor, "batch head key width"],
+    mask: Tensor | None,
+    scale: float,
+) -> Float[Tensor, "batch head query width"]:
+    """The mean of the values by softmax(Q Kᵀ · scale), fused; causal where there is no mask, which says what is seen.
+
+    The mask is boolean, or is added to the scores; it has four axes or two.
+    """
+    if abreast(query, key, value, *(() if mask is None else (mask,))):
+        made: Tensor = _Attended.apply(query, key, value, mask, scale)
+        return made
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale)
+
+
+class _Attended(torch.autograd.Function):
+    """The same of seeds that train together: the kernel takes them as further samples."""
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        raise RuntimeError("attention of a single seed needs no axis of seeds")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept: what ``vmap`` does is differentiated by itself."""
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scale: float,
+    ) -> tuple[Tensor, int]:
+        seeds = info.batch_size
+        parts = seeds_first(seeds, in_dims[:3], (query, key, value))
+        query, key, value = (part.flatten(0, 1) for part in parts)
+        if mask is not None and in_dims[3] is not None:
+            mask = mask.movedim(in_dims[3], 0)
+            if mask.dim() == 3:
+                mask = mask[:, None, None]
+            mask = mask.expand(seeds, len(query) // seeds, *mask.shape[2:]).flatten(0, 1)
+        elif mask is not None and mask.dim() == 4 and len(mask) > 1:
+            mask = mask.repeat(seeds, 1, 1, 1)
+        return attended(query, key, value, mask, scale).unflatten(0, (seeds, -1)), 0
 
 
 def _times(part: Float[Tensor, "batch head time width"]) -> Int[Tensor, " time"]:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retrograde.core.abreast import abreast
 from retrograde.core.choices import require_at_least
 from retrograde.core.jacobians import step_jacobians, unit_by_unit
 from retrograde.core.records import State
@@ -27,6 +28,7 @@ from retrograde.core.sweep import (
 )
 from retrograde.core.truncated import in_pieces
 from retrograde.layers.closed_form import Arriving, Weights, all_cells, form, run, sweep
+from retrograde.layers.seeds import of_seeds
 
 
 def _weights(fused: nn.RNNBase) -> dict[str, Tensor]:
@@ -169,11 +171,43 @@ class GRUCell(Recurrence):
         return dict(zip(("reset", "update", "candidate"), weights["recurrent"].chunk(3, -2), strict=True))
 
 
+def _with_seeds(
+    recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, initial: State | None
+) -> tuple[Tensor, State] | None:
+    """Outputs and last state of seeds that train together, whose axis torch's kernels refuse; None for a single one."""
+    weights = recurrence.weights().values()
+    if not abreast(inputs, *weights, *(initial or {}).values()):
+        return None
+    begin = recurrence.initial_state(inputs) if initial is None else initial
+    outputs, last = of_seeds(
+        recurrence.fused.mode, inputs, tuple(begin[name] for name in recurrence.components), weights
+    )
+    return outputs, {"hidden": outputs[:, -1]} | ({"cell": last} if "cell" in begin else {})
+
+
+def _pieces_with_seeds(
+    recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, length: int, state: State | None
+) -> Tensor | None:
+    """The same in pieces, the state going on and its gradient not."""
+    made = []
+    for piece in inputs.split(length, 1):
+        given = _with_seeds(recurrence, piece, state)
+        if given is None:
+            return None
+        outputs, last = given
+        state = {name: value.detach() for name, value in last.items()}
+        made.append(outputs)
+    return torch.cat(made, 1)
+
+
 @sequence.register(ElmanCell)
 @sequence.register(GRUCell)
 def _(
     recurrence: ElmanCell | GRUCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
+    with_seeds = _with_seeds(recurrence, inputs, initial)
+    if with_seeds is not None:
+        return with_seeds[0]
     return recurrence.fused(inputs, None if initial is None else initial["hidden"][None].contiguous())[0]
 
 
@@ -181,6 +215,9 @@ def _(
 def _(
     recurrence: LSTMCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
+    with_seeds = _with_seeds(recurrence, inputs, initial)
+    if with_seeds is not None:
+        return with_seeds[0]
     if initial is None:
         return recurrence.fused(inputs)[0]
     return recurrence.fused(inputs, (initial["hidden"][None].contiguous(), initial["cell"][None].contiguous()))[0]
@@ -194,6 +231,9 @@ def _(
     length: int,
     initial: State | None = None,
 ) -> Float[Tensor, "batch time hidden"]:
+    with_seeds = _pieces_with_seeds(recurrence, inputs, length, initial)
+    if with_seeds is not None:
+        return with_seeds
     state = None if initial is None else initial["hidden"][None].contiguous()
     made = []
     for piece in inputs.split(length, 1):
@@ -207,6 +247,9 @@ def _(
 def _(
     recurrence: LSTMCell, inputs: Float[Tensor, "batch time width"], length: int, initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
+    with_seeds = _pieces_with_seeds(recurrence, inputs, length, initial)
+    if with_seeds is not None:
+        return with_seeds
     state = None
     if initial is not None:
         state = initial["hidden"][None].contiguous(), initial["cell"][None].contiguous()

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from retrograde.core.abreast import abreast
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Space, Tokens
 
@@ -47,7 +48,8 @@ class OneHot(Embedding):
         if not isinstance(self.space, Tokens):
             return inputs
         flat = inputs.new_zeros((*inputs.shape, self.space.size), dtype=self.unit.dtype)
-        return flat.scatter_(-1, inputs.unsqueeze(-1), 1)
+        put = flat.scatter if abreast(inputs) else flat.scatter_  # of many seeds torch has no form in place
+        return put(-1, inputs.unsqueeze(-1), 1)
 
 
 class Learned(Embedding):

@@ -25,6 +25,8 @@ import torch
 from jaxtyping import Complex, Float, Inexact
 from torch import Tensor, nn
 
+from retrograde.core.abreast import seeds_first
+
 WIDE = 4096
 """Numbers of one time, over all samples, from which on one walk is the faster on a CPU; of 128 to 512 times."""
 
@@ -52,12 +54,21 @@ class _Scan(torch.autograd.Function):
     """The recurrence forward in time or, from ``initial`` after the end, backward; each is the other's adjoint."""
 
     @staticmethod
-    def forward(ctx: Any, decay: Tensor, inputs: Tensor, initial: Tensor, backward: bool) -> Tensor:
+    def forward(decay: Tensor, inputs: Tensor, initial: Tensor, backward: bool) -> Tensor:
         walk = _walked if inputs.device.type == "cpu" and inputs.numel() >= WIDE * inputs.shape[1] else _chunked
-        states = walk(decay, inputs, initial, backward)
-        ctx.save_for_backward(decay, initial, states)
-        ctx.backward_in_time = backward
-        return states
+        return walk(decay, inputs, initial, backward)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
+        decay, _, initial, ctx.backward_in_time = inputs
+        ctx.save_for_backward(decay, initial, output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *given: Any) -> tuple[Tensor, int]:
+        """Seeds are further samples."""
+        *tensors, backward = given
+        parts = [part.flatten(0, 1) for part in seeds_first(info.batch_size, in_dims[:3], tensors)]
+        return _Scan.apply(*parts, backward).unflatten(0, (info.batch_size, -1)), 0
 
     @staticmethod
     def backward(ctx: Any, *direct: Tensor) -> tuple[Tensor | None, ...]:

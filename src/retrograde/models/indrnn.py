@@ -74,11 +74,16 @@ class _Bounded(torch.autograd.Function):
     A plain clamp would pass none there, and what has once gone beyond it would never come back.
     """
 
+    generate_vmap_rule = True  # seeds that train together
+
     @staticmethod
-    def forward(ctx: Any, value: Tensor, bound: float) -> Tensor:
-        ctx.save_for_backward(value)
-        ctx.bound = bound
+    def forward(value: Tensor, bound: float) -> Tensor:
         return value.clamp(-bound, bound)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        value, ctx.bound = inputs
+        ctx.save_for_backward(value)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -32,8 +32,8 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from retrograde.core.abreast import recomputed
 from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
@@ -163,7 +163,7 @@ def _(
     state, made = start["state"], []
     parts = (part.split(BLOCK, 1) for part in (timescale, timescale * u, enter, leave))
     for block in zip(*parts, strict=True):
-        read, state = checkpoint(_block, rate, *block, state, use_reentrant=False, preserve_rng_state=False)
+        read, state = recomputed(_block, rate, *block, state)
         made.append(read)
     return torch.cat(made, 1) + weights["skip"] * u
 
