@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from retrograde.record.alerts import AlertSettings as AlertSettings
     from retrograde.record.store import FolderStore as FolderStore
     from retrograde.train.fit import fit as fit
+    from retrograde.train.fit import fit_seeds as fit_seeds
     from retrograde.train.load import Run as Run
     from retrograde.train.load import load as load
     from retrograde.train.options import ProbingSettings as ProbingSettings
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "fit": "retrograde.train.fit",
+    "fit_seeds": "retrograde.train.fit",
     "TrainerSettings": "retrograde.train.options",
     "ProbingSettings": "retrograde.train.options",
     "RecorderSettings": "retrograde.train.options",

@@ -176,6 +176,7 @@ def say(line: str) -> None:
 
 def _carried_out(config: DictConfig) -> tuple[str, float]:
     from retrograde.train.job import carry_out, require_same_source
+    from retrograde.train.options import Prepared
 
     settings = run_config(config)
     choices = HydraConfig.get().runtime.choices
@@ -188,7 +189,7 @@ def _carried_out(config: DictConfig) -> tuple[str, float]:
         line = f"{prefix}{closing_line(folder, result)} (finished already{other_code(result)})"
         return "\n".join([line, *alert_lines(result)]), result["score"]
     run, identity, settings = _ready(config, settings, choices)
-    result = carry_out(run, folder, identity, settings, settings["progress"])
+    result = carry_out(Prepared(run, folder, identity, settings), settings["progress"])
     return "\n".join([f"{prefix}{closing_line(folder, result)}", *alert_lines(result)]), result["score"]
 
 

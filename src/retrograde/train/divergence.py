@@ -77,6 +77,7 @@ def step_again(trainer: pl.Trainer, training: Training, step: int) -> tuple[floa
     These are looked at before clipping, which spreads what it finds over all of them.
     """
     gradients: list[str] = []
+    member, training.member = training.member, None  # in company nobody else takes it
     training.before_clipping = lambda: gradients.extend(
         not_finite({name: p.grad for name, p in training.model.named_parameters()})
     )
@@ -84,5 +85,5 @@ def step_again(trainer: pl.Trainer, training: Training, step: int) -> tuple[floa
         with torch.enable_grad():
             trainer.strategy.training_step(step, step)
     finally:
-        training.before_clipping = None
+        training.before_clipping, training.member = None, member
     return float(training.over_ranks(training.loss)), gradients

@@ -1,6 +1,6 @@
 """Training from Python: the same training as from the command line; a run is named by the settings given here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,13 @@ import torch
 from retrograde.core.contracts import Probe, Regularizer, SequenceModel, Task
 from retrograde.record.alerts import AlertSettings
 from retrograde.record.folder import RunFolder, run_name
-from retrograde.train.job import carry_out, require_same_source
+from retrograde.train.job import carry_out, carry_out_together, require_same_source
 from retrograde.train.load import Run, called, load
 from retrograde.train.options import (
     Identity,
     Job,
     OptimizerFactory,
+    Prepared,
     ProbingSettings,
     RecorderSettings,
     SchedulerFactory,
@@ -51,6 +52,53 @@ def fit(
     ``model`` is a factory, such as ``partial(lstm, hidden=32)``, so that the seed covers the initial weights.
     ``probes`` are the default ones where none are named; ``{}`` is none at all.
     """
+    given = {name: value for name, value in locals().items() if name != "progress"}
+    prepared, trusted = _prepared(**given)
+    folder = prepared.folder
+    if folder.is_finished():
+        require_same_source(folder, task)
+    else:
+        carry_out(prepared, progress)
+    return load(folder.path, trusted)
+
+
+def fit_seeds(
+    model: Callable[[Task], SequenceModel], task: Task, seeds: Iterable[int], *, progress: bool = True, **settings: Any
+) -> list[Run]:
+    """A run for each seed, as ``fit`` would make it, their steps computed together; ``settings`` are those of ``fit``.
+
+    Runs that are finished are given back as they are. What one of them raises is raised when all have ended.
+    """
+    made = [_prepared(model, task, **settings, seed=seed) for seed in seeds]
+    left = [prepared for prepared, _ in made if not prepared.folder.is_finished()]
+    for prepared, _ in made:
+        if prepared not in left:
+            require_same_source(prepared.folder, task)
+    for result in carry_out_together(left, progress):
+        if isinstance(result, BaseException):
+            raise result
+    return [load(prepared.folder.path, trusted) for prepared, trusted in made]
+
+
+def _prepared(
+    model: Callable[[Task], SequenceModel],
+    task: Task,
+    *,
+    probes: Mapping[str, Probe] | None = None,
+    seed: int = 0,
+    steps: int = 2000,
+    batch_size: int = 64,
+    optimizer: OptimizerFactory = ADAM,
+    scheduler: SchedulerFactory | None = None,
+    regularizer: Regularizer | None = None,
+    trainer: TrainerSettings = TrainerSettings(),
+    probing: ProbingSettings = ProbingSettings(),
+    recorder: RecorderSettings = RecorderSettings(),
+    alerts: AlertSettings = AlertSettings(),
+    study: str = "python",
+    outputs: Path | str = "outputs",
+) -> tuple[Prepared, list[str]]:
+    """The run, and the packages whose classes its settings name."""
     made_of = {"model": specification(model), "task": specification(task), "optimizer": specification(optimizer)}
     if scheduler is not None:
         made_of["scheduler"] = specification(scheduler)
@@ -75,9 +123,6 @@ def fit(
     trusted = [
         name.partition(".")[0] for name in called([made_of["model"], made_of["task"]], folder.run)
     ]  # by giving it
-    if folder.is_finished():
-        require_same_source(folder, task)
-        return load(folder.path, trusted)
     job = Job(
         model=model,
         task=task,
@@ -93,8 +138,7 @@ def fit(
         regularizer=regularizer,
         alerts=alerts,
     )
-    carry_out(job, folder, identity, config, progress)
-    return load(folder.path, trusted)
+    return Prepared(job, folder, identity, config), trusted
 
 
 def default_probes() -> dict[str, Probe]:

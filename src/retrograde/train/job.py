@@ -1,12 +1,14 @@
 """One run, from a model and a task to a finished folder."""
 
 import itertools
+import sys
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,13 +26,14 @@ from retrograde.record.tables import cut
 from retrograde.record.view import WandbView, start_ahead
 from retrograde.train.checkpoints import BEST, PREFIX, Checkpoints, Resumption, newest, write_aside
 from retrograde.train.closing import changed
+from retrograde.train.company import Company, Member
 from retrograde.train.devices import device_kind, quiet, rank_outside, threads, trainer_of
 from retrograde.train.divergence import Divergence
 from retrograde.train.evaluation import batches, evaluate, examine
 from retrograde.train.interruption import Interruption
 from retrograde.train.load import selected_weights
 from retrograde.train.module import Training, window_metric
-from retrograde.train.options import Identity, Job
+from retrograde.train.options import Identity, Job, Prepared
 from retrograde.train.probing import Probing, probe_batch
 from retrograde.train.progress import ProgressBar, wanted
 from retrograde.train.provenance import provenance
@@ -42,20 +45,18 @@ TESTS = "test", "longer"
 """The splits that are looked at when training is over."""
 
 
-def carry_out(
-    job: Job,
-    folder: RunFolder,
-    identity: Identity,
-    config: Mapping[str, Any],
-    progress: bool,
-) -> dict[str, Any]:
-    """The run itself. What run.json says at the end comes back; an exception leaves it failed or interrupted."""
+def carry_out(prepared: Prepared, progress: bool, member: Member | None = None) -> dict[str, Any]:
+    """The run itself. What run.json says at the end comes back; an exception leaves it failed or interrupted.
+
+    ``member`` is what it is in the company that it trains in, where there is one.
+    """
+    job, folder = prepared.job, prepared.folder
     require_ranks(job)
     rank = rank_outside()
     if rank is not None and not rank.is_first:
         follow(job, rank)
         return folder.read()
-    interruption = Interruption()
+    interruption = Interruption() if member is None else member.interruption
     with (
         folder.claimed(),
         interruption.heeded(),
@@ -65,21 +66,36 @@ def carry_out(
     ):
         # the caller's random numbers go on as if nothing had been
         torch.manual_seed(job.seed)
-        result = _claimed(job, folder, identity, config, progress, interruption)
+        result = _claimed(prepared, progress, interruption, member)
     where = place()
     if where is not None and where[0] < where[1] and job.recorder.mode != "disabled":
         start_ahead()
     return result
 
 
-def _claimed(
-    job: Job,
-    folder: RunFolder,
-    identity: Identity,
-    config: Mapping[str, Any],
-    progress: bool,
-    interruption: Interruption,
-) -> dict[str, Any]:
+def carry_out_together(runs: Sequence[Prepared], progress: bool) -> list[dict[str, Any] | BaseException]:
+    """All of them in this process, their steps computed together; what each gave or raised.
+
+    They differ in nothing but seed and learning rate. Why their steps cannot be computed together is said in one line;
+    then they are carried out one after the other.
+    """
+    if len(runs) < 2:
+        return [carry_out(run, progress) for run in runs]
+    results: list[dict[str, Any]] = [{} for _ in runs]
+
+    def work(at: int, member: Member) -> None:
+        results[at] = carry_out(runs[at], progress and at == 0, member)  # a terminal has room for one bar
+
+    with quiet(), threads(runs[0].job.trainer.threads):
+        raised = Company(len(runs), lambda line: print(line, file=sys.stderr, flush=True)).carry_out(
+            [partial(work, at) for at in range(len(runs))]
+        )
+    return [result if error is None else error for result, error in zip(results, raised, strict=True)]
+
+
+def _claimed(prepared: Prepared, progress: bool, interruption: Interruption, member: Member | None) -> dict[str, Any]:
+    job, folder, identity, config = prepared.job, prepared.folder, prepared.identity, prepared.config
+    clock = time.perf_counter if member is None else member.clock
     model = fitting(job.model(job.task), job.task, identity)
     card = job.task.card
     attempt: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds"), **provenance()}
@@ -87,7 +103,7 @@ def _claimed(
     if resumption is not None:
         attempt |= {"from_step": resumption.mark.step, "from_seconds": resumption.seconds}
     changes = [changed(one, other) for one, other in itertools.pairwise([*earlier, attempt])]
-    begun = time.monotonic() - (0.0 if resumption is None else resumption.seconds)
+    begun = clock() - (0.0 if resumption is None else resumption.seconds)
     folder.write_card(card)
     metadata = {
         "run": folder.run,
@@ -128,6 +144,7 @@ def _claimed(
             progress,
             interruption,
             resumption,
+            member,
         )
         recorder.flush()
         found = alerts(FolderStore(folder.path), folder.run, job.alerts, {**metadata, **summary})
@@ -138,10 +155,10 @@ def _claimed(
             OSError
         ):  # a full disk takes the end of the record too; what ended the run is raised all the same
             (folder.path / "traceback.txt").write_text(traceback.format_exc())
-            recorder.close(status, {"reason": f"{type(error).__name__}: {error}", "duration": time.monotonic() - begun})
+            recorder.close(status, {"reason": f"{type(error).__name__}: {error}", "duration": clock() - begun})
         raise
     summary["alerts"] = [asdict(alert) for alert in found]
-    summary["duration"] = time.monotonic() - begun
+    summary["duration"] = clock() - begun
     recorder.close(FINISHED, summary)
     return {**metadata, **summary}
 
@@ -202,6 +219,7 @@ def _train(
     progress: bool,
     interruption: Interruption,
     resumption: Resumption | None,
+    member: Member | None,
 ) -> dict[str, Any]:
     batch = probe_batch(job.task, job.probing.samples)
     if resumption is None:
@@ -209,7 +227,7 @@ def _train(
     settings = job.trainer
     if settings.truncate is not None:
         model.truncate(settings.truncate)
-    probing = Probing(job, batch, recorder)
+    probing = Probing(job, batch, recorder, time.perf_counter if member is None else member.clock)
     before = 0.0 if resumption is None else resumption.seconds
     checkpoints = Checkpoints(folder.checkpoints, recorder, probing.state_dict, before)
     training = Training(job, model, recorder, probing.scheduled, checkpoints, interruption, resumption)
@@ -229,7 +247,8 @@ def _train(
             steps = resumption.mark.step
             call(settings, train=False)
         elif model.learns:
-            with interruption.after_a_step(), together(job, first):
+            company = nullcontext() if member is None else member.stepping(training)
+            with interruption.after_a_step(), together(job, first), company:
                 trainer.fit(training)
             steps = training.global_step
     model.to(device)  # from which Lightning takes it when training ends

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -23,6 +23,9 @@ from retrograde.train.marks import at_step, finite, go_back
 from retrograde.train.options import Job
 from retrograde.train.replay import Diverged
 from retrograde.train.streams import generator
+
+if TYPE_CHECKING:  # which uses this module
+    from retrograde.train.company import Member
 
 ROUND = 0.1
 """Seconds of steps after which Lightning, and with it a progress bar, has its turn."""
@@ -69,6 +72,7 @@ class Training(pl.LightningModule):
         self.resumption = resumption
         self.pauses: frozenset[int] = frozenset()
         self.before_clipping: Callable[[], None] | None = None
+        self.member: Member | None = None
         self.update: StepRecord | None = None
         self.diverged: Diverged | None = None
         self.solved_step: int | None = None
@@ -140,35 +144,50 @@ class Training(pl.LightningModule):
         }
 
     def training_step(self, end: int, round: int) -> None:
-        """A round of steps; on several devices one, which is all that Lightning's way of sharing them allows."""
-        begun, step = time.monotonic(), self.global_step
-        first, taken = step % self.job.trainer.log_every, list[Tensor]()
+        """A round of steps, by itself or in the company that it trains in."""
+        if self.member is None or not self.member.round(end):
+            self.round_alone(end)
+
+    def round_alone(self, end: int) -> None:
+        """On several devices one step, which is all that Lightning's way of sharing them allows."""
+        pace, step, losses = self.pace(end), self.global_step, list[Tensor]()
         while True:
             step += 1
-            taken.append(self._step(step))
-            over = step >= end or self.waits(step) or step in self.pauses or time.monotonic() - begun > ROUND
-            if over or not self.alone or self.interruption.asked is not None:
+            losses.append(self._step(step))
+            if pace.over(step) or not self.alone:
                 break
-        self.losses[first : first + len(taken)] = self.over_ranks(torch.stack(taken))  # no round goes beyond a log
-        if self.job.trainer.clip is not None:
-            self.clipped += (torch.stack(self.sizes) > self.job.trainer.clip).sum()
-            self.clipped_steps += len(self.sizes)
-            self.sizes.clear()
+        sizes = torch.stack(self.sizes) if self.sizes else None
+        self.sizes.clear()
+        self.count(step, self.over_ranks(torch.stack(losses)), sizes)
+
+    def pace(self, end: int) -> "Pace":
+        """Of a round that begins now."""
+        return Pace(self, end, time.monotonic())
+
+    def count(self, step: int, losses: Tensor, sizes: Tensor | None) -> None:
+        """What a round that ends with this step has found, of every step; no round goes beyond a log."""
+        first = (step - len(losses)) % self.job.trainer.log_every
+        self.losses[first : first + len(losses)] = losses
+        if sizes is not None and self.job.trainer.clip is not None:
+            self.clipped += (sizes > self.job.trainer.clip).sum()
+            self.clipped_steps += len(sizes)
         at_step(self.trainer, step)
+
+    def draw(self) -> Batch:
+        """The next batch."""
+        self.drawn = self.task.sample(self.job.batch_size, self.stream).to(*self.beside)
+        return self.drawn
 
     def _step(self, step: int) -> Tensor:
         """One step; the loss alone, without what a regulariser adds, comes back."""
         self.optimizer.zero_grad()
-        drawn = self.drawn = self.task.sample(self.job.batch_size, self.stream).to(*self.beside)
+        drawn = self.draw()
         part = drawn if self.alone else drawn.select(self.share)
         losses, outputs = self.objective(self.task, part)
         loss = losses.mean()
         alone = loss.detach()
         if self._logs(step):
-            if outputs is None:
-                with torch.no_grad():
-                    outputs = self.model(part)
-            self.last_score = self.over_ranks(mean_score(self.task, outputs.detach(), part))
+            self.log_score(outputs, part)
         if self.job.regularizer is not None:
             loss = self._regularized(loss, drawn, step)
         self.loss, self.taken = loss.detach(), step
@@ -180,9 +199,20 @@ class Training(pl.LightningModule):
             with torch.autocast(self.device.type, enabled=False):
                 self.manual_backward(loss)
                 self.trainer.strategy.optimizer_step(self.optimizer, lambda: None)
+        self.advance_schedules()
+        return alone
+
+    def log_score(self, outputs: Tensor | None, batch: Batch) -> None:
+        """Of the batch that was trained on, by what the loss was taken of, if it was taken of outputs."""
+        if outputs is None:
+            with torch.no_grad():
+                outputs = self.model(batch)
+        self.last_score = self.over_ranks(mean_score(self.task, outputs.detach(), batch))
+
+    def advance_schedules(self) -> None:
+        """The learning rate of the next step."""
         for config in self.schedules:
             config.scheduler.step()  # type: ignore[call-arg]  # none of ours wants to know a metric
-        return alone
 
     def over_ranks(self, value: Tensor) -> Tensor:
         """The mean over the processes that train this run, each of which has its share of the batch."""
@@ -203,24 +233,40 @@ class Training(pl.LightningModule):
         if self.before_clipping is not None:
             self.before_clipping()
         step, clip = self.taken, self.job.trainer.clip
-        kept = step in self.probed or self._validates(step)  # after a validation the run may end, and is probed then
-        if self._logs(step):
-            self.rate = optimizer.param_groups[0]["lr"]
-        elif clip is None and not kept:
+        if clip is None and not self.measures(step):
             return
-        parameters = {name: p for name, p in self.parameters_by_name.items() if p.grad is not None}
-        if kept:
-            self.update = StepRecord(step, raw=_gradients(parameters), before=_copies(parameters))
-        gradients = [p.grad for p in parameters.values() if p.grad is not None]
-        self.norm = nn.utils.get_total_norm(gradients)
+        parameters = [p for p in self.parameters_by_name.values() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.measures(step):
+            self.before_clip(step, norm)
         if clip is not None and self.job.trainer.clip_by == "norm":
-            nn.utils.clip_grads_with_norm_(parameters.values(), clip, self.norm)
-            self.sizes.append(self.norm)
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+            self.sizes.append(norm)
         elif clip is not None:
             self.sizes.append(torch.stack([gradient.abs().amax() for gradient in gradients]).amax())
-            nn.utils.clip_grad_value_(parameters.values(), clip)
-        if kept and self.update is not None:
-            self.update.used = _gradients(parameters)
+            nn.utils.clip_grad_value_(parameters, clip)
+        if self.measures(step):
+            self.after_clip(step)
+
+    def before_clip(self, step: int, norm: Tensor) -> None:
+        """Of a step that is measured: the rate, the gradient's norm and, where probes want it, all of it."""
+        self.rate, self.norm = self.optimizer.param_groups[0]["lr"], norm
+        if self._keeps(step):
+            parameters = {name: p for name, p in self.parameters_by_name.items() if p.grad is not None}
+            self.update = StepRecord(step, raw=_gradients(parameters), before=_copies(parameters))
+
+    def after_clip(self, step: int) -> None:
+        """The gradient that is used."""
+        if self.update is not None and self.update.step == step:
+            self.update.used = _gradients(self.parameters_by_name)
+
+    def measures(self, step: int) -> bool:
+        """Whether anybody wants to know of this step's gradient."""
+        return self._logs(step) or self._keeps(step)
+
+    def _keeps(self, step: int) -> bool:
+        return step in self.probed or self._validates(step)  # after a validation the run may end, and is probed then
 
     def waits(self, step: int) -> bool:
         """Whether the host waits for the device after this step anyway, because something is recorded."""
@@ -291,6 +337,26 @@ class Training(pl.LightningModule):
             self.solved_step = step if self.solved_step is None else self.solved_step
             self.trainer.should_stop = self.trainer.should_stop or self.job.trainer.stop_when_solved
         return best
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Where a round of steps ends."""
+
+    training: Training
+    end: int
+    begun: float
+
+    def over(self, step: int) -> bool:
+        """With what is recorded, with what is asked for, or when its time is over."""
+        training = self.training
+        return (
+            step >= self.end
+            or training.waits(step)
+            or step in training.pauses
+            or time.monotonic() - self.begun > ROUND
+            or training.interruption.asked is not None
+        )
 
 
 class Rounds(IterableDataset[int]):

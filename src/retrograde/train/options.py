@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from retrograde.core.contracts import Probe, Regularizer, SequenceModel, Task
 from retrograde.record.alerts import AlertSettings
+from retrograde.record.folder import RunFolder
 from retrograde.record.view import Mode
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -133,3 +134,13 @@ class Job:
             raise ValueError(f"steps and batch_size must be at least 1, not {self.steps} and {self.batch_size}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, as {self.seed} is")
+
+
+@dataclass
+class Prepared:
+    """A run that can be carried out: where, under what name, and with the settings that its record shall have."""
+
+    job: Job
+    folder: RunFolder
+    identity: Identity
+    config: Mapping[str, Any]

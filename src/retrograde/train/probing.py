@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -96,9 +96,15 @@ def noting(notes: dict[str, None]) -> Iterator[None]:
 
 
 class Probing(pl.Callback):
-    """Fires all probes on the scheduled steps and at the end of training, outside the training step."""
+    """Fires all probes on the scheduled steps and at the end of training, outside the training step.
 
-    def __init__(self, job: Job, batch: Batch, recorder: Recorder) -> None:
+    ``clock`` counts the run's own seconds.
+    """
+
+    def __init__(
+        self, job: Job, batch: Batch, recorder: Recorder, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.clock = clock
         self.probes = job.probes
         self.batch = batch
         self.scheduled = scheduled(job)
@@ -108,14 +114,14 @@ class Probing(pl.Callback):
         self.horizons: list[float] = []
         self.seconds: dict[str, float] = defaultdict(float)
         self.notes: dict[str, None] = {}
-        self.begun = time.perf_counter()
+        self.begun = self.clock()
         self.ended = self.begun
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Training)  # the one module that this project trains
         if self.last < 0:  # else the run goes on from a checkpoint
             self.fire(pl_module.model, pl_module.task, trainer.global_step, None)
-            self.begun = time.perf_counter() - self.allowance.spent
+            self.begun = self.clock() - self.allowance.spent
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -126,19 +132,19 @@ class Probing(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._fire(pl_module, trainer.global_step)
-        self.ended = time.perf_counter()
+        self.ended = self.clock()
 
     def fire(self, model: SequenceModel, task: Task, step: int, update: Update | None) -> None:
         """One snapshot, read by every probe and recorded."""
         self.last = step
         if not self.probes:
             return
-        begun = time.perf_counter()
+        begun = self.clock()
         self.batch = self.batch.beside(model.like)
         taken = snapshot(model, task, self.batch, step, update)
         self._count(SNAPSHOT, begun)
         for name, probe in self.probes.items():
-            before = time.perf_counter()
+            before = self.clock()
             with noting(self.notes):
                 readings = list(probe(taken))
             self.recorder.readings(step, name, readings)
@@ -148,7 +154,7 @@ class Probing(pl.Callback):
             if lowest:
                 # the components of a state are one memory: it reaches as far as the best of them
                 self.horizons.append(max(lowest))
-        self.allowance.firings.append(time.perf_counter() - begun)
+        self.allowance.firings.append(self.clock() - begun)
 
     @property
     def account(self) -> dict[str, Any]:
@@ -183,7 +189,7 @@ class Probing(pl.Callback):
         self.allowance.left_out = state_dict["left_out"]
         self.seconds.update(state_dict["seconds"])
         self.notes = dict.fromkeys(state_dict["notes"])
-        self.ended = time.perf_counter()
+        self.ended = self.clock()
         self.begun = self.ended - self.allowance.spent - state_dict["trained"]
 
     def _fire(self, training: pl.LightningModule, step: int) -> None:
@@ -192,7 +198,7 @@ class Probing(pl.Callback):
             self.fire(training.model, training.task, step, training.take_update())
 
     def _trained(self) -> float:
-        return time.perf_counter() - self.begun - self.allowance.spent
+        return self.clock() - self.begun - self.allowance.spent
 
     def _count(self, name: str, since: float) -> None:
-        self.seconds[name] += time.perf_counter() - since
+        self.seconds[name] += self.clock() - since

@@ -1,0 +1,226 @@
+"""Runs that train together are the runs that they would be alone: each by itself, in all that it records."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from retrograde import RecorderSettings, Run, TrainerSettings, fit, fit_seeds, load
+from retrograde.core.contracts import SequenceModel, Task
+from retrograde.models.gru import gru
+from retrograde.models.lstm import lstm
+from retrograde.models.transformer import transformer
+from retrograde.probes.parameters import Parameters
+from retrograde.probes.state_gradient import StateGradient
+from retrograde.record.folder import FAILED, FINISHED, RunFolder
+from retrograde.record.store import FolderStore
+from retrograde.tasks.adding import Adding
+from retrograde.train import company, options
+from retrograde.train.fit import _prepared
+from retrograde.train.interruption import Interrupted
+from retrograde.train.job import carry_out_together
+from retrograde.train.module import Training
+
+TRAINER = TrainerSettings(
+    accelerator="cpu",
+    threads=1,
+    precision="64-true",
+    log_every=5,
+    validate_every=5,
+    validation_samples=32,
+    test_samples=32,
+    stop_when_solved=False,
+)
+SEEDS = 0, 1, 2
+
+
+def settings(outputs: Path, **given: object) -> dict[str, object]:
+    return {
+        "task": Adding(length=12),
+        "steps": 20,
+        "batch_size": 8,
+        "trainer": TRAINER,
+        "probes": {"state_gradient": StateGradient(), "parameters": Parameters()},
+        "probing": options.ProbingSettings(share=None),
+        "recorder": RecorderSettings(mode="disabled"),
+        "outputs": outputs,
+        "progress": False,
+        **given,
+    }
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many took each round that was computed together."""
+    seen: list[int] = []
+    taken = company.round_together
+
+    def watched(trainings: list[object], *rest: object) -> None:
+        seen.append(len(trainings))
+        taken(trainings, *rest)
+
+    monkeypatch.setattr(company, "round_together", watched)
+    return seen
+
+
+def require_same(one: Run, other: Run) -> None:
+    """In all that was recorded, to ten digits."""
+    first, second = FolderStore(one.folder.path), FolderStore(other.folder.path)
+    assert first.tables() == second.tables() != []
+    for name in first.tables():
+        pd.testing.assert_frame_equal(first.readings(name), second.readings(name), rtol=1e-10, atol=1e-10)
+    pd.testing.assert_frame_equal(first.metrics(), second.metrics(), rtol=1e-10, atol=1e-10)
+    assert one.folder.run == other.folder.run
+    for what in ("score", "validation_score", "steps", "solved_step", "selected_step", "diverged_step", "status"):
+        found, expected = one.metadata[what], other.metadata[what]
+        assert found == (pytest.approx(expected, rel=1e-10) if isinstance(expected, float) else expected), what
+
+
+@pytest.mark.parametrize(
+    "model",
+    [partial(lstm, hidden=6), partial(gru, hidden=6), partial(transformer, hidden=8, heads=2, layers=1)],
+    ids=["lstm", "gru", "transformer"],
+)
+def test_each_seed_is_the_run_made_alone(
+    tmp_path: Path, rounds: list[int], model: Callable[[Task], SequenceModel]
+) -> None:
+    together = fit_seeds(model, seeds=SEEDS, **settings(tmp_path / "together"))
+    assert rounds and set(rounds) == {3}
+    for seed, run in zip(SEEDS, together, strict=True):
+        require_same(run, fit(model, seed=seed, **settings(tmp_path / "alone")))
+
+
+def test_rates_differ_and_one_that_diverges_leaves(tmp_path: Path, rounds: list[int]) -> None:
+    """The weights of the second leave all that is finite in its first step."""
+    model = partial(lstm, hidden=6)
+    rates = (0.1, math.inf, 0.05)
+    given = [{"seed": seed, "optimizer": partial(torch.optim.SGD, lr=rate)} for seed, rate in enumerate(rates)]
+    prepared = [_prepared(model, **without(settings(tmp_path / "together", **each), "progress")) for each in given]
+    results = carry_out_together([one for one, _ in prepared], progress=False)
+    assert [result["diverged_step"] for result in results] == [None, 1, None]
+    assert (rounds[0], rounds[-1]) == (3, 2)
+    for (one, _), each in zip(prepared, given, strict=True):
+        require_same(load(one.folder.path), fit(model, **settings(tmp_path / "alone", **each)))
+
+
+def test_one_that_has_solved_its_task_leaves(tmp_path: Path, rounds: list[int]) -> None:
+    """By a bar that the first validation clears, for a seed each time another step."""
+    given = settings(tmp_path / "together", steps=60, trainer=replace(TRAINER, stop_when_solved=True))
+    model = partial(gru, hidden=6)
+    easy = {**given, "task": Easy(length=12)}
+    together = fit_seeds(model, seeds=SEEDS, **easy)
+    steps = [run.metadata["steps"] for run in together]
+    assert min(steps) < max(steps) and rounds[0] == 3
+    for seed, run in zip(SEEDS, together, strict=True):
+        require_same(run, fit(model, seed=seed, **{**easy, "outputs": tmp_path / "alone"}))
+
+
+def test_a_round_that_fails_fails_all_that_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(company, "round_together", _raising)
+    with pytest.raises(RuntimeError, match="3 runs together failed"):
+        fit_seeds(partial(lstm, hidden=6), seeds=SEEDS, **settings(tmp_path))
+    states = {RunFolder(file.parent).read()["status"] for file in tmp_path.rglob("run.json")}
+    assert states == {FAILED}
+
+
+def test_one_that_fails_by_itself_costs_the_others_nothing(
+    tmp_path: Path, rounds: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = Training._validate
+
+    def failing(training: Training, step: int) -> bool:
+        if training.job.seed == 1 and step == 10:
+            raise OSError("no room left")
+        return validate(training, step)
+
+    monkeypatch.setattr(Training, "_validate", failing)
+    with pytest.raises(OSError, match="no room left"):
+        fit_seeds(partial(lstm, hidden=6), seeds=SEEDS, **settings(tmp_path))
+    states = {(made := RunFolder(file.parent).read())["seed"]: made["status"] for file in tmp_path.rglob("run.json")}
+    assert states == {0: FINISHED, 1: FAILED, 2: FINISHED}
+    assert (rounds[0], rounds[-1]) == (3, 2)
+
+
+def test_one_that_was_interrupted_catches_up(tmp_path: Path, rounds: list[int]) -> None:
+    """The second run begins where it was ended, at step 10, and waits there for the others."""
+    model, given = partial(lstm, hidden=6), settings(tmp_path / "together")
+
+    def asked(training: Training, step: int) -> None:
+        if step == 10:
+            training.interruption.asked = signal.SIGTERM
+
+    with pytest.MonkeyPatch.context() as patched:
+        log = Training._log
+        patched.setattr(Training, "_log", lambda training, step: (log(training, step), asked(training, step)))
+        with pytest.raises(Interrupted):
+            fit(model, seed=1, **given)
+    together = fit_seeds(model, seeds=SEEDS, **given)
+    assert together[1].metadata["attempts"][-1]["from_step"] == 10
+    assert set(rounds) == {2, 3}
+    for seed, run in zip(SEEDS, together, strict=True):
+        require_same(run, fit(model, seed=seed, **{**given, "outputs": tmp_path / "alone"}))
+
+
+@dataclass(frozen=True)
+class Easy(Adding):
+    """Solved by a score that any network of some steps has."""
+
+    def describe(self) -> Mapping[str, Any]:
+        return {**super().describe(), "solved": -0.2}
+
+
+def without(given: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if key != name}
+
+
+def _raising(*given: object) -> None:
+    raise MemoryError("too much at once")
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"model": partial(lstm, hidden=6, layers=2, dropout=0.5)}, "dropout"),
+        ({"trainer": replace(TRAINER, precision="bf16-mixed")}, "mixed precision"),
+        ({"optimizer": partial(torch.optim.LBFGS, lr=0.1)}, "LBFGS"),
+    ],
+)
+def test_what_cannot_be_computed_together_is_said_and_done_in_turn(
+    tmp_path: Path, rounds: list[int], capsys: pytest.CaptureFixture[str], changed: dict[str, object], why: str
+) -> None:
+    given = {"model": partial(lstm, hidden=6), **settings(tmp_path), **changed}
+    if why == "LBFGS":
+        with pytest.raises(TypeError):  # alone it wants a closure as well
+            fit_seeds(seeds=SEEDS, **given)
+    else:
+        runs = fit_seeds(seeds=SEEDS, **given)
+        assert {run.metadata["status"] for run in runs} == {FINISHED}
+    assert not rounds
+    said = capsys.readouterr().err
+    assert said.count("these runs train one after the other") == 1 and why in said
+
+
+def test_a_finished_run_is_given_back_and_the_others_are_made(tmp_path: Path, rounds: list[int]) -> None:
+    model = partial(lstm, hidden=6)
+    before = fit(model, seed=1, **settings(tmp_path))
+    runs = fit_seeds(model, seeds=SEEDS, **settings(tmp_path))
+    assert runs[1].metadata == before.metadata
+    assert set(rounds) == {2}
+    assert [run.metadata["seed"] for run in runs] == [0, 1, 2]
+
+
+def test_time_is_shared_out(tmp_path: Path) -> None:
+    """What all took together is about what passed, and no run was given all of it."""
+    begun = time.perf_counter()
+    runs = fit_seeds(partial(lstm, hidden=6), seeds=SEEDS, **settings(tmp_path))
+    passed = time.perf_counter() - begun
+    each = [run.metadata["duration"] for run in runs]
+    assert max(each) < sum(each) <= passed
