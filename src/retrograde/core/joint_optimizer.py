@@ -99,7 +99,9 @@ class JointOptimizer:
 
     def _divide(self) -> None:
         """Runs of neighbours whose settings and steps are the same, and their states stacked."""
-        names = [{parameter: name for name, parameter in m.named_parameters()} for m in self.ensemble.members]
+        names: list[dict[Tensor, str]] = [
+            {parameter: name for name, parameter in m.named_parameters()} for m in self.ensemble.members
+        ]
         said = [self._alike(at, names[at]) for at in range(len(names))]
         starts = [at for at in range(len(said)) if at == 0 or said[at] != said[at - 1]]
         self._parts = [self._part(slice(*ends), names) for ends in pairwise([*starts, len(said)])]

@@ -20,6 +20,7 @@ time first, because they want the place of a step in one piece.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -271,6 +272,11 @@ class GRU(Form):
         at = self.hidden if back else 2 * self.hidden
         return torch.cat([rows[:, at:], rows[:, :at]], 1)
 
+    @cached_property
+    def rows(self) -> Float[Tensor, "seed gates hidden"]:
+        """U as the δ are ordered."""
+        return self.turned(self.recurrent)
+
     def of_recurrent(self, delta: Tensor) -> Tensor:
         return delta[..., : 3 * self.hidden]
 
@@ -316,12 +322,11 @@ class GRU(Form):
         torch.sub(states[:, first:end].transpose(0, 1), candidate, out=slope)
         torch.mul(slope.mul_(rest), update, out=of_update)
         self.carried = update.unbind()
-        self.weights = self.turned(self.recurrent) if end == self.steps else self.weights
 
     def back(self, at: int, delta: Tensor, total: Tensor, direct: Tensor, out: Tensor) -> None:
         delta.mul_(total.unsqueeze(2))
         torch.addcmul(direct, total, self.carried[at], out=out)
-        out.baddbmm_(delta[:, :, :3].flatten(2), self.weights)
+        out.baddbmm_(delta[:, :, :3].flatten(2), self.rows)
 
 
 class LSTM(Form):
@@ -356,6 +361,11 @@ class LSTM(Form):
             hidden = torch.mul(out, torch.tanh(cell, out=squashed), out=state)
         self.kept = gates, candidates, shown, cells
 
+    @cached_property
+    def carried(self) -> Float[Tensor, "seed batch hidden"]:
+        """The gradient of the cell, from the step after; zero at first."""
+        return torch.zeros_like(self.begin[1], memory_format=torch.contiguous_format)
+
     def last(self, states: Tensor) -> Tensor:
         return self.kept[3][-1].clone()
 
@@ -373,18 +383,16 @@ class LSTM(Form):
         torch.addcmul(some, some, out, value=-1, out=of_out)
         self.of_cell = torch.addcmul(out, some, squashed, value=-1).unbind()  # ∂h/∂c
         self.forget = forget.unbind()
-        if end == self.steps:
-            self.carry, self.q = (torch.zeros_like(cells[0]) for _ in range(2))
 
     def back(self, at: int, delta: Tensor, total: Tensor, direct: Tensor, out: Tensor) -> None:
-        torch.addcmul(self.carry, self.of_cell[at], total, out=self.q)
-        delta[:, :, :3].mul_(self.q.unsqueeze(2))
+        q = torch.addcmul(self.carried, self.of_cell[at], total, out=self.of_cell[at])
+        delta[:, :, :3].mul_(q.unsqueeze(2))
         delta[:, :, 3].mul_(total)
-        torch.mul(self.q, self.forget[at], out=self.carry)
+        torch.mul(q, self.forget[at], out=self.carried)
         torch.baddbmm(direct, delta.flatten(2), self.recurrent, out=out)
 
     def of_begin(self, total: Tensor) -> tuple[Tensor, ...]:
-        return total, self.carry
+        return total, self.carried
 
 
 FORMS: dict[str, type[Form]] = {"RNN_TANH": Elman, "RNN_RELU": ElmanReLU, "GRU": GRU, "LSTM": LSTM}
