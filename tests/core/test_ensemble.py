@@ -166,9 +166,10 @@ def test_stacks_in_both_directions_truncated_or_not(stem: str, bidirectional: bo
         assert refusal(models, task) is None
 
 
-def test_more_weights_than_are_near_are_taken_through_time_in_turn(float64: None, monkeypatch: Any) -> None:
-    monkeypatch.setattr("retrograde.layers.seeds.NEAR", 1)
-    monkeypatch.setattr("retrograde.layers.seeds.CACHED", 1)
+@pytest.mark.parametrize("cached", [1, 1000])
+def test_steps_that_are_made_ready_at_once_are_steps(cached: int, float64: None, monkeypatch: Any) -> None:
+    """One by one, and a few, of which the last ones are fewer."""
+    monkeypatch.setattr("retrograde.layers.seeds.CACHED", cached)
     for stem in ("elman", "gru", "lstm"):
         trained_both_ways(stem, TASKS[0], 1e-10)
 
