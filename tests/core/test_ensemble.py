@@ -166,9 +166,10 @@ def test_stacks_in_both_directions_truncated_or_not(stem: str, bidirectional: bo
         assert refusal(models, task) is None
 
 
-def test_more_weights_than_are_near_are_taken_through_time_in_turn(float64: None, monkeypatch: Any) -> None:
-    monkeypatch.setattr("retrograde.layers.seeds.NEAR", 1)
-    monkeypatch.setattr("retrograde.layers.seeds.CACHED", 1)
+@pytest.mark.parametrize("cached", [1, 1000])
+def test_steps_that_are_made_ready_at_once_are_steps(cached: int, float64: None, monkeypatch: Any) -> None:
+    """One by one, and a few, of which the last ones are fewer."""
+    monkeypatch.setattr("retrograde.layers.seeds.CACHED", cached)
     for stem in ("elman", "gru", "lstm"):
         trained_both_ways(stem, TASKS[0], 1e-10)
 
@@ -176,8 +177,8 @@ def test_more_weights_than_are_near_are_taken_through_time_in_turn(float64: None
 def test_batches_of_different_lengths_are_padded_and_that_changes_nothing(float64: None) -> None:
     task = TASKS[0]
     given = runs("gru", task)
-    batches = [run.draw(task).trimmed() for run in given]
-    batches[0] = replace(batches[0], lengths=batches[0].lengths.clamp(max=batches[0].length))
+    drawn = task.sample(4 * SAMPLES, torch.Generator().manual_seed(0)).beside(given[0].model.like)
+    batches = [drawn.select(few).trimmed() for few in drawn.lengths.argsort().split(SAMPLES)[:SEEDS]]
     assert len({batch.length for batch in batches}) > 1
     alone = [run.model.objective(task, batch) for run, batch in zip(given, batches, strict=True)]
     expected = [loss.mean() for loss, _ in alone]

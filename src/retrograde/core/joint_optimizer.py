@@ -9,6 +9,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -98,14 +99,12 @@ class JointOptimizer:
 
     def _divide(self) -> None:
         """Runs of neighbours whose settings and steps are the same, and their states stacked."""
-        names = [{parameter: name for name, parameter in m.named_parameters()} for m in self.ensemble.members]
+        names: list[dict[Tensor, str]] = [
+            {parameter: name for name, parameter in m.named_parameters()} for m in self.ensemble.members
+        ]
         said = [self._alike(at, names[at]) for at in range(len(names))]
         starts = [at for at in range(len(said)) if at == 0 or said[at] != said[at - 1]]
-        self._parts = [
-            self._part(slice(start, end), names)
-            for start, end in zip(starts, [*starts[1:], len(said)], strict=True)
-            if end > start
-        ]
+        self._parts = [self._part(slice(*ends), names) for ends in pairwise([*starts, len(said)])]
 
     def _alike(self, at: int, names: Mapping[Tensor, str]) -> Any:
         """All that two members must share to be stepped as one."""
@@ -182,7 +181,7 @@ def stacked_entries(optimizer: Optimizer) -> frozenset[str]:
             parameters = [value[rows].clone() for value in begun]
             each = iter(parameters)
             groups = [
-                _settings(copy.deepcopy(_settings(group))) | {"params": [next(each) for _ in SHAPES]}
+                copy.deepcopy(_settings(group)) | {"params": [next(each) for _ in SHAPES]}
                 for group in optimizer.param_groups
             ]
             tried = _like(optimizer, groups)
@@ -231,5 +230,5 @@ def _copied(value: Any) -> Any:
 
 def _close(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and torch.allclose(one, other, rtol=SAME, atol=SAME)
+        return one.shape == other.shape and torch.allclose(one, other, rtol=SAME, atol=SAME, equal_nan=True)
     return bool(one == other)

@@ -175,7 +175,7 @@ def _with_seeds(
     recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, initial: State | None
 ) -> tuple[Tensor, State] | None:
     """Outputs and last state of seeds that train together, whose axis torch's kernels refuse; None for a single one."""
-    weights = recurrence.weights().values()
+    weights = list(recurrence.weights().values())
     if not abreast(inputs, *weights, *(initial or {}).values()):
         return None
     begin = recurrence.initial_state(inputs) if initial is None else initial

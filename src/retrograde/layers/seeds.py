@@ -20,6 +20,7 @@ time first, because they want the place of a step in one piece.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,10 +32,6 @@ from retrograde.core.abreast import seeds_first
 
 CACHED = 2**19
 """Numbers that the gates of a few steps hold: two megabytes, which are near the core when they are read again."""
-
-NEAR = 2**17
-"""Numbers that the recurrent weights of seeds hold which a CPU takes through all times at once: half a megabyte, which
-stays in a core's second cache from one step to the next. Where a seed has more, there is no call's price to share."""
 
 
 def of_seeds(
@@ -68,7 +65,7 @@ class _Hidden(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         x, *others = seeds_first(info.batch_size, in_dims[1:], tensors)
         outputs, last = _Run.apply(FORMS[mode], x.transpose(1, 2), *others)
-        return (outputs.transpose(1, 2), last), (0, 0)
+        return (outputs.permute(1, 2, 0, 3), last), (0, 0)
 
 
 class _Run(torch.autograd.Function):
@@ -76,44 +73,23 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, form: "type[Form]", x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        seeds, steps, batch, _ = x.shape
-        recurrent = tensors[form.components + 1]
-        near = max(1, NEAR // max(1, recurrent[0].numel())) if x.device.type == "cpu" else seeds
-        runs = [
-            form(some, parts)
-            for some, parts in zip(
-                x.split(near), zip(*(each.split(near) for each in tensors), strict=True), strict=True
-            )
-        ]
-        states = x.new_empty(seeds, steps + 1, batch, recurrent.shape[2])
-        for run, of_run in zip(runs, states.split(near), strict=True):
-            run.forward(of_run)
-        last = torch.cat([run.last(of_run) for run, of_run in zip(runs, states.split(near), strict=True)])
-        ctx.form, ctx.near = form, near
-        ctx.save_for_backward(x, *tensors, states, *(part for run in runs for part in run.kept))
+        run = form(x, tensors)
+        states = run.forward()
+        last = run.last(states)
+        ctx.form = form
+        ctx.save_for_backward(x, *tensors, states, *run.kept)
         ctx.mark_non_differentiable(last)
-        return states[:, 1:], last
+        return states[1:], last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, direct: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         form: type[Form] = ctx.form
-        number = form.components + 5
-        given, states, kept = ctx.saved_tensors[:number], ctx.saved_tensors[number], ctx.saved_tensors[number + 1 :]
-        found = []
-        for at, (some, said, (x, *parts)) in enumerate(
-            zip(
-                states.split(ctx.near),
-                direct.split(ctx.near),
-                zip(*(each.split(ctx.near) for each in given), strict=True),
-                strict=True,
-            )
-        ):
-            run = form(x, parts)
-            run.kept = kept[at * form.keeps : (at + 1) * form.keeps]
-            found.append(run.backward(some, said, of_inputs=ctx.needs_input_grad[1]))
-        joined = (None if parts[0] is None else torch.cat(parts) for parts in zip(*found, strict=True))
-        return None, *joined
+        x, *saved = ctx.saved_tensors
+        number = form.components + 4
+        run = form(x, saved[:number])
+        run.kept = tuple(saved[number + 1 :])
+        return None, *run.backward(saved[number], direct, of_inputs=ctx.needs_input_grad[1])
 
 
 class Form(ABC):
@@ -125,9 +101,6 @@ class Form(ABC):
     gates = 1
     """Widths of all the δ of a step."""
 
-    keeps = 0
-    """Tensors that the way back reads beside the states."""
-
     def __init__(self, x: Float[Tensor, "seed time batch width"], tensors: Sequence[Tensor]) -> None:
         self.x = x
         self.begin = tensors[: self.components]
@@ -137,12 +110,12 @@ class Form(ABC):
         self.kept: tuple[Tensor, ...] = ()
 
     @abstractmethod
-    def forward(self, states: Float[Tensor, "seed states batch hidden"]) -> None:
-        """Fill in every hidden state from the initial one on; what ``slopes`` reads goes to ``kept``."""
+    def forward(self) -> Float[Tensor, "states seed batch hidden"]:
+        """Every hidden state from the initial one on; what ``slopes`` reads goes to ``kept``."""
 
     def last(self, states: Tensor) -> Tensor:
         """The cell after the last step, where there is one."""
-        return states[:, -1].clone()
+        return states[-1].clone()
 
     @abstractmethod
     def slopes(
@@ -190,6 +163,12 @@ class Form(ABC):
             torch.baddbmm(bias, rows, weight, out=made)
             yield from made.view(self.seeds, x.shape[1], self.batch, -1).unbind(1)
 
+    def begun(self) -> Float[Tensor, "states seed batch hidden"]:
+        """Room for the hidden states, the initial one filled in."""
+        states = self.room(self.steps + 1)
+        states[0] = self.begin[0]
+        return states
+
     def room(self, steps: int, gates: int = 1) -> Float[Tensor, "time seed batch gates"]:
         """For so many steps."""
         return self.x.new_empty(steps, self.seeds, self.batch, gates * self.hidden)
@@ -203,8 +182,8 @@ class Form(ABC):
         of_input, of_recurrent = (torch.zeros_like(weight.mT.contiguous()) for weight in (self.input, self.recurrent))
         of_input_bias, of_recurrent_bias = torch.zeros_like(self.input_bias), torch.zeros_like(self.recurrent_bias)
         total, other, none = (self.x.new_zeros(self.seeds, self.batch, self.hidden) for _ in range(3))
-        total.copy_(direct[:, -1])
-        directs = [none, *direct.unbind(1)]  # of the state that each step is carried to
+        total.copy_(direct[-1])
+        directs = [none, *direct.unbind()]  # of the state that each step is carried to
         for end in range(self.steps, 0, -few):
             first = max(0, end - few)
             delta = room[:, : end - first]
@@ -213,8 +192,9 @@ class Form(ABC):
                 self.back(t - first, delta[:, t - first], total, directs[t], other)
                 total, other = other, total
             rows = delta.reshape(self.seeds, -1, self.gates * self.hidden)
+            read = states[first:end].transpose(0, 1).reshape(self.seeds, -1, self.hidden)
             for_recurrent, for_input = self.of_recurrent(rows), self.of_input(rows)
-            of_recurrent.baddbmm_(states[:, first:end].reshape(self.seeds, -1, self.hidden).mT, for_recurrent)
+            of_recurrent.baddbmm_(read.mT, for_recurrent)
             of_input.baddbmm_(self.x[:, first:end].reshape(self.seeds, -1, self.width).mT, for_input)
             of_recurrent_bias += for_recurrent.sum(1)
             of_input_bias += for_input.sum(1)
@@ -235,17 +215,18 @@ class Elman(Form):
 
     tanh = True
 
-    def forward(self, states: Tensor) -> None:
-        states[:, 0] = self.begin[0]
+    def forward(self) -> Tensor:
+        states = self.begun()
         recurrent = self.recurrent.mT
         made = self.room(1)[0]
-        hidden = self.begin[0]
-        for given, state in zip(self.driven(self.input_bias + self.recurrent_bias), states.unbind(1)[1:], strict=True):
+        hidden = states[0]
+        for given, state in zip(self.driven(self.input_bias + self.recurrent_bias), states[1:].unbind(), strict=True):
             torch.baddbmm(given, hidden, recurrent, out=made)
             hidden = torch.tanh(made, out=state) if self.tanh else torch.clamp(made, min=0, out=state)
+        return states
 
     def slopes(self, first: int, end: int, states: Tensor, delta: Tensor) -> None:
-        after, slope = states[:, first + 1 : end + 1].transpose(0, 1), delta.squeeze(3)
+        after, slope = states[first + 1 : end + 1], delta.squeeze(3)
         if self.tanh:
             torch.addcmul(after.new_ones(()), after, after, value=-1, out=slope)
         else:
@@ -265,11 +246,15 @@ class GRU(Form):
     """Reset and update gate, the reset gate after U_n; its δ are those of U_n h, r, z and of the candidate's sum."""
 
     gates = 4
-    keeps = 3
 
     def turned(self, rows: Tensor, back: bool = False) -> Tensor:
         at = self.hidden if back else 2 * self.hidden
         return torch.cat([rows[:, at:], rows[:, :at]], 1)
+
+    @cached_property
+    def rows(self) -> Float[Tensor, "seed gates hidden"]:
+        """U as the δ are ordered."""
+        return self.turned(self.recurrent)
 
     def of_recurrent(self, delta: Tensor) -> Tensor:
         return delta[..., : 3 * self.hidden]
@@ -277,14 +262,14 @@ class GRU(Form):
     def of_input(self, delta: Tensor) -> Tensor:
         return delta[..., self.hidden :]
 
-    def forward(self, states: Tensor) -> None:
-        states[:, 0] = self.begin[0]
+    def forward(self) -> Tensor:
+        states = self.begun()
         both = 2 * self.hidden
         bias = torch.cat([self.input_bias[:, :both] + self.recurrent_bias[:, :both], self.input_bias[:, both:]], 1)
         of_gates, of_candidate = self.recurrent[:, :both].mT, self.recurrent[:, both:].mT
         candidate_bias = self.recurrent_bias[:, None, both:]
         gates, entered, candidates = self.room(self.steps, 2), *(self.room(self.steps) for _ in range(2))
-        hidden = self.begin[0]
+        hidden = states[0]
         for given, gate, reset, update, from_hidden, candidate, state in zip(
             self.driven(bias),
             gates.unbind(),
@@ -292,7 +277,7 @@ class GRU(Form):
             gates[..., self.hidden :].unbind(),
             entered.unbind(),
             candidates.unbind(),
-            states.unbind(1)[1:],
+            states[1:].unbind(),
             strict=True,
         ):
             torch.baddbmm(given[..., :both], hidden, of_gates, out=gate).sigmoid_()
@@ -300,6 +285,7 @@ class GRU(Form):
             torch.addcmul(given[..., both:], reset, from_hidden, out=candidate).tanh_()
             hidden = torch.lerp(candidate, hidden, update, out=state)
         self.kept = gates, entered, candidates
+        return states
 
     def slopes(self, first: int, end: int, states: Tensor, delta: Tensor) -> None:
         gates, entered, candidate = (part[first:end] for part in self.kept)
@@ -313,15 +299,14 @@ class GRU(Form):
         of_entered.copy_(slope)
         slope.mul_(entered)
         torch.addcmul(slope, slope, reset, value=-1, out=of_reset)
-        torch.sub(states[:, first:end].transpose(0, 1), candidate, out=slope)
+        torch.sub(states[first:end], candidate, out=slope)
         torch.mul(slope.mul_(rest), update, out=of_update)
         self.carried = update.unbind()
-        self.weights = self.turned(self.recurrent) if end == self.steps else self.weights
 
     def back(self, at: int, delta: Tensor, total: Tensor, direct: Tensor, out: Tensor) -> None:
         delta.mul_(total.unsqueeze(2))
         torch.addcmul(direct, total, self.carried[at], out=out)
-        out.baddbmm_(delta[:, :, :3].flatten(2), self.weights)
+        out.baddbmm_(delta[:, :, :3].flatten(2), self.rows)
 
 
 class LSTM(Form):
@@ -329,14 +314,13 @@ class LSTM(Form):
 
     components = 2
     gates = 4
-    keeps = 4
 
-    def forward(self, states: Tensor) -> None:
-        states[:, 0] = self.begin[0]
+    def forward(self) -> Tensor:
+        states = self.begun()
         recurrent = self.recurrent.mT
         gates, candidates, shown, cells = self.room(self.steps, 4), *(self.room(self.steps + n) for n in (0, 0, 1))
         cells[0] = self.begin[1]
-        hidden, cell = self.begin
+        hidden, cell = states[0], cells[0]
         parts = gates.unflatten(-1, (4, self.hidden)).unbind(-2)
         for given, gate, entry, forget, of_candidate, out, candidate, new, squashed, state in zip(
             self.driven(self.input_bias + self.recurrent_bias),
@@ -345,7 +329,7 @@ class LSTM(Form):
             candidates.unbind(),
             cells[1:].unbind(),
             shown.unbind(),
-            states.unbind(1)[1:],
+            states[1:].unbind(),
             strict=True,
         ):
             torch.baddbmm(given, hidden, recurrent, out=gate)
@@ -355,6 +339,12 @@ class LSTM(Form):
             cell = new.addcmul_(forget, cell)
             hidden = torch.mul(out, torch.tanh(cell, out=squashed), out=state)
         self.kept = gates, candidates, shown, cells
+        return states
+
+    @cached_property
+    def carried(self) -> Float[Tensor, "seed batch hidden"]:
+        """The gradient of the cell, from the step after; zero at first."""
+        return torch.zeros_like(self.begin[1], memory_format=torch.contiguous_format)
 
     def last(self, states: Tensor) -> Tensor:
         return self.kept[3][-1].clone()
@@ -373,18 +363,16 @@ class LSTM(Form):
         torch.addcmul(some, some, out, value=-1, out=of_out)
         self.of_cell = torch.addcmul(out, some, squashed, value=-1).unbind()  # ∂h/∂c
         self.forget = forget.unbind()
-        if end == self.steps:
-            self.carry, self.q = (torch.zeros_like(cells[0]) for _ in range(2))
 
     def back(self, at: int, delta: Tensor, total: Tensor, direct: Tensor, out: Tensor) -> None:
-        torch.addcmul(self.carry, self.of_cell[at], total, out=self.q)
-        delta[:, :, :3].mul_(self.q.unsqueeze(2))
+        q = torch.addcmul(self.carried, self.of_cell[at], total, out=self.of_cell[at])
+        delta[:, :, :3].mul_(q.unsqueeze(2))
         delta[:, :, 3].mul_(total)
-        torch.mul(self.q, self.forget[at], out=self.carry)
+        torch.mul(q, self.forget[at], out=self.carried)
         torch.baddbmm(direct, delta.flatten(2), self.recurrent, out=out)
 
     def of_begin(self, total: Tensor) -> tuple[Tensor, ...]:
-        return total, self.carry
+        return total, self.carried
 
 
 FORMS: dict[str, type[Form]] = {"RNN_TANH": Elman, "RNN_RELU": ElmanReLU, "GRU": GRU, "LSTM": LSTM}
