@@ -21,9 +21,12 @@ from retrograde.record.metadata import number_of
 from retrograde.train.app import plan_sweep
 from retrograde.train.jobs import Composer, Planned, study_name
 from retrograde.train.sweep import (
+    GROUP,
     PLACE,
+    Group,
     InWorker,
     SweepError,
+    grouped,
     in_this_process,
     said_before,
     sweep,
@@ -64,9 +67,27 @@ class SweepLauncher(Launcher):
             return []
 
         def launch(chosen: Sequence[Planned]) -> Mapping[str, str | None]:
+            if not self.here:
+                with workers_end_first(chosen):
+                    return alone(chosen)
+            known: dict[str, str | None] = {}
+            with in_this_process():
+                for group in grouped(chosen, together(self.composer.master)):
+                    if len(group) == 1:
+                        known |= alone(group)
+                        continue
+                    as_one = Group(group, total)
+                    token = GROUP.set(as_one)
+                    try:
+                        alone(group[:1])
+                    finally:
+                        GROUP.reset(token)
+                    known |= {job.folder.run: as_one.reasons.get(job.folder.run) for job in group}
+            return known
+
+        def alone(chosen: Sequence[Planned]) -> Mapping[str, str | None]:
             every = [[*job.overrides, f"+hydra.job.env_set.{PLACE}='{job.number}/{total}'"] for job in chosen]
-            with in_this_process() if self.here else workers_end_first(chosen):
-                results = self.launcher.launch(every, initial_job_idx)
+            results = self.launcher.launch(every, initial_job_idx)
             return {job.folder.run: _reason(result) for job, result in zip(chosen, results, strict=True)}
 
         outcome = sweep(jobs, launch, lambda job: said_before(job, total), lambda line: print(line, flush=True))
@@ -109,6 +130,14 @@ class StudySweeper(BasicSweeper):
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Left to the launcher."""
+
+
+def together(config: DictConfig) -> int:
+    """How many runs may compute their steps together; raises ValueError where that is no number of them."""
+    most = config.get("together")
+    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+        raise ValueError(f"together must be a whole number of at least 1, which is each by itself; not {most!r}")
+    return most
 
 
 def of_size(config: DictConfig, small: Mapping[str, Any] | None) -> dict[str, Any]:

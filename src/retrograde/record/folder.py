@@ -35,6 +35,7 @@ NOT_PART_OF_THE_RESULT = (
     "progress",
     "plan",
     "size",
+    "together",
     "outputs",
     "trainer.accelerator",
     "trainer.devices",

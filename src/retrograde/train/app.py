@@ -19,7 +19,7 @@ from retrograde.train.configuration import common_keys, config_folder, options
 from retrograde.train.errors import first_line, flags_first, in_one_line
 from retrograde.train.jobs import Composer, Planned, settings_of, study_name
 from retrograde.train.settings import check_against, check_keys, check_types, fits, takes
-from retrograde.train.sweep import IN_THIS_PROCESS, SweepError, place
+from retrograde.train.sweep import GROUP, IN_THIS_PROCESS, Group, SweepError, place
 
 if TYPE_CHECKING:  # torch loads when a run begins
     from retrograde.core.contracts import SequenceModel, Task
@@ -70,10 +70,34 @@ def settle() -> None:
 
 
 def _command() -> None:
-    sys.argv[1:] = flags_first(sys.argv[1:])
+    sys.argv[1:] = flags_first(spelled_out(sys.argv[1:]))
     if any(argument.lstrip("+").startswith("plan=") and argument != "plan=false" for argument in sys.argv[1:]):
         sys.argv += NO_FOLDER
     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")(job)()
+
+
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """``seeds=8`` as what it is short for, a sweep over so many seeds from that of the run on.
+
+    >>> spelled_out(["model=gru", "seed=3", "seeds=2"])
+    ['model=gru', '-m', 'seed=range(3,5)']
+
+    Raises ValueError where it is no number, or ``seed`` is several already.
+    """
+    given = [argument for argument in arguments if argument.startswith("seeds=")]
+    if not given:
+        return list(arguments)
+    count, first = given[-1].removeprefix("seeds="), "0"
+    for argument in arguments:
+        if argument.startswith("seed="):
+            first = argument.removeprefix("seed=")
+    if not count.isdecimal() or int(count) < 1:
+        raise ValueError(f"seeds must be how many, a whole number of at least 1; not {count}")
+    if not first.isdecimal():
+        raise ValueError(f"seeds={count} begins with one seed, not with seed={first}")
+    rest = [argument for argument in arguments if not argument.startswith(("seeds=", "seed="))]
+    multirun = [] if {"-m", "--multirun"} & set(rest) else ["-m"]
+    return [*rest, *multirun, f"seed=range({first},{int(first) + int(count)})"]
 
 
 def study_folder(*, _root_: DictConfig) -> str:
@@ -108,6 +132,10 @@ def job(config: DictConfig) -> float | None:
         if config.get("plan", False) is not False:
             _planned(config, in_sweep)
             return None
+        group = GROUP.get()
+        if group is not None:
+            _carried_out_together(config, group)
+            return None
         line, score = _carried_out(config)
     except (KeyboardInterrupt, SystemExit) as error:
         if not in_sweep or IN_THIS_PROCESS.get():
@@ -122,7 +150,7 @@ def job(config: DictConfig) -> float | None:
         if not in_sweep:
             sys.exit(f"retrograde: {message}")  # past Hydra, which would add lines of its own
         print(f"retrograde: {message}", file=sys.stderr, flush=True)  # at once, since the sweep goes on
-        _record_failure(config, message)
+        _record_failure(RunFolder(Path(HydraConfig.get().runtime.output_dir)), run_config(config), message)
         raise SweepError(message) from error
     if is_first():
         print(line, flush=True)
@@ -134,12 +162,11 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _record_failure(config: DictConfig, reason: str) -> None:
+def _record_failure(folder: RunFolder, settings: dict[str, Any], reason: str) -> None:
     """Of a job that failed before it became a run: what is known of it, so that it is not missed among the others."""
-    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     if (folder.path / "run.json").exists() and folder.read()["status"] in (FAILED, FINISHED):
         return
-    settings, choices = run_config(config), HydraConfig.get().runtime.choices
+    choices = HydraConfig.get().runtime.choices
     who = {"run": folder.run, "study": settings["study"], "model": choices["model"], "task": choices["task"]}
     folder.write({**who, "seed": settings["seed"], "status": FAILED, "reason": reason, "config": settings})
 
@@ -191,6 +218,55 @@ def _carried_out(config: DictConfig) -> tuple[str, float]:
     run, identity, settings = _ready(config, settings, choices)
     result = carry_out(Prepared(run, folder, identity, settings), settings["progress"])
     return "\n".join([f"{prefix}{closing_line(folder, result)}", *alert_lines(result)]), result["score"]
+
+
+def _carried_out_together(config: DictConfig, group: Group) -> None:
+    """The jobs of a group, of which ``config`` is the first; what became of each is said as if it were by itself."""
+    from retrograde.train.job import carry_out_together
+    from retrograde.train.options import Prepared
+
+    choices = HydraConfig.get().runtime.choices
+    ready: list[tuple[Planned, Prepared]] = []
+    for job in group.jobs:
+        own = config.copy()
+        OmegaConf.update(own, "seed", job.settings["seed"])
+        if "lr" in job.settings["optimizer"]:
+            OmegaConf.update(own, "optimizer.lr", job.settings["optimizer"]["lr"])
+        try:
+            run, identity, settings = _ready(own, job.settings, choices)
+        except Exception as error:
+            _failed(job, group, error)
+        else:
+            _leave_configuration(own, job)
+            ready.append((job, Prepared(run, job.folder, identity, settings)))
+    interrupted: BaseException | None = None
+    for (job, _), result in zip(ready, carry_out_together([run for _, run in ready], config.progress), strict=True):
+        if isinstance(result, (KeyboardInterrupt, SystemExit)):
+            interrupted = result
+        elif isinstance(result, BaseException):
+            if not isinstance(result, Claimed):  # else another process is at work on it
+                _failed(job, group, result)
+        else:
+            closing = f"[{job.number}/{group.total}] {closing_line(job.folder, result)}"
+            say("\n".join([closing, *alert_lines(result)]))
+    if interrupted is not None:
+        raise interrupted
+
+
+def _failed(job: Planned, group: Group, error: BaseException) -> None:
+    """Say and record it; the others go on."""
+    message = in_one_line(error, sys.argv[1:])
+    print(f"retrograde: {message}", file=sys.stderr, flush=True)
+    _record_failure(job.folder, job.settings, message)
+    group.reasons[job.folder.run] = message
+
+
+def _leave_configuration(config: DictConfig, job: Planned) -> None:
+    """What Hydra leaves in the folder of a job that it launches."""
+    place = job.folder.path / ".hydra"
+    place.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, place / "config.yaml")
+    OmegaConf.save(OmegaConf.create(list(job.overrides)), place / "overrides.yaml")
 
 
 def _ready(config: DictConfig, settings: dict[str, Any], choices: Any) -> "tuple[Job, Identity, dict[str, Any]]":

@@ -5,6 +5,7 @@ that another launch is at work on is waited for, and taken over where that launc
 what its folder says, so all this holds for every launcher.
 """
 
+import json
 import os
 import signal
 import socket
@@ -21,7 +22,17 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 
-from retrograde.record.folder import CLAIMED, FAILED, FINISHED, INTERRUPTED, LOST, NOT_BEGUN, RunFolder, status_of
+from retrograde.record.folder import (
+    CLAIMED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    LOST,
+    NAME,
+    NOT_BEGUN,
+    RunFolder,
+    status_of,
+)
 from retrograde.record.metadata import number_of
 from retrograde.train.closing import alert_lines, closing_line, other_code
 from retrograde.train.errors import first_line
@@ -74,6 +85,38 @@ def in_this_process() -> Iterator[None]:
         yield
     finally:
         IN_THIS_PROCESS.reset(token)
+
+
+@dataclass
+class Group:
+    """Jobs that are carried out as one, and why some of them failed."""
+
+    jobs: Sequence[Planned]
+    total: int
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+GROUP: ContextVar[Group | None] = ContextVar("group", default=None)
+"""What the job that is launched now stands for, where it is more than itself."""
+
+
+def grouped(jobs: Sequence[Planned], most: int) -> list[list[Planned]]:
+    """Jobs that differ in nothing but seed and learning rate, ``most`` to a group, in the order of their first ones."""
+    alike: dict[str, list[list[Planned]]] = {}
+    groups: list[list[Planned]] = []
+    for job in jobs:
+        rest = {name: value for name, value in job.settings.items() if name != "seed"}
+        optimizer = rest.get("optimizer")
+        if isinstance(optimizer, Mapping):
+            rest["optimizer"] = {name: value for name, value in optimizer.items() if name != "lr"}
+        named = NAME.fullmatch(job.folder.run)
+        key = json.dumps([named["stem"] if named else job.folder.run, rest], sort_keys=True, default=str)
+        of_kind = alike.setdefault(key, [])
+        if not of_kind or len(of_kind[-1]) >= most:
+            of_kind.append([])
+            groups.append(of_kind[-1])
+        of_kind[-1].append(job)
+    return groups
 
 
 def said_before(job: Planned, total: int) -> str:
