@@ -133,9 +133,7 @@ def joined(decay, added, later_decay, later_added):
 
 
 @triton.jit
-def joined_pairs(
-    decay, decay_i, added, added_i, later, later_i, more, more_i
-):
+def joined_pairs(decay, decay_i, added, added_i, later, later_i, more, more_i):
     """The same of complex numbers, by parts."""
     return (
         decay * later - decay_i * later_i,

@@ -162,7 +162,8 @@ def _unexpanded(value: Tensor) -> Tensor:
 def _walk(decay: Tensor, inputs: Tensor, initial: Tensor, reverse: bool, out: Tensor) -> None:
     """Time by time."""
     # taken apart all at once: an index for each time costs more than what is computed with it
-    steps = list(zip(decay.expand(-1, inputs.shape[1], *decay.shape[2:]).unbind(1), inputs.unbind(1), out.unbind(1)))
+    kept_at_all = decay.expand(-1, inputs.shape[1], *decay.shape[2:])
+    steps = list(zip(*(part.unbind(1) for part in (kept_at_all, inputs, out)), strict=True))
     state = initial
     for kept, added, made in reversed(steps) if reverse else steps:
         state = torch.addcmul(added, kept, state, out=made)

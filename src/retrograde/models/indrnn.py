@@ -29,8 +29,10 @@ from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
 from retrograde.core.recurrence import Recurrence, affine
+from retrograde.core.sweep import unrolling
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
+from retrograde.layers.scanned import swept_by_scan
 
 
 class IndependentCell(Recurrence):
@@ -66,6 +68,9 @@ class IndependentCell(Recurrence):
 
     def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"recurrent": weights["recurrent"]}
+
+
+unrolling.register(IndependentCell)(swept_by_scan)
 
 
 class _Bounded(torch.autograd.Function):
