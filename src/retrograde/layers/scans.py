@@ -97,7 +97,8 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *direct: Tensor) -> tuple[Tensor | None, ...]:
         """Of differentiable calls where it is to be differentiated again, without copies where not."""
         adjoint = _differentiable_adjoint if torch.is_grad_enabled() else _adjoint
-        return *adjoint(*ctx.saved_tensors, direct[0], ctx.reverse, ctx.needs_input_grad), None
+        decay, initial, states = ctx.saved_tensors
+        return *adjoint(decay, initial, states, direct[0], ctx.reverse, ctx.needs_input_grad), None
 
 
 def _differentiable_adjoint(
