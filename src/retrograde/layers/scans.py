@@ -2,18 +2,21 @@ r"""Diagonal linear recurrences: all times without a Python loop over them, comp
 
     h_t = a_t ⊙ h_{t-1} + b_t
 
+``scan`` takes one of three forms. On CUDA it is a kernel of its own, ``scan_kernel``, if Triton is installed, which
+torch for CUDA brings; if not, it runs in chunks there too, and warns of it once. On a CPU a time that is wide enough
+keeps it busy by itself, and one walk through all times does least; else it runs in chunks.
+
 **Chunks.** Time is cut into about √T chunks of √T times each. First all chunks walk side by side from a state of zero:
 each ends with what it adds, e, and the product p of its decays. Then the state is carried from chunk to chunk,
 h ← p ⊙ h + e, and last all chunks walk side by side again, each from the state it really begins with. That is three
-walks of √T steps, of which each handles √T times at once: work and memory are linear in T, and nothing is divided by
-a product of decays or taken the logarithm of, so that a decay may be 0. On a CPU a time that is wide enough keeps it
-busy by itself: there one walk through all times does less.
+walks of √T steps, of which two handle √T times at once: work and memory are linear in T, and nothing is divided by a
+product of decays or taken the logarithm of, so that a decay may be 0.
 
 **Gradient.** g_t = dL/dh_t obeys the same recurrence backward in time, and is found in the same way:
 
     g_t = d_t + ā_{t+1} ⊙ g_{t+1}        ∂L/∂b_t = g_t        ∂L/∂a_t = g_t ⊙ h̄_{t-1}
 
-d_t direct gradient at h_t, ¯ the complex conjugate. Only a and h are kept for it.
+d_t direct gradient at h_t, ¯ the complex conjugate. Only a and h are kept for it, and read where they lie.
 
 Source: scans: Blelloch 1990, CMU-CS-90-190; for networks, with the gradient: Martin & Cundy 2018, arXiv:1709.04057.
 """
