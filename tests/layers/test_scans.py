@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from retrograde.layers import scans
 from retrograde.layers.cells import ElmanCell
 from retrograde.layers.gated_block import GatedBlock
-from retrograde.layers.scans import as_complex, as_pairs, scan
+from retrograde.layers.scans import as_complex, as_pairs, rectified_scan, scan
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -114,6 +114,25 @@ def test_a_decay_of_zero_forgets_and_one_of_one_keeps() -> None:
     of_decay, of_inputs = torch.autograd.grad(made[0, -1, 0], [decay, inputs])
     assert of_inputs.flatten().tolist() == [0, 0, 1, 1, 1]
     assert of_decay.flatten().tolist() == [0, 0, 3, 4, 12]
+
+
+def test_a_scan_between_rectifiers_is_the_loop() -> None:
+    """Twice differentiable, like the loop; units are shut at some times."""
+    decay, inputs, initial = torch.rand(4) + 0.5, torch.randn(2, 9, 4), torch.rand(2, 4)
+    given = [part.requires_grad_() for part in (decay, inputs, initial)]
+    made, state, expected = rectified_scan(*given), initial, []
+    for b in inputs.unbind(1):
+        state = torch.relu(decay * state + b)
+        expected.append(state)
+    loop = torch.stack(expected, 1)
+    assert 0 < (loop == 0).sum() < loop.numel()
+    torch.testing.assert_close(made, loop, **TIGHT)
+    direction = torch.randn_like(loop)
+    ours, theirs = (torch.autograd.grad(value, given, direction, retain_graph=True) for value in (made, loop))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, **TIGHT)
+    assert torch.autograd.gradcheck(rectified_scan, given)
+    assert torch.autograd.gradgradcheck(rectified_scan, given)
 
 
 def test_decays_whose_products_leave_the_format_stay_numbers() -> None:

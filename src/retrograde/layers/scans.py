@@ -61,6 +61,45 @@ def scan(
     return made.to(given)
 
 
+def rectified_scan(
+    decay: Float[Tensor, " width"], inputs: Float[Tensor, "batch time width"], initial: Float[Tensor, "batch width"]
+) -> Float[Tensor, "batch time width"]:
+    """h_t = max(0, a ⊙ h_{t-1} + b_t) at every time, in float32 at least and given in the type of the inputs.
+
+    The ReLU stands between the steps, so that they are taken one by one. On the way back it is a factor of 0 or 1, and
+    the gradient of all times a scan.
+    """
+    precise = torch.promote_types(inputs.dtype, torch.float32)
+    made: Tensor = _Rectified.apply(decay.to(precise), inputs.to(precise), initial.to(precise))
+    return made.to(inputs.dtype)
+
+
+class _Rectified(torch.autograd.Function):
+    """δ_t, the gradient at what the ReLU is taken of, obeys δ_t = [h_t > 0] ⊙ (d_t + a ⊙ δ_{t+1})."""
+
+    @staticmethod
+    def forward(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
+        states, state = torch.empty_like(inputs), initial
+        for added, made in zip(inputs.unbind(1), states.unbind(1), strict=True):
+            state = torch.addcmul(added, decay, state, out=made).relu_()
+        return states
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        decay, _, initial = inputs
+        ctx.save_for_backward(decay, initial, output)
+
+    @staticmethod
+    def backward(ctx: Any, *direct: Tensor) -> tuple[Tensor | None, ...]:
+        decay, initial, states = ctx.saved_tensors
+        active = (states > 0).to(states.dtype)
+        inner = scan(active * decay, active * direct[0], reverse=True)
+        of_decay = None
+        if ctx.needs_input_grad[0]:
+            of_decay = (inner[:, 1:] * states[:, :-1]).sum((0, 1)) + (inner[:, 0] * initial).sum(0)
+        return of_decay, inner, decay * inner[:, 0]
+
+
 def in_kernel(value: Tensor) -> bool:
     """Whether a scan of it is one kernel: on CUDA, where Triton is there. Warns once where it is not."""
     return value.is_cuda and _triton_is_there()
