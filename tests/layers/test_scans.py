@@ -1,6 +1,7 @@
 """The scan against the recurrence written out as a loop, real and complex, and what it costs."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,6 +115,18 @@ def test_a_decay_of_zero_forgets_and_one_of_one_keeps() -> None:
     of_decay, of_inputs = torch.autograd.grad(made[0, -1, 0], [decay, inputs])
     assert of_inputs.flatten().tolist() == [0, 0, 1, 1, 1]
     assert of_decay.flatten().tolist() == [0, 0, 3, 4, 12]
+
+
+def test_a_device_without_triton_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies on a CPU asks nothing."""
+    scans._triton_is_there.cache_clear()
+    monkeypatch.setattr(scans, "find_spec", lambda name: None)
+    assert not scans.in_kernel(torch.ones(1))
+    on_cuda: Any = SimpleNamespace(is_cuda=True)
+    with pytest.warns(UserWarning, match="Triton is not installed"):
+        assert not scans.in_kernel(on_cuda)
+    assert not scans.in_kernel(on_cuda)
+    scans._triton_is_there.cache_clear()
 
 
 def test_a_scan_between_rectifiers_is_the_loop() -> None:

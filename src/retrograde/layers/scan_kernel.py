@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 COLUMNS = 32
-"""Of a program: one to a thread, which then needs no other to put its times together."""
+"""Of a program: as many as it has threads, or a line of memory in float32."""
 
 TIMES = 32
 """Of a tile, of numbers of 4 bytes; of larger ones fewer, so that a thread's registers hold them all."""
