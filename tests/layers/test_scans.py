@@ -1,55 +1,95 @@
 """The scan against the recurrence written out as a loop, real and complex, and what it costs."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from retrograde.layers import scans
 from retrograde.layers.cells import ElmanCell
 from retrograde.layers.gated_block import GatedBlock
-from retrograde.layers.scans import as_complex, as_pairs, scan
+from retrograde.layers.scans import as_complex, as_pairs, rectified_scan, scan
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 KINDS = {"real": torch.float64, "complex": torch.complex128}
 
 
-def written_out(decay: Tensor, inputs: Tensor, initial: Tensor | None = None) -> Tensor:
+SHAPES = {"at every time": (2, -1, 3, 2), "constant": (3, 2), "of a row": (1, -1, 3, 1), "of a sample": (2, 1, 1, 1)}
+"""Of decays beside inputs of shape (2, time, 3, 2)."""
+
+TIGHT: dict[str, Any] = {"rtol": 1e-11, "atol": 1e-11}
+"""In float64: a few dozen products in another order."""
+
+
+def written_out(decay: Tensor, inputs: Tensor, initial: Tensor | None = None, reverse: bool = False) -> Tensor:
     state = torch.zeros_like(inputs[:, 0]) if initial is None else initial
     states = []
-    for a, b in zip(decay.expand_as(inputs).unbind(1), inputs.unbind(1), strict=True):
+    steps = list(zip(decay.expand_as(inputs).unbind(1), inputs.unbind(1), strict=True))
+    for a, b in reversed(steps) if reverse else steps:
         state = a * state + b
         states.append(state)
-    return torch.stack(states, 1)
+    return torch.stack(states[::-1] if reverse else states, 1)
 
 
 @pytest.fixture(params=["in chunks", "in one walk"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways through time, whatever the width."""
+    """Both ways through time, whatever the width and the length."""
     monkeypatch.setattr(scans, "WIDE", 0 if request.param == "in one walk" else math.inf)
+    monkeypatch.setattr(scans, "SHORT", 0)
+
+
+def given(shape: str, length: int, dtype: torch.dtype) -> list[Tensor]:
+    """Decays, inputs and a state to begin with, one entry of the decays exactly 0 and one 1."""
+    decay = torch.randn([length if size == -1 else size for size in SHAPES[shape]], dtype=dtype)
+    decay.view(-1)[0], decay.view(-1)[-1] = 0, 1
+    inputs, initial = torch.randn(2, length, 3, 2, dtype=dtype), torch.randn(2, 3, 2, dtype=dtype)
+    return [part.requires_grad_() for part in (decay, inputs, initial)]
 
 
 @pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("begun", [False, True], ids=["from zero", "from a state"])
-@pytest.mark.parametrize("constant", [False, True], ids=["varying", "constant"])
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("length", [1, 2, 3, 9, 23, 40])
-def test_the_scan_is_the_loop_in_values_and_gradients(length: int, kind: str, constant: bool, begun: bool) -> None:
-    dtype = KINDS[kind]
-    decay = torch.randn((3, 2) if constant else (2, length, 3, 2), dtype=dtype, requires_grad=True)
-    inputs = torch.randn(2, length, 3, 2, dtype=dtype, requires_grad=True)
-    initial = torch.randn(2, 3, 2, dtype=dtype, requires_grad=True)
-    given = [decay, inputs, initial] if begun else [decay, inputs]
-    made, expected = scan(*given), written_out(*given)
-    torch.testing.assert_close(made, expected, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("length", [1, 2, 9, 40])
+def test_the_scan_is_the_loop_in_values_and_gradients(
+    length: int, kind: str, shape: str, begun: bool, reverse: bool
+) -> None:
+    parts = given(shape, length, KINDS[kind])
+    parts = parts if begun else parts[:2]
+    made, expected = scan(*parts, reverse=reverse), written_out(*parts, reverse=reverse)
+    torch.testing.assert_close(made, expected, **TIGHT)
     direction = torch.randn_like(made)
-    ours, theirs = (torch.autograd.grad(value, given, direction) for value in (made, expected))
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+    theirs = torch.autograd.grad(expected, parts, direction)
+    for again in (False, True):  # with and without a graph of the gradient itself
+        ours = torch.autograd.grad(made, parts, direction, retain_graph=True, create_graph=again)
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, **TIGHT)
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_decays_near_one_add_up_over_thousands_of_times(reverse: bool) -> None:
+    """Σ a^k = (1 - a^T) / (1 - a), of which a = 1 - 1e-6 leaves 1 - 1e-6 (T-1) / 2 and a little more at T = 2,000."""
+    length, one = 2000, 1 - 1e-6
+    made = scan(torch.tensor([one]), torch.ones(1, length, 1), reverse=reverse)
+    expected = -math.expm1(length * math.log1p(-1e-6)) / 1e-6
+    assert made[0, 0 if reverse else -1, 0].item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.usefixtures("form")
+def test_time_may_lie_first_in_memory() -> None:
+    decay, inputs, initial = given("at every time", 40, torch.float64)
+    behind = [part.detach().transpose(0, 1).contiguous().transpose(0, 1) for part in (decay, inputs)]
+    made = scan(*behind, initial.detach(), reverse=True)
+    assert made.stride() == behind[1].stride()
+    torch.testing.assert_close(made, written_out(*behind, initial.detach(), reverse=True), **TIGHT)
 
 
 @pytest.mark.usefixtures("form")
@@ -61,8 +101,9 @@ def test_first_and_second_derivatives_are_finite_differences(kind: str) -> None:
     decay[0, 3] = 0
     inputs, initial = torch.randn(1, 7, 2, dtype=dtype), torch.randn(1, 2, dtype=dtype)
     given = tuple(part.requires_grad_() for part in (decay, inputs, initial))
-    assert torch.autograd.gradcheck(scan, given)
-    assert torch.autograd.gradgradcheck(scan, given)
+    for reverse in (False, True):
+        assert torch.autograd.gradcheck(lambda *parts: scan(*parts, reverse=reverse), given)  # noqa: B023
+        assert torch.autograd.gradgradcheck(lambda *parts: scan(*parts, reverse=reverse), given)  # noqa: B023
 
 
 @pytest.mark.usefixtures("form")
@@ -74,6 +115,37 @@ def test_a_decay_of_zero_forgets_and_one_of_one_keeps() -> None:
     of_decay, of_inputs = torch.autograd.grad(made[0, -1, 0], [decay, inputs])
     assert of_inputs.flatten().tolist() == [0, 0, 1, 1, 1]
     assert of_decay.flatten().tolist() == [0, 0, 3, 4, 12]
+
+
+def test_a_device_without_triton_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies on a CPU asks nothing."""
+    scans._triton_is_there.cache_clear()
+    monkeypatch.setattr(scans, "find_spec", lambda name: None)
+    assert not scans.in_kernel(torch.ones(1))
+    on_cuda: Any = SimpleNamespace(is_cuda=True)
+    with pytest.warns(UserWarning, match="Triton is not installed"):
+        assert not scans.in_kernel(on_cuda)
+    assert not scans.in_kernel(on_cuda)
+    scans._triton_is_there.cache_clear()
+
+
+def test_a_scan_between_rectifiers_is_the_loop() -> None:
+    """Twice differentiable, like the loop; units are shut at some times."""
+    decay, inputs, initial = torch.rand(4) + 0.5, torch.randn(2, 9, 4), torch.rand(2, 4)
+    given = [part.requires_grad_() for part in (decay, inputs, initial)]
+    made, state, expected = rectified_scan(*given), initial, []
+    for b in inputs.unbind(1):
+        state = torch.relu(decay * state + b)
+        expected.append(state)
+    loop = torch.stack(expected, 1)
+    assert 0 < (loop == 0).sum() < loop.numel()
+    torch.testing.assert_close(made, loop, **TIGHT)
+    direction = torch.randn_like(loop)
+    ours, theirs = (torch.autograd.grad(value, given, direction, retain_graph=True) for value in (made, loop))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, **TIGHT)
+    assert torch.autograd.gradcheck(rectified_scan, given)
+    assert torch.autograd.gradgradcheck(rectified_scan, given)
 
 
 def test_decays_whose_products_leave_the_format_stay_numbers() -> None:
@@ -112,6 +184,26 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Made(TorchDispatchMode):
+    """Counts the numbers of tensors that get memory of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+        self.seen: set[int] = set()
+        self.kept: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {part.untyped_storage().data_ptr() for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for part in tree_leaves(made):
+            if isinstance(part, Tensor) and part.untyped_storage().data_ptr() not in given | self.seen:
+                self.seen.add(part.untyped_storage().data_ptr())
+                self.kept.append(part)  # so that no later one can take its place
+                self.numbers += part.untyped_storage().nbytes() // part.element_size()
+        return made
+
+
 def calls(length: int) -> int:
     decay, inputs = (torch.rand(1, length, 1, requires_grad=True) for _ in range(2))
     with Calls() as counted:
@@ -127,17 +219,34 @@ def test_calls_grow_as_the_root_of_time() -> None:
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_time_that_is_wide_takes_one_walk(backward: bool) -> None:
-    """On a CPU: as many steps as times, where chunks take three walks side by side."""
+    """On a CPU: as many steps as times, where chunks take two walks side by side and one from chunk to chunk."""
     counts = []
-    for width in (scans.WIDE - 1, scans.WIDE):
-        decay, inputs = torch.rand(2, 1, 100, width, requires_grad=True).unbind()
+    for width in (scans.WIDE // 8 - 1, scans.WIDE // 8):
+        decay, inputs = torch.rand(2, 1, 101, width, requires_grad=True).unbind()
         with Calls() as counted:
             made = scan(decay, inputs)
         if backward:
             with Calls() as counted:
                 made.sum().backward()
         counts.append(counted.steps)
-    assert counts == [3 * 10 - 1, 100]
+    left_over = 0 if backward else 1
+    assert counts == [9 + 10 + 10 + left_over, 101 - backward]
+
+
+def test_a_few_times_take_one_walk() -> None:
+    with Calls() as counted:
+        scan(torch.rand(1, scans.SHORT, 1), torch.rand(1, scans.SHORT, 1))
+    assert counted.steps == scans.SHORT
+
+
+def test_a_gradient_copies_neither_decays_nor_states() -> None:
+    """Beside its results a backward pass of 2,500 times holds no more than what stands between chunks."""
+    decay, inputs = torch.rand(2, 1, 2500, 8, requires_grad=True).unbind()
+    made = scan(decay, inputs)
+    direct = torch.ones_like(made)
+    with Made() as counted:
+        torch.autograd.grad(made, [decay, inputs], direct)
+    assert counted.numbers <= 2 * inputs.numel() + 10 * 8 * 50
 
 
 def test_what_is_kept_for_the_gradient_is_decays_and_states() -> None:

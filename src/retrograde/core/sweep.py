@@ -49,74 +49,28 @@ def unrolling(recurrence: Recurrence, inputs: Tensor, initial: State | None = No
     return Unrolled(recurrence, inputs, initial=initial)
 
 
-class Unrolled(Sweepable):
-    """One recurrence along one batch: a small graph for every few steps, each cut off from its neighbours."""
+class Stepped(Sweepable):
+    """Swept back by a recursion of its own; all else follows from one step taken at all times at once.
 
-    def __init__(
-        self, recurrence: Recurrence, inputs: Tensor, perturb: State | None = None, initial: State | None = None
-    ) -> None:
-        self.recurrence = recurrence
-        self.columns = inputs.shape[-1]
-        inputs = self.inputs = clocked(recurrence, inputs)
-        self.weights = {name: weight.detach() for name, weight in recurrence.weights().items()}
-        state = recurrence.initial_state(inputs) if initial is None else initial
-        if perturb is not None:
-            state = {name: value + perturb[name][:, 0] for name, value in state.items()}
-        self.leaves: list[State] = []  # the state that a chunk begins with
-        self.nodes: list[State] = [state]  # every state, as the later steps of its chunk read it
-        with torch.enable_grad():
-            for t, x in enumerate(inputs.unbind(1)):
-                if t % CHUNK == 0:
-                    state = {name: value.detach().requires_grad_() for name, value in state.items()}
-                    self.leaves.append(state)
-                if perturb is None:
-                    state = recurrence.step(self.weights, x, state)
-                else:
-                    added = {name: value[:, t + 1] for name, value in perturb.items()}
-                    state = perturbed_step(recurrence, self.weights, x, state, added)
-                # a name of its own for what later steps and the read-out see of a component, apart from what the
-                # same step makes of it: the sweep carries the components as independent coordinates
-                state = {name: _named_anew(value) for name, value in state.items()}
-                self.nodes.append(state)
-        self.states = {
-            name: torch.stack([state[name].detach() for state in self.nodes], 1) for name in recurrence.components
-        }
-        after = {name: _time_first(value[:, 1:]) for name, value in self.states.items()}
-        with torch.no_grad():
-            self.outputs = recurrence.read(self.weights, _time_first(inputs), after).transpose(0, 1)
+    ``inputs`` have the recurrence's clock behind their first ``columns``.
+    """
+
+    recurrence: Recurrence
+    columns: int
+
+    @abstractmethod
+    def back(self, direct: dict[str, Scaled]) -> tuple[dict[str, Scaled], dict[str, Scaled]]:
+        """g_t, and what of it is not said of the state itself, of the components as independent coordinates.
+
+        Those of ``direct`` share exponent and reach, and so do those of each that is given.
+        """
 
     def sweep(self, direct: dict[str, Scaled], above: Scaled, weights: bool = True) -> "Swept":
         read = self._read(above, weights)
         direct = common_scale(
             {name: part + read.states[name] if name in read.states else part for name, part in direct.items()}
         )
-        scale = next(iter(direct.values()))  # the components share exponent and reach
-        present = scale.reached.any(0).tolist()
-        carry: State = {name: torch.zeros_like(part.mantissa[:, 0]) for name, part in direct.items()}
-        exponent = torch.zeros_like(scale.exponent[:, 0])
-        totals: list[tuple[State, Tensor]] = []  # from the last state to the first
-        carries: list[tuple[State, Tensor]] = []  # the same without what is said of each state itself
-        at = len(self.nodes) - 1
-        while True:
-            carries.append((carry, exponent))
-            if present[at]:
-                here = {name: part.mantissa[:, at] for name, part in direct.items()}
-                carry, exponent = summed(carry, exponent, here, scale.exponent[:, at])
-            carry, exponent = normalised(carry, exponent)
-            totals.append((carry, exponent))
-            if at == 0:
-                break
-            # back to where something is added, or to the beginning of the chunk
-            leaf = (at - 1) // CHUNK * CHUNK
-            stop = next((t for t in range(at - 1, leaf, -1) if present[t]), leaf)
-            before = [self.nodes[t] if t > leaf else self.leaves[leaf // CHUNK] for t in range(at - 1, stop - 1, -1)]
-            *between, carry = _carried_back(self.nodes[at], before, carry)
-            totals += [(passed, exponent) for passed in between]
-            carries += [(passed, exponent) for passed in between]
-            at = stop
-        reached = scale.reached.flip(1).cummax(1).values.flip(1)
-        later = torch.cat([reached[:, 1:], torch.zeros_like(reached[:, :1])], 1)
-        return self._finish(_over_time(totals, reached), _over_time(carries, later), direct, read, weights)
+        return self._finish(*self.back(direct), direct, read, weights)
 
     def _read(self, above: Scaled, learned: bool) -> "_Read":
         """The gradient at the outputs carried to the states, the inputs and the weights that they are read of."""
@@ -188,6 +142,69 @@ class Unrolled(Sweepable):
         )
 
 
+class Unrolled(Stepped):
+    """One recurrence along one batch: a small graph for every few steps, each cut off from its neighbours."""
+
+    def __init__(
+        self, recurrence: Recurrence, inputs: Tensor, perturb: State | None = None, initial: State | None = None
+    ) -> None:
+        self.recurrence = recurrence
+        self.columns = inputs.shape[-1]
+        inputs = self.inputs = clocked(recurrence, inputs)
+        self.weights = {name: weight.detach() for name, weight in recurrence.weights().items()}
+        state = recurrence.initial_state(inputs) if initial is None else initial
+        if perturb is not None:
+            state = {name: value + perturb[name][:, 0] for name, value in state.items()}
+        self.leaves: list[State] = []  # the state that a chunk begins with
+        self.nodes: list[State] = [state]  # every state, as the later steps of its chunk read it
+        with torch.enable_grad():
+            for t, x in enumerate(inputs.unbind(1)):
+                if t % CHUNK == 0:
+                    state = {name: value.detach().requires_grad_() for name, value in state.items()}
+                    self.leaves.append(state)
+                if perturb is None:
+                    state = recurrence.step(self.weights, x, state)
+                else:
+                    added = {name: value[:, t + 1] for name, value in perturb.items()}
+                    state = perturbed_step(recurrence, self.weights, x, state, added)
+                # a name of its own for what later steps and the read-out see of a component, apart from what the
+                # same step makes of it: the sweep carries the components as independent coordinates
+                state = {name: _named_anew(value) for name, value in state.items()}
+                self.nodes.append(state)
+        self.states = {
+            name: torch.stack([state[name].detach() for state in self.nodes], 1) for name in recurrence.components
+        }
+        self.outputs = read_out(recurrence, self.weights, inputs, self.states)
+
+    def back(self, direct: dict[str, Scaled]) -> tuple[dict[str, Scaled], dict[str, Scaled]]:
+        scale = next(iter(direct.values()))  # the components share exponent and reach
+        present = scale.reached.any(0).tolist()
+        carry: State = {name: torch.zeros_like(part.mantissa[:, 0]) for name, part in direct.items()}
+        exponent = torch.zeros_like(scale.exponent[:, 0])
+        totals: list[tuple[State, Tensor]] = []  # from the last state to the first
+        carries: list[tuple[State, Tensor]] = []  # the same without what is said of each state itself
+        at = len(self.nodes) - 1
+        while True:
+            carries.append((carry, exponent))
+            if present[at]:
+                here = {name: part.mantissa[:, at] for name, part in direct.items()}
+                carry, exponent = summed(carry, exponent, here, scale.exponent[:, at])
+            carry, exponent = normalised(carry, exponent)
+            totals.append((carry, exponent))
+            if at == 0:
+                break
+            # back to where something is added, or to the beginning of the chunk
+            leaf = (at - 1) // CHUNK * CHUNK
+            stop = next((t for t in range(at - 1, leaf, -1) if present[t]), leaf)
+            before = [self.nodes[t] if t > leaf else self.leaves[leaf // CHUNK] for t in range(at - 1, stop - 1, -1)]
+            *between, carry = _carried_back(self.nodes[at], before, carry)
+            totals += [(passed, exponent) for passed in between]
+            carries += [(passed, exponent) for passed in between]
+            at = stop
+        reached, later = reach(scale)
+        return _over_time(totals, reached), _over_time(carries, later)
+
+
 @dataclass(frozen=True)
 class _Read:
     """What the outputs' gradient is for the states, initial one first, for inputs and for weights, where they count."""
@@ -210,6 +227,19 @@ class Swept:
     carried: dict[str, Scaled]
     inputs: Scaled
     weights: list[Tensor]
+
+
+def read_out(recurrence: Recurrence, weights: State, inputs: Tensor, states: State) -> Tensor:
+    """What the layer above gets at every time, of inputs with their clock and of all states, initial one first."""
+    after = {name: _time_first(value[:, 1:]) for name, value in states.items()}
+    with torch.no_grad():
+        return recurrence.read(weights, _time_first(inputs), after).transpose(0, 1)
+
+
+def reach(direct: Scaled) -> tuple[Tensor, Tensor]:
+    """Where totals have a path to the loss, and where what comes to them from later states has one."""
+    reached = direct.reached.flip(1).cummax(1).values.flip(1)
+    return reached, torch.cat([reached[:, 1:], torch.zeros_like(reached[:, :1])], 1)
 
 
 def _over_time(gradients: list[tuple[State, Tensor]], reached: Tensor) -> dict[str, Scaled]:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from retrograde.core.choices import require_at_least
 from retrograde.core.records import State
 from retrograde.core.recurrence import HiddenAttention, Recurrence, affine, sequence
+from retrograde.core.sweep import unrolling
+from retrograde.layers.scanned import scanned
 from retrograde.layers.scans import scan
 from retrograde.layers.token_matrix import token_matrix
 
@@ -63,3 +65,6 @@ def _(
 ) -> Float[Tensor, "batch time hidden"]:
     keep, write = recurrence.of_input(recurrence.weights(), inputs)
     return scan(keep, write, None if initial is None else initial["hidden"])
+
+
+unrolling.register(MinimalCell)(scanned)

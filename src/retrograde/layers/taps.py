@@ -244,5 +244,4 @@ def _scan_back(
     kept: Float[Tensor, "time batch width"], said: Float[Tensor, "states batch width"]
 ) -> Float[Tensor, "states batch width"]:
     """g_s = said_s + kept_s ⊙ g_{s+1}, from the last state on."""
-    back = (part.flip(0).transpose(0, 1) for part in (_before_one(kept), said))
-    return scan(*back).transpose(0, 1).flip(0)
+    return scan(_before_one(kept).transpose(0, 1), said.transpose(0, 1), reverse=True).transpose(0, 1)

@@ -28,10 +28,12 @@ from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
 from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
+from retrograde.core.sweep import unrolling
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.feedforward import SwiGLU
 from retrograde.layers.outer_products import by_head, outer_products
 from retrograde.layers.residual import ResidualModel
+from retrograde.layers.scanned import scanned
 from retrograde.layers.token_matrix import token_matrix
 
 EPSILON = 1e-5
@@ -101,6 +103,9 @@ def _(
     start = recurrence.initial_state(inputs) if initial is None else initial
     query, key, log_decay, value = (part.transpose(1, 2) for part in recurrence.parts(inputs))
     return by_head(outer_products(query, key, value, start["memory"], log_decay))
+
+
+unrolling.register(GatedLinearAttentionCell)(scanned)
 
 
 class GatedLinearAttentionBlock(Block):

@@ -28,9 +28,12 @@ from torch import Tensor, nn
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, affine
+from retrograde.core.recurrence import Recurrence, affine, sequence
+from retrograde.core.sweep import unrolling
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
+from retrograde.layers.scanned import swept_by_scan
+from retrograde.layers.scans import rectified_scan
 
 
 class IndependentCell(Recurrence):
@@ -66,6 +69,18 @@ class IndependentCell(Recurrence):
 
     def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"recurrent": weights["recurrent"]}
+
+
+@sequence.register
+def _(
+    recurrence: IndependentCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
+) -> Float[Tensor, "batch time hidden"]:
+    start = recurrence.initial_state(inputs) if initial is None else initial
+    weights = recurrence.weights()
+    return rectified_scan(weights["recurrent"], affine(inputs, weights["input"], weights["bias"]), start["hidden"])
+
+
+unrolling.register(IndependentCell)(swept_by_scan)
 
 
 class _Bounded(torch.autograd.Function):

@@ -29,10 +29,12 @@ from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
 from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
+from retrograde.core.sweep import unrolling
 from retrograde.layers.embedding import Embedding, EmbeddingFactory, OneHot
 from retrograde.layers.outer_products import by_head, outer_products
 from retrograde.layers.positions import sinusoidal
 from retrograde.layers.residual import ResidualModel
+from retrograde.layers.scanned import scanned
 
 SMALLEST = 1e-6
 """What is added to the normaliser."""
@@ -111,6 +113,9 @@ def _(
     memory = torch.cat([start["memory"], start["normaliser"].unsqueeze(-1)], -1)
     made = outer_products(query, key, value, memory)
     return by_head(made[..., :-1] / (made[..., -1:] + SMALLEST))
+
+
+unrolling.register(LinearAttentionCell)(scanned)
 
 
 class LinearAttentionBlock(Block):

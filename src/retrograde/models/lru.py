@@ -29,9 +29,11 @@ from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
 from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
+from retrograde.core.sweep import unrolling
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.gated_block import GatedBlock
 from retrograde.layers.residual import ResidualModel
+from retrograde.layers.scanned import scanned
 from retrograde.layers.scans import as_complex, as_pairs, scan
 from retrograde.layers.token_matrix import toeplitz
 
@@ -128,6 +130,9 @@ def _(
     begin = None if initial is None else as_complex(initial["state"])
     states = scan(recurrence.decay(weights), recurrence.driven(weights, inputs), begin)
     return recurrence.read(weights, inputs, {"state": as_pairs(states, inputs.dtype)})
+
+
+unrolling.register(LinearRecurrentUnit)(scanned)
 
 
 def lru(

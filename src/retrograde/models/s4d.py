@@ -46,9 +46,11 @@ from retrograde.core.choices import require_at_least, require_one_of
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
 from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
+from retrograde.core.sweep import unrolling
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.gated_block import GatedBlock
 from retrograde.layers.residual import ResidualModel
+from retrograde.layers.scanned import scanned
 from retrograde.layers.scans import as_complex, as_pairs
 from retrograde.layers.token_matrix import toeplitz
 
@@ -199,6 +201,9 @@ def _(
     if initial is not None:
         made = made + response(log_decay, read * decay * as_complex(initial["state"]), length)
     return made.mT.to(inputs.dtype) + weights["skip"] * inputs
+
+
+unrolling.register(DiagonalStateSpace)(scanned)
 
 
 def s4d(
