@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
 from retrograde.core.choices import require_at_least
+from retrograde.core.streamed import LONGEST_HELD, AttentionMap, StreamedMap
 from retrograde.layers.positions import Position
 
 
@@ -51,9 +52,39 @@ class MultiHeadAttention(nn.Module):
         position: Position | None = None,
     ) -> Float[Tensor, "batch query width"]:
         """Fused. Nothing of the size of a map is held, except for ``visible`` that differs by query, or a bias."""
+        return self._fused(*self._heads(x, memory, position), self.causal and memory is None, visible, position)
+
+    def trace(
+        self,
+        x: Float[Tensor, "batch query width"],
+        memory: Float[Tensor, "batch key width"] | None = None,
+        visible: Bool[Tensor, "#batch #head #query #key"] | None = None,
+        position: Position | None = None,
+    ) -> tuple[Float[Tensor, "batch query width"], AttentionMap]:
+        """The same with the map A, whose rows sum to 1; that of a long sequence to itself is not held, but streamed."""
         query, key, value = self._heads(x, memory, position)
-        causal = self.causal and memory is None
-        length = x.shape[1]
+        if memory is None and x.shape[1] > LONGEST_HELD:
+            attended = self._fused(query, key, value, self.causal, visible, position)
+            return attended, self._streamed(query, key, visible, position)
+        times = _times(query), _times(key)
+        bias = None if position is None else position.bias(*times, query)
+        mask = self._mask(*times, self.causal and memory is None, visible, bias)
+        scores = query @ key.mT * self.scale
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        weights = torch.softmax(scores, -1)
+        return self._combined(weights @ value), weights
+
+    def _fused(
+        self,
+        query: Float[Tensor, "batch head query width"],
+        key: Float[Tensor, "batch head key width"],
+        value: Float[Tensor, "batch head key width"],
+        causal: bool,
+        visible: Bool[Tensor, "#batch #head #query #key"] | None,
+        position: Position | None,
+    ) -> Float[Tensor, "batch query width"]:
+        length = query.shape[2]
         if causal and self.window is not None and visible is None and length > self.window:
             return self._combined(self._in_blocks(query, key, value, self.window, position))
         times = _times(query), _times(key)
@@ -63,23 +94,24 @@ class MultiHeadAttention(nn.Module):
         mask = self._mask(*times, causal, visible, bias)
         return self._combined(scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale))
 
-    def trace(
+    @torch.no_grad()
+    def _streamed(
         self,
-        x: Float[Tensor, "batch query width"],
-        memory: Float[Tensor, "batch key width"] | None = None,
-        visible: Bool[Tensor, "#batch #head #query #key"] | None = None,
-        position: Position | None = None,
-    ) -> tuple[Float[Tensor, "batch query width"], Float[Tensor, "batch head query key"]]:
-        """The same with the map A; its rows sum to 1."""
-        query, key, value = self._heads(x, memory, position)
-        times = _times(query), _times(key)
-        bias = None if position is None else position.bias(*times, query)
-        mask = self._mask(*times, self.causal and memory is None, visible, bias)
-        scores = query @ key.mT * self.scale
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
-        weights = torch.softmax(scores, -1)
-        return self._combined(weights @ value), weights
+        query: Float[Tensor, "batch head time width"],
+        key: Float[Tensor, "batch head time width"],
+        visible: Bool[Tensor, "#batch #head #time #time"] | None,
+        position: Position | None,
+    ) -> StreamedMap:
+        precision = torch.promote_types(query.dtype, torch.float32)
+        # laid out anew: what is seen of one projection of queries, keys and values would keep all three
+        query, key = (part.to(precision, copy=True, memory_format=torch.contiguous_format) for part in (query, key))
+        bias = None
+        if position is not None:
+            time = torch.arange(2 * query.shape[2] - 1, device=query.device)
+            bias = position.bias(time[query.shape[2] - 1 :][:1], time, query)  # of distances alone: from one query
+        return StreamedMap(
+            query, key, self.scale, self.causal, self.window, visible, None if bias is None else bias[:, 0]
+        )
 
     def _heads(self, x: Tensor, memory: Tensor | None, position: Position | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (batch, head, time, width)."""

@@ -1,0 +1,143 @@
+"""Maps of attention too long to be held: a few rows at a time, made of queries and keys when they are asked for.
+
+A map of T positions is T² numbers a head and sample, 64 MiB at T = 4096 in float32; its queries and keys are 2 T d.
+Every number that is known of a map (``retrograde.core.maps``) is one of its rows, or a sum over them: it needs some
+rows at a time, never all. A row needs all of its keys, and so there is nothing that would have to be known beforehand,
+such as the log-sum-exp of a fused kernel.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+LONGEST_HELD = 512
+"""Queries or keys, from where on a trace holds no map: up to there its T² numbers cost next to nothing."""
+
+AT_ONCE = {"cpu": 2**19, "cuda": 2**24}
+"""Weights that are formed at once: as many as the processor's cache holds, or as keep a GPU busy."""
+
+
+@dataclass(frozen=True)
+class StreamedMap:
+    """The map softmax(``scale`` · Q Kᵀ + bias) of one sequence to itself, which is never held.
+
+    A query sees itself and what came before where the map is ``causal``, the last ``window`` positions of it with its
+    own, if there is one; ``visible`` takes away from that, and a query that is left nothing sees all, as in
+    ``MultiHeadAttention``. ``bias`` is what is added to the score of a query and a key that lies d positions behind
+    it, at place d + T - 1 of its last axis. Its numbers carry no gradient, and are float32 at least.
+    """
+
+    query: Float[Tensor, "batch head time width"]
+    key: Float[Tensor, "batch head time width"]
+    scale: float
+    causal: bool = False
+    window: int | None = None
+    visible: Bool[Tensor, "#batch #head #time #time"] | None = None
+    bias: Float[Tensor, "head distances"] | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the whole map: batch, head, query, key."""
+        return torch.Size([*self.query.shape[:3], self.key.shape[2]])
+
+    @property
+    def device(self) -> torch.device:
+        return self.query.device
+
+    def detach(self) -> "StreamedMap":
+        """Itself: it carries no graph."""
+        return self
+
+    def seen_by(self, queries: slice) -> slice:
+        """The keys beyond which none of these queries sees anything."""
+        if not self.causal or self.visible is not None:  # of those that are visible a query may be left none
+            return slice(0, self.key.shape[2])
+        return slice(0 if self.window is None else max(0, queries.start - self.window + 1), queries.stop)
+
+    @torch.no_grad()
+    def rows(
+        self, queries: Int[Tensor, " row"], samples: slice = slice(None), keys: slice = slice(None)
+    ) -> Float[Tensor, "sample head row column"]:
+        """The weights that these queries give, exactly; of ``keys`` alone, beyond which they must not see anything."""
+        scores = (self.query[samples][:, :, queries] * self.scale) @ self.key[samples][:, :, keys].mT
+        places = torch.arange(self.key.shape[2], device=self.device)[keys]
+        if self.bias is not None:
+            starts = places[0] + self.query.shape[2] - 1 - queries
+            scores += self.bias.unfold(1, len(places), 1)[:, starts]
+        seen = self._seen(queries, places, samples, keys)
+        if seen is not None:
+            scores.masked_fill_(~seen, -math.inf)
+        return torch.softmax(scores, -1)
+
+    def _seen(self, queries: Tensor, places: Tensor, samples: slice, keys: slice) -> Tensor | None:
+        seen: Tensor | None = None
+        if self.causal:
+            distance = queries[:, None] - places
+            seen = distance >= 0
+            if self.window is not None:
+                seen = seen & (distance < self.window)
+        if self.visible is None:
+            return seen
+        visible = self.visible if self.visible.shape[0] == 1 else self.visible[samples]
+        visible = visible if visible.shape[2] == 1 else visible[:, :, queries]
+        visible = visible if visible.shape[3] == 1 else visible[..., keys]
+        seen = visible if seen is None else seen & visible
+        return seen | ~seen.any(-1, keepdim=True)
+
+
+AttentionMap = Float[Tensor, "batch head query key"] | StreamedMap
+"""A map as a trace has it: held, or streamed where it is too long for that."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What some queries of some samples give to the keys from ``keys.start`` up to ``keys.stop``; to others nothing."""
+
+    weights: Float[Tensor, "sample head row column"]
+    samples: slice
+    queries: slice
+    keys: slice
+
+
+def blocks(weights: AttentionMap) -> Iterator[Block]:
+    """The whole map, whole rows of a few queries at a time: sample by sample, and within these from the first query."""
+    batch, heads, queries, keys = weights.shape
+    at_once = AT_ONCE["cpu" if weights.device.type == "cpu" else "cuda"]
+    few = min(queries, max(1, at_once // (heads * keys)))
+    many = max(1, at_once // (heads * few * keys))
+    for sample in range(0, batch, many):
+        samples = slice(sample, min(sample + many, batch))
+        for first in range(0, queries, few):
+            rows = slice(first, min(first + few, queries))
+            if isinstance(weights, Tensor):
+                yield Block(weights[samples, :, rows], samples, rows, slice(0, keys))
+            else:
+                seen = weights.seen_by(rows)
+                times = torch.arange(rows.start, rows.stop, device=weights.device)
+                yield Block(weights.rows(times, samples, seen), samples, rows, seen)
+
+
+def rows_of(weights: AttentionMap, queries: Int[Tensor, " row"]) -> Float[Tensor, "batch head row key"]:
+    """The weights that these queries give, exactly."""
+    return weights[:, :, queries] if isinstance(weights, Tensor) else weights.rows(queries)
+
+
+def first_samples(weights: AttentionMap, count: int) -> AttentionMap:
+    """Of the first samples alone."""
+    if isinstance(weights, Tensor):
+        return weights[:count]
+    visible = weights.visible
+    if visible is not None and len(visible) > 1:
+        visible = visible[:count]
+    return replace(weights, query=weights.query[:count], key=weights.key[:count], visible=visible)
+
+
+def whole(weights: AttentionMap) -> Float[Tensor, "batch head query key"]:
+    """All of it, held: T² numbers a head and sample."""
+    if isinstance(weights, Tensor):
+        return weights
+    return weights.rows(torch.arange(weights.shape[2], device=weights.device))

@@ -1,0 +1,1 @@
+"""Maps that are never held, against the map written out whole by float64 loops and by the mask's own definition."""
