@@ -5,6 +5,7 @@ Maps come a block of rows at a time (``retrograde.core.streamed``), whether they
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -43,7 +44,9 @@ class Pooled:
         before = block.keys.start % columns
         if columns > 1:
             after = -(before + weights.shape[-1]) % columns
-            weights = nn.functional.pad(weights, (before, after)).unflatten(-1, (-1, columns)).sum(-1)
+            if before or after:
+                weights = nn.functional.pad(weights, (before, after))
+            weights = weights.unflatten(-1, (-1, columns)).sum(-1)
         first = block.keys.start // columns
         places = torch.arange(block.queries.start, block.queries.stop, device=weights.device) // rows
         self.sums[samples, :, :, first : first + weights.shape[-1]].index_add_(2, places, weights)
@@ -107,18 +110,15 @@ def by_query(
 
 def entropy(block: Block) -> Float[Tensor, "sample head row"]:
     """-Σ_j S_ij ln S_ij in nats, S_ij = A_ij / Σ_j A_ij: a window may take from the weights, which then sum to less."""
-    shares = block.weights / block.weights.sum(-1, keepdim=True)
-    # not by torch.special.entr, which takes twice as long: it works on one number at a time
-    logarithms = shares.clamp(min=torch.finfo(shares.dtype).tiny).log_()
-    return 0.0 - logarithms.mul_(shares).sum(-1)
+    total, largest = block.weights.sum(-1), block.weights.amax(-1)
+    # -Σ_j S_ij ln(A_ij / max A_ij) - ln max_j S_ij, neither of them below 0: nothing cancels, however small it is
+    below = torch.linalg.vecdot(block.weights, block.logarithms) / total
+    return (below + (largest / total).log()).neg_().add_(0.0)
 
 
 def keys_seen(block: Block) -> Int[Tensor, "sample 1 row"]:
-    """How many keys some head gives weight to."""
-    given, *others = (head > 0 for head in block.weights.unbind(1))
-    for head in others:  # one by one: over an axis in between, any() takes several times as long
-        given |= head
-    return given.sum(-1).unsqueeze(1)
+    """How many keys some head gives weight to; a head whose weights are not numbers counts as one that gives some."""
+    return block.weights.sum(1, keepdim=True).count_nonzero(-1)
 
 
 def confidence(block: Block) -> Float[Tensor, "sample head row"]:
@@ -145,9 +145,10 @@ def distances(weights: Float[Tensor, "*shape query key"], first: int = 0) -> Flo
 
     Positions count from that of the first key.
     """
-    query = torch.arange(first, first + weights.shape[-2], device=weights.device)
-    key = torch.arange(weights.shape[-1], device=weights.device)
-    return (weights * (query[:, None] - key).abs().to(weights.dtype)).sum(-1)
+    # as real numbers, which is faster; in float32 at least, which holds whole numbers to 2^24
+    count = partial(torch.arange, dtype=torch.promote_types(weights.dtype, torch.float32), device=weights.device)
+    distance = (count(first, first + weights.shape[-2])[:, None] - count(weights.shape[-1])).abs_()
+    return torch.linalg.vecdot(weights.to(distance.dtype), distance).to(weights.dtype)
 
 
 def mean_over_queries(

@@ -52,32 +52,60 @@ class StreamedMap:
         """Itself: it carries no graph."""
         return self
 
-    def seen_by(self, queries: slice) -> slice:
-        """The keys beyond which none of these queries sees anything."""
-        if not self.causal or self.visible is not None:  # of those that are visible a query may be left none
-            return slice(0, self.key.shape[2])
-        return slice(0 if self.window is None else max(0, queries.start - self.window + 1), queries.stop)
+    def block(self, samples: slice, queries: slice) -> "Block":
+        """The rows of some queries, as far as the keys that any of them sees."""
+        keys = self._seen_by(queries)
+        times = torch.arange(queries.start, queries.stop, device=self.device)
+        scores = self._scores(times, samples, keys)
+        for part in self._uncertain(queries, keys):
+            seen = self._seen(times, samples, part)
+            if seen is not None:
+                scores[..., part.start - keys.start : part.stop - keys.start].masked_fill_(~seen, self._never)
+        scores -= scores.amax(-1, keepdim=True)
+        return Block(torch.softmax(scores, -1), samples, queries, keys, scores)
 
-    @torch.no_grad()
-    def rows(
-        self, queries: Int[Tensor, " row"], samples: slice = slice(None), keys: slice = slice(None)
-    ) -> Float[Tensor, "sample head row column"]:
-        """The weights that these queries give, exactly; of ``keys`` alone, beyond which they must not see anything."""
-        scores = (self.query[samples][:, :, queries] * self.scale) @ self.key[samples][:, :, keys].mT
-        places = torch.arange(self.key.shape[2], device=self.device)[keys]
-        if self.bias is not None:
-            starts = places[0] + self.query.shape[2] - 1 - queries
-            scores += self.bias.unfold(1, len(places), 1)[:, starts]
-        seen = self._seen(queries, places, samples, keys)
+    def rows(self, queries: Int[Tensor, " row"]) -> Float[Tensor, "batch head row key"]:
+        """The weights that these queries give, exactly."""
+        everything = slice(0, self.shape[0]), slice(0, self.shape[3])
+        scores = self._scores(queries, *everything)
+        seen = self._seen(queries, *everything)
         if seen is not None:
-            scores.masked_fill_(~seen, -math.inf)
+            scores.masked_fill_(~seen, self._never)
         return torch.softmax(scores, -1)
 
-    def _seen(self, queries: Tensor, places: Tensor, samples: slice, keys: slice) -> Tensor | None:
+    @property
+    def _never(self) -> float:
+        """The score of a key that is not seen: its weight is 0, and so is that times the score."""
+        return torch.finfo(self.query.dtype).min / 2
+
+    def _scores(self, queries: Int[Tensor, " row"], samples: slice, keys: slice) -> Tensor:
+        scores = (self.query[samples][:, :, queries] * self.scale) @ self.key[samples][:, :, keys].mT
+        if self.bias is not None:
+            starts = keys.start + self.query.shape[2] - 1 - queries
+            scores += self.bias.unfold(1, keys.stop - keys.start, 1)[:, starts]
+        return scores
+
+    def _seen_by(self, queries: slice) -> slice:
+        """The keys beyond which none of these queries sees anything."""
+        if not self.causal or self.visible is not None:  # of those that are visible a query may be left none
+            return slice(0, self.shape[3])
+        return slice(0 if self.window is None else max(0, queries.start - self.window + 1), queries.stop)
+
+    def _uncertain(self, queries: slice, keys: slice) -> list[slice]:
+        """Of these keys those that not every one of these queries sees."""
+        if self.visible is not None or not self.causal:
+            return [keys]
+        stop = max(keys.start, queries.start)
+        start = keys.start if self.window is None else min(stop, max(keys.start, queries.stop - self.window))
+        return [slice(keys.start, start), slice(stop, keys.stop)]
+
+    def _seen(
+        self, queries: Int[Tensor, " row"], samples: slice, keys: slice
+    ) -> Bool[Tensor, "#sample #head #row column"] | None:
         seen: Tensor | None = None
         if self.causal:
-            distance = queries[:, None] - places
-            seen = distance >= 0
+            distance = queries[:, None] - torch.arange(keys.start, keys.stop, device=self.device)
+            seen = (distance >= 0)[None, None]
             if self.window is not None:
                 seen = seen & (distance < self.window)
         if self.visible is None:
@@ -95,12 +123,24 @@ AttentionMap = Float[Tensor, "batch head query key"] | StreamedMap
 
 @dataclass(frozen=True)
 class Block:
-    """What some queries of some samples give to the keys from ``keys.start`` up to ``keys.stop``; to others nothing."""
+    """What some queries of some samples give to the keys from ``keys.start`` up to ``keys.stop``; to others nothing.
+
+    ``scores``, where there are any, are ln(A_ij / max_j A_ij) as the weights A were made of it.
+    """
 
     weights: Float[Tensor, "sample head row column"]
     samples: slice
     queries: slice
     keys: slice
+    scores: Float[Tensor, "sample head row column"] | None = None
+
+    @property
+    def logarithms(self) -> Float[Tensor, "sample head row column"]:
+        """ln(A_ij / max_j A_ij), and a finite number where the weight is 0."""
+        if self.scores is not None:
+            return self.scores
+        shares = self.weights / self.weights.amax(-1, keepdim=True)
+        return shares.clamp(min=torch.finfo(shares.dtype).tiny).log_()
 
 
 def blocks(weights: AttentionMap) -> Iterator[Block]:
@@ -116,9 +156,7 @@ def blocks(weights: AttentionMap) -> Iterator[Block]:
             if isinstance(weights, Tensor):
                 yield Block(weights[samples, :, rows], samples, rows, slice(0, keys))
             else:
-                seen = weights.seen_by(rows)
-                times = torch.arange(rows.start, rows.stop, device=weights.device)
-                yield Block(weights.rows(times, samples, seen), samples, rows, seen)
+                yield weights.block(samples, rows)
 
 
 def rows_of(weights: AttentionMap, queries: Int[Tensor, " row"]) -> Float[Tensor, "batch head row key"]:
