@@ -172,7 +172,6 @@ def test_half_precision_is_streamed_in_float32(monkeypatch: pytest.MonkeyPatch) 
     assert made.query.dtype == made.bias.dtype == rows_of(made, torch.tensor([2])).dtype == torch.float32
 
 
-
 def drawn(task: Task, count: int = 3) -> Batch:
     return task.sample(count, torch.Generator().manual_seed(1))
 

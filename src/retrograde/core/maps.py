@@ -76,9 +76,7 @@ def map_reading(where: str, weights: AttentionMap, longest: int, start: int = 0)
     return _all_of(weights, longest).reading(where, start)
 
 
-def pooled(
-    weights: AttentionMap, longest: int
-) -> tuple[Float[Tensor, "sample head queries keys"], tuple[int, int]]:
+def pooled(weights: AttentionMap, longest: int) -> tuple[Float[Tensor, "sample head queries keys"], tuple[int, int]]:
     """Maps of at most ``longest`` rows and columns, and how many positions each row and each column stands for."""
     pooling = _all_of(weights, longest)
     return pooling.means(), pooling.sizes
@@ -118,7 +116,9 @@ def entropy(block: Block) -> Float[Tensor, "sample head row"]:
 
 def keys_seen(block: Block) -> Int[Tensor, "sample 1 row"]:
     """How many keys some head gives weight to; a head whose weights are not numbers counts as one that gives some."""
-    return block.weights.sum(1, keepdim=True).count_nonzero(-1)
+    # in the weights' own type, and of what is not given: a comparison that makes booleans takes twice as long
+    never = block.weights.sum(1, keepdim=True).eq_(0).sum(-1, dtype=torch.float32)
+    return block.weights.shape[-1] - never.long()
 
 
 def confidence(block: Block) -> Float[Tensor, "sample head row"]:

@@ -6,10 +6,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from retrograde.core.choices import require_at_least
 from retrograde.core.streamed import LONGEST_HELD, AttentionMap, StreamedMap
 from retrograde.layers.positions import Position
+
+
+ROWS = 256
+"""Queries that attention with a bias is worked on at a time where the sequence is long."""
 
 
 class MultiHeadAttention(nn.Module):
@@ -51,7 +56,10 @@ class MultiHeadAttention(nn.Module):
         visible: Bool[Tensor, "#batch #head #query #key"] | None = None,
         position: Position | None = None,
     ) -> Float[Tensor, "batch query width"]:
-        """Fused. Nothing of the size of a map is held, except for ``visible`` that differs by query, or a bias."""
+        """Fused. Nothing of the size of a map is held, except for ``visible`` that differs by query.
+
+        Up to ``LONGEST_HELD`` positions a bias is; of more, a few rows of it at a time.
+        """
         return self._fused(*self._heads(x, memory, position), self.causal and memory is None, visible, position)
 
     def trace(
@@ -88,6 +96,8 @@ class MultiHeadAttention(nn.Module):
         if causal and self.window is not None and visible is None and length > self.window:
             return self._combined(self._in_blocks(query, key, value, self.window, position))
         times = _times(query), _times(key)
+        if position is not None and length > LONGEST_HELD and _is_biased(position, query):
+            return self._combined(self._by_rows(query, key, value, causal, visible, position))
         bias = None if position is None else position.bias(*times, query)
         if causal and visible is None and bias is None:  # a window that is left here is longer than the sequence
             return self._combined(scaled_dot_product_attention(query, key, value, is_causal=True, scale=self.scale))
@@ -176,8 +186,48 @@ class MultiHeadAttention(nn.Module):
         made = scaled_dot_product_attention(query, key, value, attn_mask=mask.flatten(0, 1)[None], scale=self.scale)
         return made.unflatten(1, (blocks, heads)).transpose(1, 2).flatten(2, 3)[:, :, :length]
 
+    def _by_rows(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        causal: bool,
+        visible: Bool[Tensor, "#batch #head #query #key"] | None,
+        position: Position,
+    ) -> Float[Tensor, "batch head query width"]:
+        """Attention with a bias, of ``ROWS`` queries at a time, so that no bias of all scores is ever held.
+
+        It is made again where the backward pass needs it: no more of it is kept than the rows that are worked on.
+        """
+        length, keys = query.shape[2], key.shape[2]
+        time = _times(key)
+
+        def of_rows(rows: slice, seen: slice) -> Tensor:
+            shown = visible
+            if shown is not None:
+                shown = shown if shown.shape[2] == 1 else shown[:, :, rows]
+                shown = shown if shown.shape[3] == 1 else shown[..., seen]
+            times = time[rows], time[seen]
+            mask = self._mask(*times, causal, shown, position.bias(*times, query))
+            return scaled_dot_product_attention(
+                query[:, :, rows], key[:, :, seen], value[:, :, seen], attn_mask=mask, scale=self.scale
+            )
+
+        made = []
+        for start in range(0, length, ROWS):
+            stop = min(start + ROWS, length)
+            # what lies behind is left out, but for queries that are left nothing of it: they see all
+            seen = slice(0, stop if causal and visible is None else keys)
+            made.append(checkpoint(of_rows, slice(start, stop), seen, use_reentrant=False, preserve_rng_state=False))
+        return torch.cat(made, 2)
+
     def _combined(self, made: Float[Tensor, "batch head query width"]) -> Tensor:
         return self.combine(made.transpose(1, 2).flatten(2))
+
+
+def _is_biased(position: Position, like: Tensor) -> bool:
+    here = torch.zeros(1, dtype=torch.long, device=like.device)
+    return position.bias(here, here, like) is not None
 
 
 def _times(part: Float[Tensor, "batch head time width"]) -> Int[Tensor, " time"]:
