@@ -328,8 +328,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = result["machine"]
     print(ratio_table(rows))
     print(
-        f"\n{memory_table(samples)}\n\n{options.pairs} rounds; {HEADS} heads of {EACH}, one sequence, float32; a training "
-        f"step takes {1000 * float(np.median(samples.sides[STEP])):.0f} ms\n"
+        f"\n{memory_table(samples)}\n\n{options.pairs} rounds; {HEADS} heads of {EACH}, one sequence, float32; a "
+        f"training step takes {1000 * float(np.median(samples.sides[STEP])):.0f} ms\n"
         f"readings of streamed and full maps differ by {samples.difference:.0e} at most\n"
         f"{shown['device']}; threads: {shown['threads']}; load {result['load'][0]:.1f}; torch "
         f"{shown['packages']['torch']}; {shown['date']}; {(time.perf_counter() - started) / 60:.1f} min"

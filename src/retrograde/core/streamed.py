@@ -6,7 +6,6 @@ rows at a time, never all. A row needs all of its keys, and so there is nothing 
 such as the log-sum-exp of a fused kernel.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 

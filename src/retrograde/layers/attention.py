@@ -12,7 +12,6 @@ from retrograde.core.choices import require_at_least
 from retrograde.core.streamed import LONGEST_HELD, AttentionMap, StreamedMap
 from retrograde.layers.positions import Position
 
-
 ROWS = 256
 """Queries that attention with a bias is worked on at a time where the sequence is long."""
 

@@ -56,7 +56,7 @@ def test_maps_that_differ_end_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_length_whose_maps_are_held_is_refused() -> None:
-    with pytest.raises(ValueError, match="^--length must be at least 513: shorter maps are held, not 512$"):
+    with pytest.raises(ValueError, match=r"^--length must be at least 513: shorter maps are held, not 512$"):
         bench.Options(length=512, pairs=1, threads=1, device="cpu")
 
 
