@@ -1,12 +1,13 @@
 """Scaled dot-product attention of several heads, fused for training and opened up for its maps."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 
 from retrograde.core.choices import require_at_least
 from retrograde.core.streamed import LONGEST_HELD, AttentionMap, StreamedMap
@@ -196,32 +197,62 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "batch head query width"]:
         """Attention with a bias, of ``ROWS`` queries at a time, so that no bias of all scores is ever held.
 
-        It is made again where the backward pass needs it: no more of it is kept than the rows that are worked on.
+        It is made again in the backward pass: no more of it is kept than the rows that are worked on.
         """
         length, keys = query.shape[2], key.shape[2]
         time = _times(key)
 
-        def of_rows(rows: slice, seen: slice) -> Tensor:
-            shown = visible
-            if shown is not None:
-                shown = shown if shown.shape[2] == 1 else shown[:, :, rows]
-                shown = shown if shown.shape[3] == 1 else shown[..., seen]
-            times = time[rows], time[seen]
-            mask = self._mask(*times, causal, shown, position.bias(*times, query))
-            return scaled_dot_product_attention(
-                query[:, :, rows], key[:, :, seen], value[:, :, seen], attn_mask=mask, scale=self.scale
-            )
+        def of_rows(rows: slice, seen: slice) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+            def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+                shown = visible
+                if shown is not None:
+                    shown = shown if shown.shape[2] == 1 else shown[:, :, rows]
+                    shown = shown if shown.shape[3] == 1 else shown[..., seen]
+                times = time[rows], time[seen]
+                mask = self._mask(*times, causal, shown, position.bias(*times, query))
+                return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
 
-        made = []
+            return attended
+
+        made, learned = [], list(position.parameters())
         for start in range(0, length, ROWS):
-            stop = min(start + ROWS, length)
+            rows = slice(start, min(start + ROWS, length))
             # what lies behind is left out, but for queries that are left nothing of it: they see all
-            seen = slice(0, stop if causal and visible is None else keys)
-            made.append(checkpoint(of_rows, slice(start, stop), seen, use_reentrant=False, preserve_rng_state=False))
+            seen = slice(0, rows.stop if causal and visible is None else keys)
+            given = query[:, :, rows], key[:, :, seen], value[:, :, seen]
+            made.append(_MadeAgain.apply(of_rows(rows, seen), *given, *learned))
         return torch.cat(made, 2)
 
     def _combined(self, made: Float[Tensor, "batch head query width"]) -> Tensor:
         return self.combine(made.transpose(1, 2).flatten(2))
+
+
+class _MadeAgain(torch.autograd.Function):
+    """A function of three tensors and of parameters, of which nothing else is kept for the backward pass.
+
+    Not by ``torch.utils.checkpoint``: what it makes again stays until all of it has been asked for, and a snapshot
+    never asks for the gradients of parameters.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(*inputs)
+        return function(*inputs[:3])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[1:]
+        inputs = [
+            part.detach().requires_grad_(need) if place < 3 else part
+            for place, (part, need) in enumerate(zip(ctx.saved_tensors, needed, strict=True))
+        ]
+        with torch.enable_grad():
+            made = ctx.function(*inputs[:3])
+        asked = [part for part, need in zip(inputs, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(made, asked, gradient))
+        return None, *(next(found) if need else None for need in needed)
 
 
 def _is_biased(position: Position, like: Tensor) -> bool:

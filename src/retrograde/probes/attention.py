@@ -18,8 +18,8 @@ positions cannot be compared, the first two and confidence alone. On demand, of 
 Source: entropy: Zhai et al. 2023, arXiv:2303.06296; confidence: Voita et al. 2019, arXiv:1905.09418; previous-token and
 induction score: Olsson et al. 2022, arXiv:2209.11895 (there on repeated random text; here on the task's own sequences).
 Cost: one walk over the maps, T² weights for each head and sample, of which a few rows exist at a time. Of sequences of
-more than ``LONGEST_HELD`` positions the trace has no weights, and they are made on the way: at T = 4096 a quarter of
-a training step.
+more than ``LONGEST_HELD`` positions the trace has no weights, and they are made on the way: at T = 4096 less than half
+of a training step.
 """
 
 from collections.abc import Iterable, Sequence
