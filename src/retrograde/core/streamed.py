@@ -116,8 +116,8 @@ class StreamedMap:
         return seen | ~seen.any(-1, keepdim=True)
 
 
-AttentionMap = Float[Tensor, "batch head query key"] | StreamedMap
-"""A map as a trace has it: held, or streamed where it is too long for that."""
+AttentionMap = Float[Tensor, "_batch _head _query _key"] | StreamedMap
+"""A map as a trace has it: held, or streamed where it is too long for that. A signature may have several sizes of it."""
 
 
 @dataclass(frozen=True)

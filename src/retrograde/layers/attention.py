@@ -85,9 +85,9 @@ class MultiHeadAttention(nn.Module):
 
     def _fused(
         self,
-        query: Float[Tensor, "batch head query width"],
-        key: Float[Tensor, "batch head key width"],
-        value: Float[Tensor, "batch head key width"],
+        query: Float[Tensor, "batch head query each"],
+        key: Float[Tensor, "batch head key each"],
+        value: Float[Tensor, "batch head key each"],
         causal: bool,
         visible: Bool[Tensor, "#batch #head #query #key"] | None,
         position: Position | None,
