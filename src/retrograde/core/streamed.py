@@ -117,7 +117,7 @@ class StreamedMap:
 
 
 AttentionMap = Float[Tensor, "_batch _head _query _key"] | StreamedMap
-"""A map as a trace has it: held, or streamed where it is too long for that. A signature may have several sizes of it."""
+"""A map as a trace has it: held, or streamed where it is too long for that. One signature may have several sizes."""
 
 
 @dataclass(frozen=True)
