@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from retrograde.layers import attention as layer
 from retrograde.layers.attention import MultiHeadAttention
 from retrograde.layers.positions import T5, Alibi, Layout, NoPosition, Position, PositionFactory, Rope
 
@@ -206,6 +207,23 @@ class Largest(TorchDispatchMode):
         return made
 
 
+@pytest.mark.parametrize("make", [Alibi, T5])
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both sides"])
+@pytest.mark.parametrize("visible", [None, VISIBLE, torch.rand(3, 2, 7, 7) < 0.3], ids=["all", "padded", "by query"])
+def test_a_bias_of_a_few_rows_at_a_time_is_the_bias_of_all(
+    make: PositionFactory, causal: bool, visible: Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention = MultiHeadAttention(8, 2, causal=causal)
+    position = make(Layout(8, 2, causal))
+    x = torch.randn(3, 7, 8, requires_grad=True)
+    inputs = (x, *attention.parameters(), *position.parameters())
+    expected = attention(x, visible=visible, position=position)
+    monkeypatch.setattr(layer, "LONGEST_HELD", 6)
+    monkeypatch.setattr(layer, "ROWS", 3)
+    made = attention(x, visible=visible, position=position)
+    same((made, *gradients(made, *inputs)), (expected, *gradients(expected, *inputs)))
+
+
 def largest(attention: MultiHeadAttention, position: Position, length: int) -> int:
     x = torch.randn(1, length, 8, requires_grad=True)
     with Largest() as watch:
@@ -223,6 +241,17 @@ def test_memory_grows_with_the_length_unless_a_bias_is_added_to_all_scores(
     attention = MultiHeadAttention(8, 2, window=window)
     position = make(Layout(8, 2, causal=True))
     assert largest(attention, position, 512) == growth * largest(attention, position, 256)
+
+
+@pytest.mark.parametrize("make", [Alibi, T5])
+def test_memory_of_a_long_sequence_grows_with_its_length_also_with_a_bias(
+    make: PositionFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer, "ROWS", 16)
+    attention = MultiHeadAttention(8, 2)
+    position = make(Layout(8, 2, causal=True))
+    # a last block of 8 rows, and one of 16: the whole map would be four times as large
+    assert largest(attention, position, 1200) < 2.1 * largest(attention, position, 600)
 
 
 @pytest.mark.parametrize(

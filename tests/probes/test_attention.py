@@ -71,6 +71,37 @@ def test_the_position_after_the_last_earlier_occurrence() -> None:
     assert after[0, 2].item() == 1 and after[0, 3].item() == 3
 
 
+def test_the_last_earlier_occurrence_is_found_in_any_sequence() -> None:
+    tokens = torch.randint(0, 4, (3, 40), generator=torch.Generator().manual_seed(0))
+    after, exists = after_previous_occurrence(tokens)
+    for sample, row in enumerate(tokens.tolist()):
+        for time, token in enumerate(row):
+            earlier = [place for place in range(time) if row[place] == token]
+            assert exists[sample, time].item() == bool(earlier)
+            if earlier:
+                assert after[sample, time].item() == earlier[-1] + 1
+
+
+def test_rows_asked_for_are_stored_whole_however_the_map_is_pooled() -> None:
+    made = {reading.name: reading for reading in Attention(longest=2, rows=[-1, 1])(on(WEIGHTS, [3, 5, 3, 4], 4))}
+    assert made["row/0"].dims == {"sample": range(1), "head": range(1), "time": [3, 1], "key": range(4)}
+    assert made["row/0"].values.tolist() == [[[[0.25] * 4, [0.5, 0.5, 0.0, 0.0]]]]
+    assert made["map/0"].values.shape == (1, 1, 2, 2)
+
+
+def test_entropy_and_distance_query_by_query_by_hand() -> None:
+    made = {reading.name: reading for reading in Attention(queries=True)(on(WEIGHTS, [3, 5, 3, 4], 4))}
+    np.testing.assert_allclose(made["query_entropy/0"].values[0, 0], [0, math.log(2), 0, math.log(4)], atol=1e-6)
+    assert made["query_distance/0"].values[0, 0].tolist() == [0.0, 0.5, 1.0, 1.5]
+    assert list(made["query_distance/0"].dims) == ["sample", "head", "time"]
+
+
+@pytest.mark.parametrize("row", [4, -5])
+def test_a_row_that_is_not_there_is_refused(row: int) -> None:
+    with pytest.raises(ValueError, match=f"^rows: {row} is none of the 4 queries of layer 0$"):
+        list(Attention(rows=[row])(on(WEIGHTS, [3, 5, 3, 4], 4)))
+
+
 def test_a_pooled_map_keeps_rows_that_sum_to_one() -> None:
     weights = torch.softmax(torch.randn(1, 2, 7, 7), -1)
     stored, blocks = pooled(weights, 4)

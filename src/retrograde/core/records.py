@@ -17,6 +17,7 @@ from torch import Tensor
 
 from retrograde.core.abreast import abreast
 from retrograde.core.scaled import Scaled
+from retrograde.core.streamed import AttentionMap
 
 if TYPE_CHECKING:  # which reads this module
     from retrograde.core.recurrence import Recurrence
@@ -183,7 +184,8 @@ class Trace:
     (batch, time, …). ``times`` gives the times of a state's second axis where they are not 0 … T-1: a recurrence that
     runs forward begins with its initial state at t = -1, one that runs backward ends with it at t = T.
     ``maps`` are attention weights (batch, head, query, key), keyed by layer; those named in ``cross`` lead from target
-    to source positions.
+    to source positions. Of a sequence longer than ``LONGEST_HELD`` to itself a map may be a ``StreamedMap``, which
+    holds no weights; ``blocks`` and ``rows_of`` read both kinds.
     ``target_side`` names the states and maps (by their queries) whose time is a position of the target sequence, where
     the task has one apart from its inputs.
     ``ledger`` is what the recurrences write to. A key of ``states`` that never appears there belongs to a layer
@@ -195,7 +197,7 @@ class Trace:
     outputs: Float[Tensor, "batch target size"]
     states: Mapping[str, Tensor]
     times: Mapping[str, range]
-    maps: Mapping[str, Float[Tensor, "batch head query key"]] = field(default_factory=dict)
+    maps: Mapping[str, AttentionMap] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     target_side: frozenset[str] = frozenset()
     cross: frozenset[str] = frozenset()

@@ -1,6 +1,7 @@
 """Scaled dot-product attention of several heads, fused for training and opened up for its maps."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,11 @@ from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
 from retrograde.core.abreast import abreast, seeds_first
 from retrograde.core.choices import require_at_least
+from retrograde.core.streamed import LONGEST_HELD, AttentionMap, StreamedMap
 from retrograde.layers.positions import Position
+
+ROWS = 256
+"""Queries that attention with a bias is worked on at a time where the sequence is long."""
 
 
 class MultiHeadAttention(nn.Module):
@@ -52,18 +57,11 @@ class MultiHeadAttention(nn.Module):
         visible: Bool[Tensor, "#batch #head #query #key"] | None = None,
         position: Position | None = None,
     ) -> Float[Tensor, "batch query width"]:
-        """Fused. Nothing of the size of a map is held, except for ``visible`` that differs by query, or a bias."""
-        query, key, value = self._heads(x, memory, position)
-        causal = self.causal and memory is None
-        length = x.shape[1]
-        if causal and self.window is not None and visible is None and length > self.window:
-            return self._combined(self._in_blocks(query, key, value, self.window, position))
-        times = _times(query), _times(key)
-        bias = None if position is None else position.bias(*times, query)
-        if causal and visible is None and bias is None:  # a window that is left here is longer than the sequence
-            return self._combined(attended(query, key, value, None, self.scale))
-        mask = self._mask(*times, causal, visible, bias)
-        return self._combined(attended(query, key, value, mask, self.scale))
+        """Fused. Nothing of the size of a map is held, except for ``visible`` that differs by query.
+
+        Up to ``LONGEST_HELD`` positions a bias is; of more, a few rows of it at a time.
+        """
+        return self._fused(*self._heads(x, memory, position), self.causal and memory is None, visible, position)
 
     def trace(
         self,
@@ -71,9 +69,12 @@ class MultiHeadAttention(nn.Module):
         memory: Float[Tensor, "batch key width"] | None = None,
         visible: Bool[Tensor, "#batch #head #query #key"] | None = None,
         position: Position | None = None,
-    ) -> tuple[Float[Tensor, "batch query width"], Float[Tensor, "batch head query key"]]:
-        """The same with the map A; its rows sum to 1."""
+    ) -> tuple[Float[Tensor, "batch query width"], AttentionMap]:
+        """The same with the map A, whose rows sum to 1; that of a long sequence to itself is not held, but streamed."""
         query, key, value = self._heads(x, memory, position)
+        if memory is None and x.shape[1] > LONGEST_HELD:
+            attended = self._fused(query, key, value, self.causal, visible, position)
+            return attended, self._streamed(query, key, visible, position)
         times = _times(query), _times(key)
         bias = None if position is None else position.bias(*times, query)
         mask = self._mask(*times, self.causal and memory is None, visible, bias)
@@ -82,6 +83,46 @@ class MultiHeadAttention(nn.Module):
             scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
         weights = torch.softmax(scores, -1)
         return self._combined(weights @ value), weights
+
+    def _fused(
+        self,
+        query: Float[Tensor, "batch head query each"],
+        key: Float[Tensor, "batch head key each"],
+        value: Float[Tensor, "batch head key each"],
+        causal: bool,
+        visible: Bool[Tensor, "#batch #head #query #key"] | None,
+        position: Position | None,
+    ) -> Float[Tensor, "batch query width"]:
+        length = query.shape[2]
+        if causal and self.window is not None and visible is None and length > self.window:
+            return self._combined(self._in_blocks(query, key, value, self.window, position))
+        times = _times(query), _times(key)
+        if position is not None and length > LONGEST_HELD and _is_biased(position, query):
+            return self._combined(self._by_rows(query, key, value, causal, visible, position))
+        bias = None if position is None else position.bias(*times, query)
+        if causal and visible is None and bias is None:  # a window that is left here is longer than the sequence
+            return self._combined(attended(query, key, value, None, self.scale))
+        mask = self._mask(*times, causal, visible, bias)
+        return self._combined(attended(query, key, value, mask, self.scale))
+
+    @torch.no_grad()
+    def _streamed(
+        self,
+        query: Float[Tensor, "batch head time width"],
+        key: Float[Tensor, "batch head time width"],
+        visible: Bool[Tensor, "#batch #head #time #time"] | None,
+        position: Position | None,
+    ) -> StreamedMap:
+        precision = torch.promote_types(query.dtype, torch.float32)
+        # laid out anew: what is seen of one projection of queries, keys and values would keep all three
+        query, key = (part.to(precision, copy=True, memory_format=torch.contiguous_format) for part in (query, key))
+        bias = None
+        if position is not None:
+            time = torch.arange(2 * query.shape[2] - 1, device=query.device)
+            bias = position.bias(time[query.shape[2] - 1 :][:1], time, query)  # of distances alone: from one query
+        return StreamedMap(
+            query, key, self.scale, self.causal, self.window, visible, None if bias is None else bias[:, 0]
+        )
 
     def _heads(self, x: Tensor, memory: Tensor | None, position: Position | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (batch, head, time, width)."""
@@ -146,6 +187,43 @@ class MultiHeadAttention(nn.Module):
         made = attended(query, key, value, mask.flatten(0, 1)[None], self.scale)
         return made.unflatten(1, (blocks, heads)).transpose(1, 2).flatten(2, 3)[:, :, :length]
 
+    def _by_rows(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        causal: bool,
+        visible: Bool[Tensor, "#batch #head #query #key"] | None,
+        position: Position,
+    ) -> Float[Tensor, "batch head query width"]:
+        """Attention with a bias, of ``ROWS`` queries at a time, so that no bias of all scores is ever held.
+
+        It is made again in the backward pass: no more of it is kept than the rows that are worked on.
+        """
+        length, keys = query.shape[2], key.shape[2]
+        time = _times(key)
+
+        def of_rows(rows: slice, seen: slice) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+            def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+                shown = visible
+                if shown is not None:
+                    shown = shown if shown.shape[2] == 1 else shown[:, :, rows]
+                    shown = shown if shown.shape[3] == 1 else shown[..., seen]
+                times = time[rows], time[seen]
+                mask = self._mask(*times, causal, shown, position.bias(*times, query))
+                return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
+
+            return attended
+
+        made, learned = [], list(position.parameters())
+        for start in range(0, length, ROWS):
+            rows = slice(start, min(start + ROWS, length))
+            # what lies behind is left out, but for queries that are left nothing of it: they see all
+            seen = slice(0, rows.stop if causal and visible is None else keys)
+            given = query[:, :, rows], key[:, :, seen], value[:, :, seen]
+            made.append(_MadeAgain.apply(of_rows(rows, seen), *given, *learned))
+        return torch.cat(made, 2)
+
     def _combined(self, made: Float[Tensor, "batch head query width"]) -> Tensor:
         return self.combine(made.transpose(1, 2).flatten(2))
 
@@ -199,6 +277,39 @@ class _Attended(torch.autograd.Function):
         elif mask is not None and mask.dim() == 4 and len(mask) > 1:
             mask = mask.repeat(seeds, 1, 1, 1)
         return attended(query, key, value, mask, scale).unflatten(0, (seeds, -1)), 0
+
+
+class _MadeAgain(torch.autograd.Function):
+    """A function of three tensors and of parameters, of which nothing else is kept for the backward pass.
+
+    Not by ``torch.utils.checkpoint``: what it makes again stays until all of it has been asked for, and a snapshot
+    never asks for the gradients of parameters.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(*inputs)
+        return function(*inputs[:3])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[1:]
+        inputs = [
+            part.detach().requires_grad_(need) if place < 3 else part
+            for place, (part, need) in enumerate(zip(ctx.saved_tensors, needed, strict=True))
+        ]
+        with torch.enable_grad():
+            made = ctx.function(*inputs[:3])
+        asked = [part for part, need in zip(inputs, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(made, asked, gradient))
+        return None, *(next(found) if need else None for need in needed)
+
+
+def _is_biased(position: Position, like: Tensor) -> bool:
+    here = torch.zeros(1, dtype=torch.long, device=like.device)
+    return position.bias(here, here, like) is not None
 
 
 def _times(part: Float[Tensor, "batch head time width"]) -> Int[Tensor, " time"]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from retrograde.core.records import Trace, node
+from retrograde.core.streamed import AttentionMap
 
 
 class Opened:
@@ -17,7 +18,7 @@ class Opened:
     def __init__(self, perturb: Mapping[str, Tensor] | None) -> None:
         self.perturb = dict(perturb or {})
         self.states: dict[str, Tensor] = {}
-        self.maps: dict[str, Tensor] = {}
+        self.maps: dict[str, AttentionMap] = {}
         self.inputs: Tensor | None = None
 
     def read(self, embedded: Tensor) -> Tensor:

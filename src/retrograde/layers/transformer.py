@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from retrograde.core.choices import require_at_least, require_dropout
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch, Trace
+from retrograde.core.streamed import AttentionMap
 from retrograde.layers.attention import MultiHeadAttention
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.opened import Opened
@@ -106,7 +107,7 @@ class Block(nn.Module):
         x: Float[Tensor, "batch time width"],
         position: Position,
         visible: Bool[Tensor, "#batch #head #time #key"] | None = None,
-    ) -> tuple[Float[Tensor, "batch time width"], Float[Tensor, "batch head time time"]]:
+    ) -> tuple[Float[Tensor, "batch time width"], AttentionMap]:
         """The same with the map."""
         entered = self.around_attention.enter(x)
         attended, weights = self.attention.trace(entered, visible=visible, position=position)
@@ -149,11 +150,7 @@ class DecoderBlock(nn.Module):
         memory: Float[Tensor, "batch source width"],
         position: Position,
         visible: Bool[Tensor, "#batch #head #time #source"] | None = None,
-    ) -> tuple[
-        Float[Tensor, "batch time width"],
-        Float[Tensor, "batch head time time"],
-        Float[Tensor, "batch head time source"],
-    ]:
+    ) -> tuple[Float[Tensor, "batch time width"], AttentionMap, AttentionMap]:
         """The same with the maps of self-attention and of attention to the memory."""
         attended, weights = self.attention.trace(self.around_attention.enter(x), position=position)
         x = self.around_attention.leave(x, attended)

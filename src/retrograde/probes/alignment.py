@@ -31,6 +31,7 @@ from torch import Tensor
 
 from retrograde.core.contracts import Snapshot
 from retrograde.core.records import Reading
+from retrograde.core.streamed import whole
 
 
 class Alignment:
@@ -54,7 +55,7 @@ class Alignment:
         lengths = snapshot.batch.lengths
         some, several = targets.sum(1) >= 1, targets.sum(1) >= 2
         for layer in sorted(snapshot.trace.cross):
-            weights = snapshot.trace.maps[layer]
+            weights = whole(snapshot.trace.maps[layer])
             shares = weights / weights.sum(-1, keepdim=True)
             numbers = {
                 "coverage": (coverage(shares, targets, lengths, self.covered), some, "share"),
