@@ -216,10 +216,10 @@ def _unit(vector: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
 
 @own_forms.register
 def _(recurrence: DeltaRuleCell, inputs: Tensor) -> dict[str, Form]:
-    return {"chunked": Form(_chunked)}
+    return {"chunked": Form(_by_chunks)}
 
 
-def _chunked(
+def _by_chunks(
     recurrence: DeltaRuleCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time values"]:
     start = recurrence.initial_state(inputs) if initial is None else initial

@@ -59,7 +59,7 @@ class MinimalCell(Recurrence):
 
 @own_forms.register
 def _(recurrence: MinimalCell, inputs: Tensor) -> dict[str, Form]:
-    return {"scanned": Form(_scanned)}
+    return {"scanned": Form(_scanned, transformed=False)}
 
 
 def _scanned(

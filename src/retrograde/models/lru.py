@@ -122,7 +122,7 @@ class LinearRecurrentUnit(Recurrence):
 
 @own_forms.register
 def _(recurrence: LinearRecurrentUnit, inputs: Tensor) -> dict[str, Form]:
-    return {"scanned": Form(_scanned)}
+    return {"scanned": Form(_scanned, transformed=False)}
 
 
 def _scanned(

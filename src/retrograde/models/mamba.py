@@ -153,7 +153,7 @@ class SelectiveStateSpace(Recurrence):
 
 @own_forms.register
 def _(recurrence: SelectiveStateSpace, inputs: Tensor) -> dict[str, Form]:
-    return {"scanned": Form(_scanned)}
+    return {"scanned": Form(_scanned, transformed=False)}
 
 
 def _scanned(

@@ -158,7 +158,7 @@ def weighted(
 
 @own_forms.register
 def _(recurrence: TimeMixingCell, inputs: Tensor) -> dict[str, Form]:
-    return {"scanned": Form(_scanned)}
+    return {"scanned": Form(_scanned, transformed=False)}
 
 
 def _scanned(
