@@ -5,7 +5,7 @@ there, from the state that they begin with and from one that they have come to.
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -69,9 +69,7 @@ def check_equal(made: Sequence[Tensor], expected: Sequence[Tensor], what: str) -
 
 def gradients(of: Tensor, by: Sequence[Tensor], again: bool = False) -> tuple[Tensor, ...]:
     """Of what those that ``of`` does not depend on get is zero."""
-    return torch.autograd.grad(
-        of, by, retain_graph=True, create_graph=again, allow_unused=True, materialize_grads=True
-    )
+    return torch.autograd.grad(of, by, retain_graph=True, create_graph=again, allow_unused=True, materialize_grads=True)
 
 
 @pytest.mark.parametrize("begun", (False, True), ids=("from its own state", "from another state"))
@@ -108,7 +106,7 @@ def test_a_form_that_says_so_goes_through_vmap(case: tuple[str, ...]) -> None:
         for name, form in forms(recurrence, inputs, transformed=True).items():
             if name == LOOP:
                 continue  # no form would be left without it: that a step can be mapped is its own promise
-            made = torch.func.vmap(lambda x, form=form: form.compute(recurrence, x, None))(some)
+            made = torch.func.vmap(partial(form.compute, recurrence), in_dims=(0, None))(some, None)
             expected = torch.stack([form.compute(recurrence, x, None) for x in some])
             check_equal([made], [expected], f"{type(recurrence).__name__}, {name}, under vmap")
 

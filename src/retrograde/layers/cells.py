@@ -177,9 +177,7 @@ class GRUCell(Recurrence):
 @own_forms.register(ElmanCell)
 @own_forms.register(LSTMCell)
 @own_forms.register(GRUCell)
-def _(
-    recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"]
-) -> dict[str, Form]:
+def _(recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"]) -> dict[str, Form]:
     device = inputs.device.type
     # neither cuDNN's backward pass nor those by hand can be differentiated; no kernel has a rule for vmap
     found = {"fused": Form(_fused, twice=device == "cpu", transformed=False)}
