@@ -1,7 +1,9 @@
 """A recurrence, written once as ``step``; the loop over it is the reference for every faster form."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any, ClassVar
@@ -22,6 +24,9 @@ class Recurrence(nn.Module, ABC):
 
     begun: ClassVar[tuple[str, ...] | None] = None
     """The components that an encoder may set for a decoder to begin with; None for all of them."""
+
+    form: str | None = None
+    """The form that ``sequence`` takes where a gradient is asked for; None for the first that there is."""
 
     @property
     @abstractmethod
@@ -187,17 +192,101 @@ def _unrolled(
     return {name: torch.stack([state[name] for state in states], 1) for name in recurrence.components}
 
 
+@dataclass(frozen=True)
+class Form:
+    """One way to compute what ``sequence`` gives; tests hold it equal to the loop, in values and in all gradients.
+
+    ``twice`` says whether its gradient can be differentiated again, ``transformed`` whether torch.func, such as vmap,
+    sees through it. ``timed`` is False where it does all that another form does, and more, so that it is never faster.
+    """
+
+    compute: Callable[[Any, Tensor, State | None], Tensor]
+    twice: bool = True
+    transformed: bool = True
+    timed: bool = True
+
+
 @singledispatch
-def sequence(
+def own_forms(recurrence: Recurrence, inputs: Float[Tensor, "batch time width"]) -> dict[str, Form]:
+    """By name, the forms beside the loop that a recurrence of this type has for such inputs.
+
+    The first is the one that is taken where nothing was chosen.
+    """
+    return {}
+
+
+LOOP = "loop"
+
+
+def forms(
+    recurrence: Recurrence,
+    inputs: Float[Tensor, "batch time width"],
+    twice: bool = False,
+    transformed: bool = False,
+) -> dict[str, Form]:
+    """By name, every form that can run on such inputs and do what is asked; the loop is the last."""
+    found = {**own_forms(recurrence, inputs), LOOP: Form(loop)}
+    return {
+        name: form
+        for name, form in found.items()
+        if (form.twice or not twice) and (form.transformed or not transformed)
+    }
+
+
+def loop(
     recurrence: Recurrence, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
-    """What ``read`` gives at every time, in the fastest form known for the recurrence's type, for training.
-
-    The loop over ``step`` where no form is registered. ``initial`` stands in for the recurrence's own initial state.
-    """
+    """The reference for all forms: what is read of the states that ``step`` makes, one after the other."""
     inputs = clocked(recurrence, inputs)
     states = _unrolled(recurrence, inputs, initial=initial)
     return recurrence.read(recurrence.weights(), inputs, {name: value[:, 1:] for name, value in states.items()})
+
+
+Listener = Callable[[Recurrence, Tensor, State | None, Tensor], None]
+"""Is told of a call of ``sequence``, its outputs last."""
+
+_TWICE: ContextVar[bool] = ContextVar("_TWICE", default=False)
+_LISTENER: ContextVar[Listener | None] = ContextVar("_LISTENER", default=None)
+
+
+@contextmanager
+def differentiated_twice() -> Iterator[None]:
+    """For as long as this lasts ``sequence`` takes forms alone whose gradient can be differentiated again."""
+    before = _TWICE.set(True)
+    try:
+        yield
+    finally:
+        _TWICE.reset(before)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """For as long as this lasts the listener is told of every call of ``sequence``."""
+    before = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(before)
+
+
+def sequence(
+    recurrence: Recurrence, inputs: Float[Tensor, "batch time width"], initial: State | None = None
+) -> Float[Tensor, "batch time hidden"]:
+    """What ``read`` gives at every time, in the form that was chosen for this layer.
+
+    It is the first of ``forms`` where none was chosen or the chosen one cannot do what is asked, and where no gradient
+    is asked for: what is evaluated does not depend on the choice. ``initial`` stands in for the recurrence's own
+    initial state.
+    """
+    if torch.compiler.is_compiling():  # the compiler makes a form of its own, of the first
+        return next(iter(forms(recurrence, inputs).values())).compute(recurrence, inputs, initial)
+    able = forms(recurrence, inputs, _TWICE.get(), torch._C._functorch.peek_interpreter_stack() is not None)
+    chosen = recurrence.form if torch.is_grad_enabled() and recurrence.form in able else next(iter(able))
+    made = able[chosen].compute(recurrence, inputs, initial)
+    listener = _LISTENER.get()
+    if listener is not None:
+        listener(recurrence, inputs, initial, made)
+    return made
 
 
 def perturbed_step(

@@ -178,6 +178,7 @@ def provenance(comparison: Comparison, runs: Sequence[str]) -> list[tuple[str, s
         ("Seeds", _distinct(used, "seed")),
         ("Commit", _distinct(used, "commit")),
         ("Versions", ", ".join(f"{name.partition('.')[2]} {_distinct(used, name)}" for name in versions) or "–"),
+        *([("Forms", _distinct(used, "form"))] if "form" in used and used["form"].notna().any() else []),
         ("Config hashes", _distinct(used, "config_hash")),
         ("Runs", ", ".join(sorted(used["run"]))),
     ]

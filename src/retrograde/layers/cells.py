@@ -1,9 +1,11 @@
 """The three recurrences that ``torch.nn`` has a fused kernel for: each is that module, and the step that it computes.
 
-The step is the definition; ``sequence`` takes the kernel. Tests hold the two equal, in values and in gradients.
+The step is the definition; ``sequence`` takes the kernel, or the closed form of its gradient where that was chosen.
+Tests hold all forms equal, in values and in gradients.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,8 +15,8 @@ from torch import Tensor, nn
 from retrograde.core.abreast import abreast
 from retrograde.core.choices import require_at_least
 from retrograde.core.jacobians import step_jacobians, unit_by_unit
-from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, affine, sequence
+from retrograde.core.records import State, StateGradient
+from retrograde.core.recurrence import Form, Recurrence, affine, own_forms
 from retrograde.core.scaled import Scaled
 from retrograde.core.sweep import (
     Sweepable,
@@ -28,7 +30,10 @@ from retrograde.core.sweep import (
 )
 from retrograde.core.truncated import in_pieces
 from retrograde.layers.closed_form import Arriving, Weights, all_cells, form, run, sweep
+from retrograde.layers.fused import closed
 from retrograde.layers.seeds import of_seeds
+from retrograde.layers.taps import tapped
+from retrograde.layers.totals import Stack
 
 
 def _weights(fused: nn.RNNBase) -> dict[str, Tensor]:
@@ -200,27 +205,75 @@ def _pieces_with_seeds(
     return torch.cat(made, 1)
 
 
-@sequence.register(ElmanCell)
-@sequence.register(GRUCell)
-def _(
-    recurrence: ElmanCell | GRUCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
-) -> Float[Tensor, "batch time hidden"]:
-    with_seeds = _with_seeds(recurrence, inputs, initial)
-    if with_seeds is not None:
-        return with_seeds[0]
-    return recurrence.fused(inputs, None if initial is None else initial["hidden"][None].contiguous())[0]
+@own_forms.register(ElmanCell)
+@own_forms.register(LSTMCell)
+@own_forms.register(GRUCell)
+def _(recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"]) -> dict[str, Form]:
+    if abreast(inputs, *recurrence.weights().values()):
+        return {"seeds": Form(_of_seeds)}
+    device = inputs.device.type
+    # neither cuDNN's backward pass nor those by hand can be differentiated; no kernel has a rule for vmap
+    found = {"fused": Form(_fused, twice=device == "cpu", transformed=False)}
+    if not _own(recurrence) or torch.is_autocast_enabled(device) or torch.compiler.is_compiling():
+        return found
+    if device == "cpu" and inputs.dtype in (torch.float32, torch.float64):
+        found["chunked"] = Form(partial(_with_totals, closed), twice=False, transformed=False)
+    # the kernel with more columns than it needs for this: whoever wants the totals asks for it by name
+    found["taps"] = Form(partial(_with_totals, tapped), twice=False, transformed=False, timed=False)
+    return found
 
 
-@sequence.register
-def _(
-    recurrence: LSTMCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
+def _own(recurrence: ElmanCell | LSTMCell | GRUCell) -> bool:
+    """Whether the step is the one that is known here; a class derived from these may step otherwise."""
+    return type(recurrence) in (ElmanCell, LSTMCell, GRUCell)
+
+
+def _fused(
+    recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
-    with_seeds = _with_seeds(recurrence, inputs, initial)
-    if with_seeds is not None:
-        return with_seeds[0]
     if initial is None:
         return recurrence.fused(inputs)[0]
-    return recurrence.fused(inputs, (initial["hidden"][None].contiguous(), initial["cell"][None].contiguous()))[0]
+    begin = [initial[name][None].contiguous() for name in recurrence.components]
+    return recurrence.fused(inputs, begin[0] if len(begin) == 1 else tuple(begin))[0]
+
+
+def _of_seeds(
+    recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
+) -> Float[Tensor, "batch time hidden"]:
+    """Of seeds that train together."""
+    made = _with_seeds(recurrence, inputs, initial)
+    assert made is not None  # else this form is not among those there are
+    return made[0]
+
+
+def _with_totals(
+    layer: Callable[..., tuple[Tensor, list[Tensor]]],
+    recurrence: ElmanCell | LSTMCell | GRUCell,
+    inputs: Float[Tensor, "batch time width"],
+    initial: State | None = None,
+) -> Float[Tensor, "batch time hidden"]:
+    """By ``closed`` or ``tapped``, whose backward pass makes the totals as well."""
+    begin = recurrence.initial_state(inputs) if initial is None else initial
+    weights = recurrence.weights()
+    stack = Stack(
+        mode=recurrence.fused.mode,
+        layers=1,
+        directions=1,
+        weights=tuple(weights),
+        dropout=0.0,
+        time=inputs.shape[1],
+        lengths=inputs.new_full(inputs.shape[:1], inputs.shape[1], dtype=torch.int64),
+        ragged=False,
+        report=_unheard,
+        anchored=False,
+    )
+    parts = [begin[name][None] for name in recurrence.components]
+    outputs, _ = layer(stack, inputs.transpose(0, 1), parts, [list(weights.values())])
+    return outputs.transpose(0, 1)
+
+
+def _unheard(place: str, gradient: StateGradient, lengths: Tensor) -> None:
+    """Nobody has asked for the totals."""
 
 
 @in_pieces.register(ElmanCell)
@@ -315,9 +368,8 @@ class InClosedForm(Sweepable):
 @unrolling.register(LSTMCell)
 @unrolling.register(GRUCell)
 def _(recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, initial: State | None = None) -> Sweepable:
-    # a class derived from these may step otherwise, and half precisions round where the step does
-    own = type(recurrence) in (ElmanCell, LSTMCell, GRUCell)
-    if own and inputs.dtype in (torch.float32, torch.float64):
+    # half precisions round where the step does
+    if _own(recurrence) and inputs.dtype in (torch.float32, torch.float64):
         return InClosedForm(recurrence, inputs, initial)
     return Unrolled(recurrence, inputs, initial=initial)
 
@@ -329,6 +381,5 @@ def _(
     recurrence: ElmanCell | LSTMCell | GRUCell, weights: Mapping[str, Tensor], x: Tensor, before: State
 ) -> Float[Tensor, "time size size"]:
     # a class derived from these may mix units in other ways
-    own = type(recurrence) in (ElmanCell, LSTMCell, GRUCell)
-    form = unit_by_unit if own else step_jacobians.dispatch(Recurrence)
+    form = unit_by_unit if _own(recurrence) else step_jacobians.dispatch(Recurrence)
     return form(recurrence, weights, x, before)

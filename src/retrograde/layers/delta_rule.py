@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from retrograde.core.choices import require_at_least
 from retrograde.core.records import State
-from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
+from retrograde.core.recurrence import Form, HiddenAttention, Recurrence, own_forms
 from retrograde.layers.outer_products import decay_between
 from retrograde.layers.short_convolution import convolved, filter_at_start, short_convolution, window_after
 from retrograde.layers.token_matrix import token_matrix
@@ -214,8 +214,12 @@ def _unit(vector: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
     return vector * torch.rsqrt(vector.square().sum(-1, keepdim=True) + SMALLEST)
 
 
-@sequence.register
-def _(
+@own_forms.register
+def _(recurrence: DeltaRuleCell, inputs: Tensor) -> dict[str, Form]:
+    return {"chunked": Form(_by_chunks)}
+
+
+def _by_chunks(
     recurrence: DeltaRuleCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time values"]:
     start = recurrence.initial_state(inputs) if initial is None else initial

@@ -86,7 +86,7 @@ def closed(
     stack: Stack, x: Tensor, begin: Sequence[Tensor], weights: Sequence[Sequence[Tensor]]
 ) -> tuple[Tensor, list[Tensor]]:
     """Outputs, and the last states of each direction, by component; their gradients in closed form."""
-    anchor = torch.zeros((), device=x.device, requires_grad=True)  # so that there is a way back where nothing learns
+    anchor = torch.zeros((), device=x.device, requires_grad=stack.anchored)
     outputs, *last = _Closed.apply(stack, anchor, x, *begin, *(part for each in weights for part in each))
     return outputs, last
 

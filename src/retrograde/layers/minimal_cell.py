@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from retrograde.core.choices import require_at_least
 from retrograde.core.records import State
-from retrograde.core.recurrence import HiddenAttention, Recurrence, affine, sequence
+from retrograde.core.recurrence import Form, HiddenAttention, Recurrence, affine, own_forms
 from retrograde.core.sweep import unrolling
 from retrograde.layers.scanned import scanned
 from retrograde.layers.scans import scan
@@ -59,8 +59,12 @@ class MinimalCell(Recurrence):
         return self.kept_and_written(*affine(x, weights["input"], weights["bias"]).chunk(self.parts, -1))
 
 
-@sequence.register
-def _(
+@own_forms.register
+def _(recurrence: MinimalCell, inputs: Tensor) -> dict[str, Form]:
+    return {"scanned": Form(_scanned)}
+
+
+def _scanned(
     recurrence: MinimalCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
     keep, write = recurrence.of_input(recurrence.weights(), inputs)

@@ -61,7 +61,7 @@ def _layer(
     named = [Weights(**dict(zip(stack.weights, each, strict=True))) for each in weights]
     detached = [Weights(**{name: part.detach() for name, part in each.named().items()}) for each in named]
     told = _Told(stack, layer, detached, reached)
-    anchor = torch.zeros((), device=x.device, requires_grad=True)
+    anchor = torch.zeros((), device=x.device, requires_grad=stack.anchored)
     read, *inputs = _Widened.apply(told, anchor, x, *begin, *(each.input for each in named))
     wide = [
         part for weight, each in zip(inputs, named, strict=True) for part in (weight, *list(each.named().values())[1:])

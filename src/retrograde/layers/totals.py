@@ -38,6 +38,7 @@ class Stack:
     """The layers of a module on a batch: time is the first axis and the batch the second, in all that passes here.
 
     ``mode`` is the name that ``torch.nn`` has for their kind, ``weights`` are the names of those that each has.
+    ``anchored`` says whether there is a way back, to tell of totals, where nothing learns.
     """
 
     mode: str
@@ -49,6 +50,7 @@ class Stack:
     lengths: Int[Tensor, " batch"]
     ragged: bool
     report: Report
+    anchored: bool = True
 
     @cached_property
     def _order(self) -> Int[Tensor, "time batch"]:

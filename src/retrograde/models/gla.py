@@ -27,7 +27,7 @@ from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
+from retrograde.core.recurrence import Form, HiddenAttention, Recurrence, own_forms
 from retrograde.core.sweep import unrolling
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.feedforward import SwiGLU
@@ -96,8 +96,12 @@ class GatedLinearAttentionCell(Recurrence):
         return query, key, log_decay, value
 
 
-@sequence.register
-def _(
+@own_forms.register
+def _(recurrence: GatedLinearAttentionCell, inputs: Tensor) -> dict[str, Form]:
+    return {"chunked": Form(_chunked)}
+
+
+def _chunked(
     recurrence: GatedLinearAttentionCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time values"]:
     start = recurrence.initial_state(inputs) if initial is None else initial

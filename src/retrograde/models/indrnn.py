@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, affine, sequence
+from retrograde.core.recurrence import Form, Recurrence, affine, own_forms
 from retrograde.core.sweep import unrolling
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
@@ -71,8 +71,12 @@ class IndependentCell(Recurrence):
         return {"recurrent": weights["recurrent"]}
 
 
-@sequence.register
-def _(
+@own_forms.register
+def _(recurrence: IndependentCell, inputs: Float[Tensor, "batch time width"]) -> dict[str, Form]:
+    return {"scanned": Form(_scanned)}
+
+
+def _scanned(
     recurrence: IndependentCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
     start = recurrence.initial_state(inputs) if initial is None else initial

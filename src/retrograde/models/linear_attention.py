@@ -28,7 +28,7 @@ from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
+from retrograde.core.recurrence import Form, HiddenAttention, Recurrence, own_forms
 from retrograde.core.sweep import unrolling
 from retrograde.layers.embedding import Embedding, EmbeddingFactory, OneHot
 from retrograde.layers.outer_products import by_head, outer_products
@@ -102,8 +102,12 @@ def features(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return nn.functional.elu(x) + 1
 
 
-@sequence.register
-def _(
+@own_forms.register
+def _(recurrence: LinearAttentionCell, inputs: Tensor) -> dict[str, Form]:
+    return {"chunked": Form(_chunked)}
+
+
+def _chunked(
     recurrence: LinearAttentionCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
     start = recurrence.initial_state(inputs) if initial is None else initial

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
+from retrograde.core.recurrence import Form, HiddenAttention, Recurrence, own_forms
 from retrograde.core.sweep import unrolling
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.gated_block import GatedBlock
@@ -122,8 +122,12 @@ class LinearRecurrentUnit(Recurrence):
         return as_complex(pairs * weights["scale"].exp().unsqueeze(-1).unsqueeze(-3))
 
 
-@sequence.register
-def _(
+@own_forms.register
+def _(recurrence: LinearRecurrentUnit, inputs: Tensor) -> dict[str, Form]:
+    return {"scanned": Form(_scanned)}
+
+
+def _scanned(
     recurrence: LinearRecurrentUnit, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
     weights = recurrence.weights()

@@ -38,7 +38,7 @@ from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import HiddenAttention, Recurrence, affine, sequence
+from retrograde.core.recurrence import Form, HiddenAttention, Recurrence, affine, own_forms
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.residual import ResidualModel
 from retrograde.layers.scans import scan
@@ -151,8 +151,12 @@ class SelectiveStateSpace(Recurrence):
         return timescale, enter, leave
 
 
-@sequence.register
-def _(
+@own_forms.register
+def _(recurrence: SelectiveStateSpace, inputs: Tensor) -> dict[str, Form]:
+    return {"scanned": Form(_scanned)}
+
+
+def _scanned(
     recurrence: SelectiveStateSpace, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time inner"]:
     weights = recurrence.weights()

@@ -47,7 +47,7 @@ from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least, require_one_of
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import HiddenAttention, Recurrence, affine, sequence
+from retrograde.core.recurrence import Form, HiddenAttention, Recurrence, affine, own_forms
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.outer_products import outer_products
 from retrograde.layers.residual import ResidualModel
@@ -204,8 +204,12 @@ def fraction(
     return found * (scale / torch.maximum((scale * weight).abs(), least)).unsqueeze(-1)
 
 
-@sequence.register
-def _(
+@own_forms.register
+def _(recurrence: MatrixLSTMCell, inputs: Tensor) -> dict[str, Form]:
+    return {"chunked": Form(_chunked)}
+
+
+def _chunked(
     recurrence: MatrixLSTMCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time twice"]:
     start = recurrence.initial_state(inputs) if initial is None else initial

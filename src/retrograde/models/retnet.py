@@ -36,7 +36,7 @@ from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
+from retrograde.core.recurrence import Form, HiddenAttention, Recurrence, own_forms
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.outer_products import by_head, decay_between, outer_products
 from retrograde.layers.positions import rotated
@@ -118,8 +118,12 @@ def angles(width: int, like: Tensor) -> Float[Tensor, " pairs"]:
     return torch.exp(-math.log(10000.0) * 2 * pair / width)
 
 
-@sequence.register
-def _(
+@own_forms.register
+def _(recurrence: RetentionCell, inputs: Tensor) -> dict[str, Form]:
+    return {"chunked": Form(_chunked)}
+
+
+def _chunked(
     recurrence: RetentionCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time values"]:
     start = recurrence.initial_state(inputs) if initial is None else initial

@@ -46,7 +46,7 @@ from retrograde.core.block import Block
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
+from retrograde.core.recurrence import Form, HiddenAttention, Recurrence, own_forms
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.residual import ResidualModel
 from retrograde.layers.scans import scan
@@ -156,8 +156,12 @@ def weighted(
     return (before * numerator + now * value) / (before * denominator + now)
 
 
-@sequence.register
-def _(
+@own_forms.register
+def _(recurrence: TimeMixingCell, inputs: Tensor) -> dict[str, Form]:
+    return {"scanned": Form(_scanned)}
+
+
+def _scanned(
     recurrence: TimeMixingCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
     start = recurrence.initial_state(inputs) if initial is None else initial
@@ -242,8 +246,12 @@ class ShiftCell(Recurrence):
         return {"shifted": state["last"].clone(), "last": x.clone()}
 
 
-@sequence.register
-def _(
+@own_forms.register
+def _(recurrence: ShiftCell, inputs: Tensor) -> dict[str, Form]:
+    return {"shifted": Form(_shifted)}
+
+
+def _shifted(
     recurrence: ShiftCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
     start = recurrence.initial_state(inputs) if initial is None else initial

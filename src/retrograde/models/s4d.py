@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from retrograde.core.choices import require_at_least, require_one_of
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import HiddenAttention, Recurrence, sequence
+from retrograde.core.recurrence import Form, HiddenAttention, Recurrence, own_forms
 from retrograde.core.sweep import unrolling
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.gated_block import GatedBlock
@@ -187,8 +187,12 @@ def response(
     return 2 * made.real.flatten(-2)[..., :length]
 
 
-@sequence.register
-def _(
+@own_forms.register
+def _(recurrence: DiagonalStateSpace, inputs: Tensor) -> dict[str, Form]:
+    return {"convolved": Form(_convolved)}
+
+
+def _convolved(
     recurrence: DiagonalStateSpace, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
     weights = recurrence.weights()

@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from retrograde.core.choices import Unavailable, nearest, require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, sequence
+from retrograde.core.recurrence import Form, Recurrence, own_forms
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
 
@@ -115,8 +115,12 @@ class TorchRecurrentCell(Recurrence):
         return tuple(state[name] for name in self.carried) if self.pair else state[self.carried[0]]
 
 
-@sequence.register
-def _(
+@own_forms.register
+def _(recurrence: TorchRecurrentCell, inputs: Tensor) -> dict[str, Form]:
+    return {"module": Form(_module)}
+
+
+def _module(
     recurrence: TorchRecurrentCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
     """The loop over the package's module as it is, without what a pure step costs."""

@@ -42,6 +42,8 @@ NOT_PART_OF_THE_RESULT = (
     "trainer.nodes",
     "trainer.strategy",
     "trainer.threads",
+    "trainer.form",
+    "form",
 )
 """Settings that a run may change without becoming another run."""
 

@@ -183,6 +183,10 @@ _ALERT = _mapping(
     }
 )
 
+_FORM = _mapping(
+    {**dict.fromkeys(("recurrence", "form", "by"), _TEXT), "layers": _each(_TEXT), "milliseconds": _values(_NUMBER)}
+)
+
 _RUN = _mapping(
     {
         **dict.fromkeys(("run", "study", "model", "task"), _NAME),
@@ -192,7 +196,7 @@ _RUN = _mapping(
     },
     {
         "reason": _maybe(_ANY_TEXT),
-        **dict.fromkeys(("commit", "baseline_rule", "config_hash", "started"), _maybe(_TEXT)),
+        **dict.fromkeys(("commit", "baseline_rule", "config_hash", "started", "form"), _maybe(_TEXT)),
         **dict.fromkeys(
             (
                 *("score", "loss", "validation_score", "baseline", "baseline_loss", "horizon", "horizon_start"),
@@ -208,6 +212,7 @@ _RUN = _mapping(
         "tables": _each(_TEXT),
         "attempts": _each(_mapping({}, {"from_seconds": _FINITE})),
         "asked": _each(_mapping({})),
+        "forms": _each(_FORM),
         **dict.fromkeys(("test", "longer"), _values(_maybe(_NUMBER))),
     },
 )

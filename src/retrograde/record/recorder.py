@@ -28,6 +28,11 @@ class RunRecorder:
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.write({**self.metadata, "status": RUNNING})
 
+    def note(self, **facts: Any) -> None:
+        """What run.json says from now on, besides what it said at the beginning."""
+        self.metadata |= facts
+        self.folder.write({**self.metadata, "status": RUNNING})
+
     def labels(self, labels: Sequence[Sequence[str]], scored: np.ndarray, side: Side = "input") -> None:
         self.writer.append("labels", labels_table(self.folder.run, labels, scored, side))
 

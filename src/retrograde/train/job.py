@@ -30,6 +30,7 @@ from retrograde.train.company import Company, Member
 from retrograde.train.devices import device_kind, quiet, rank_outside, threads, trainer_of
 from retrograde.train.divergence import Divergence
 from retrograde.train.evaluation import batches, evaluate, examine
+from retrograde.train.forms import Forms
 from retrograde.train.interruption import Interruption
 from retrograde.train.load import selected_weights
 from retrograde.train.module import Training, window_metric
@@ -103,6 +104,7 @@ def _claimed(prepared: Prepared, progress: bool, interruption: Interruption, mem
     if resumption is not None:
         attempt |= {"from_step": resumption.mark.step, "from_seconds": resumption.seconds}
     changes = [changed(one, other) for one, other in itertools.pairwise([*earlier, attempt])]
+    forms = [] if resumption is None else folder.read().get("forms", [])
     begun = clock() - (0.0 if resumption is None else resumption.seconds)
     folder.write_card(card)
     metadata = {
@@ -118,6 +120,7 @@ def _claimed(prepared: Prepared, progress: bool, interruption: Interruption, mem
         "config_hash": folder.run.rpartition("-")[2],
         **attempt,
         "attempts": [*earlier, attempt],
+        "forms": forms,
         "notes": [f"begun by code {change[0]}, gone on with by {change[1]}" for change in changes if change],
         "config": dict(config),
     }
@@ -160,7 +163,7 @@ def _claimed(prepared: Prepared, progress: bool, interruption: Interruption, mem
     summary["alerts"] = [asdict(alert) for alert in found]
     summary["duration"] = clock() - begun
     recorder.close(FINISHED, summary)
-    return {**metadata, **summary}
+    return {**recorder.metadata, **summary}
 
 
 def _resumed(folder: RunFolder, device: str) -> tuple[list[dict[str, Any]], Resumption | None]:
@@ -233,7 +236,8 @@ def _train(
     training = Training(job, model, recorder, probing.scheduled, checkpoints, interruption, resumption)
     if resumption is not None:
         probing.load_state_dict(resumption.probing)
-    callbacks: list[pl.Callback] = [Divergence(recorder), probing]
+    forms = Forms(job, folder.path.parent / "forms", recorder.metadata["forms"], recorder.note)
+    callbacks: list[pl.Callback] = [Divergence(recorder), probing, forms]
     if wanted(progress):
         callbacks.append(ProgressBar(title, job.steps))
     with quiet():

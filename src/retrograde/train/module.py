@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from retrograde.core.contracts import Recorder, SequenceModel, Task
 from retrograde.core.records import Batch, Update
+from retrograde.core.recurrence import differentiated_twice
 from retrograde.train.checkpoints import BEST, LAST, Checkpoints, Resumption, State
 from retrograde.train.evaluation import batches, evaluate, mean_score
 from retrograde.train.interruption import Interruption
@@ -221,7 +222,7 @@ class Training(pl.LightningModule):
     def _regularized(self, loss: Tensor, drawn: Batch, step: int) -> Tensor:
         """The loss with what the regulariser adds; in full precision, since it differentiates through gradients."""
         assert self.job.regularizer is not None
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), differentiated_twice():
             added = self.job.regularizer(self.model, self.task, drawn, step)
         if added is None:
             return loss

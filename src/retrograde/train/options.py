@@ -15,6 +15,9 @@ from retrograde.record.view import Mode
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 
+AUTO = "auto"
+"""In place of a form's name: the fastest, by a timing before training."""
+
 
 @dataclass(frozen=True)
 class TrainerSettings:
@@ -27,6 +30,7 @@ class TrainerSettings:
     threads: int | None = None
     precision: str = "32-true"
     compile: bool = False
+    form: str = AUTO
     clip: float | None = 1.0
     clip_by: Literal["norm", "value"] = "norm"
     truncate: int | None = None
@@ -43,6 +47,10 @@ class TrainerSettings:
                 raise ValueError(f"trainer.{name} must be at least 1, not {getattr(self, name)}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"trainer.threads must be at least 1, or null for torch's own; not {self.threads}")
+        if self.compile and self.form != AUTO:
+            raise ValueError(
+                f"form={self.form} and trainer.compile=true: the compiler makes a form of its own; choose one of both"
+            )
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"trainer.clip must be greater than 0, or null for none; not {self.clip}")
         if self.truncate is not None and self.truncate < 1:

@@ -29,6 +29,7 @@ from retrograde.core.records import Reading
 from retrograde.train.checkpoints import Checkpoints
 from retrograde.train.devices import Rank, device_kind, quiet, rank_outside, threads, trainer_of
 from retrograde.train.divergence import Divergence
+from retrograde.train.forms import Forms
 from retrograde.train.interruption import Interruption
 from retrograde.train.module import Training
 from retrograde.train.options import Job, TrainerSettings
@@ -181,7 +182,7 @@ def _follow(job: Job, rank: Rank) -> None:
         training = Training(
             job, model, recorder, scheduled(job), Checkpoints(Path(os.devnull), recorder, dict), Interruption()
         )
-        trainer = trainer_of(job.trainer, job.steps, [Divergence(recorder)], rank)
+        trainer = trainer_of(job.trainer, job.steps, [Divergence(recorder), Forms(job)], rank)
         name = f"rank {rank.node}.{rank.local}"
         torch.manual_seed(generator(name, job.seed).initial_seed())
         trainer.fit(training)

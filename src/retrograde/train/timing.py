@@ -20,7 +20,7 @@ from retrograde.core.records import Batch, Reading
 from retrograde.record.tables import labels_table, metrics_table, reading_table
 from retrograde.record.view import AS_LONG_AS_WIDE, log_spaced
 from retrograde.train.checkpoints import PREFIX, Checkpoints
-from retrograde.train.devices import quiet, threads, trainer_of
+from retrograde.train.devices import now, quiet, threads, trainer_of
 from retrograde.train.evaluation import batches, evaluate, examine
 from retrograde.train.interruption import Interruption
 from retrograde.train.job import fitting, require_longer
@@ -318,13 +318,6 @@ class Stopwatch(pl.Callback):
         begun = now(model.like.device)
         self.probing.fire(model, task, step, None)
         self.firing = now(model.like.device) - begun
-
-
-def now(device: torch.device) -> float:
-    """Seconds on a clock, read when the device has nothing left to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _by_batch(
