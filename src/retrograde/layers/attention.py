@@ -101,9 +101,9 @@ class MultiHeadAttention(nn.Module):
             return self._combined(self._by_rows(query, key, value, causal, visible, position))
         bias = None if position is None else position.bias(*times, query)
         if causal and visible is None and bias is None:  # a window that is left here is longer than the sequence
-            return self._combined(attended(query, key, value, None, self.scale))
+            return self._combined(attended(query, key, value, None, True, self.scale))
         mask = self._mask(*times, causal, visible, bias)
-        return self._combined(attended(query, key, value, mask, self.scale))
+        return self._combined(attended(query, key, value, mask, False, self.scale))
 
     @torch.no_grad()
     def _streamed(
@@ -184,7 +184,7 @@ class MultiHeadAttention(nn.Module):
         mask = mask.expand(blocks, heads, window, 2 * window)
         # the blocks of all heads in the place of heads
         query, key, value = (part.transpose(1, 2).flatten(1, 2) for part in (query, key, value))
-        made = attended(query, key, value, mask.flatten(0, 1)[None], self.scale)
+        made = attended(query, key, value, mask.flatten(0, 1)[None], False, self.scale)
         return made.unflatten(1, (blocks, heads)).transpose(1, 2).flatten(2, 3)[:, :, :length]
 
     def _by_rows(
@@ -233,23 +233,24 @@ def attended(
     key: Float[Tensor, "batch head key width"],
     value: Float[Tensor, "batch head key width"],
     mask: Tensor | None,
+    causal: bool,
     scale: float,
 ) -> Float[Tensor, "batch head query width"]:
-    """The mean of the values by softmax(Q Kᵀ · scale), fused; causal where there is no mask, which says what is seen.
+    """The mean of the values by softmax(Q Kᵀ · scale), fused; causal, or of what the mask says, or of all.
 
     The mask is boolean, or is added to the scores; it has four axes or two.
     """
     if abreast(query, key, value, *(() if mask is None else (mask,))):
-        made: Tensor = _Attended.apply(query, key, value, mask, scale)
+        made: Tensor = _Attended.apply(query, key, value, mask, causal, scale)
         return made
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale)
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, scale=scale)
 
 
 class _Attended(torch.autograd.Function):
     """The same of seeds that train together: the kernel takes them as further samples."""
 
     @staticmethod
-    def forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    def forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float) -> Tensor:
         raise RuntimeError("attention of a single seed needs no axis of seeds")
 
     @staticmethod
@@ -264,6 +265,7 @@ class _Attended(torch.autograd.Function):
         key: Tensor,
         value: Tensor,
         mask: Tensor | None,
+        causal: bool,
         scale: float,
     ) -> tuple[Tensor, int]:
         seeds = info.batch_size
@@ -276,7 +278,7 @@ class _Attended(torch.autograd.Function):
             mask = mask.expand(seeds, len(query) // seeds, *mask.shape[2:]).flatten(0, 1)
         elif mask is not None and mask.dim() == 4 and len(mask) > 1:
             mask = mask.repeat(seeds, 1, 1, 1)
-        return attended(query, key, value, mask, scale).unflatten(0, (seeds, -1)), 0
+        return attended(query, key, value, mask, causal, scale).unflatten(0, (seeds, -1)), 0
 
 
 class _MadeAgain(torch.autograd.Function):
