@@ -240,7 +240,9 @@ def _carried_out_together(config: DictConfig, group: Group) -> None:
             _leave_configuration(own, job)
             ready.append((job, Prepared(run, job.folder, identity, settings)))
     interrupted: BaseException | None = None
-    for (job, _), result in zip(ready, carry_out_together([run for _, run in ready], config.progress), strict=True):
+    for (job, _), result in zip(
+        ready, carry_out_together([run for _, run in ready], config.progress, if_faster=True), strict=True
+    ):
         if isinstance(result, (KeyboardInterrupt, SystemExit)):
             interrupted = result
         elif isinstance(result, BaseException):

@@ -10,6 +10,7 @@ Each run has random numbers and a default precision of its own, and a clock that
 what is computed together: what probing may cost, and how long it took, is counted by that.
 """
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +23,15 @@ from torch import Tensor
 
 from retrograde.core.ensemble import Ensemble, refusal
 from retrograde.core.joint_optimizer import JointOptimizer, NotElementwise
+from retrograde.train.devices import now
 from retrograde.train.interruption import Interruption
+from retrograde.train.streams import generator
 
 if TYPE_CHECKING:  # which uses this module
     from retrograde.train.module import Training
+
+TRIALS, WORTHWHILE = 4, 0.9
+"""Steps that are tried, and the share of the time in turn that they may take to be computed together."""
 
 RUNS, WAITS, ENDED = "runs", "waits", "ended"
 """What a member is at: its own work, the next round, nothing any more."""
@@ -70,10 +76,14 @@ class Member:
 
 
 class Company:
-    """The runs; ``say`` is told, in one line, why their steps cannot be computed together."""
+    """The runs; ``say`` is told, in one line, why their steps are not computed together.
 
-    def __init__(self, size: int, say: Callable[[str], None]) -> None:
+    With ``if_faster`` that is also where a trial takes longer than one after the other does.
+    """
+
+    def __init__(self, size: int, say: Callable[[str], None], if_faster: bool = False) -> None:
         self.say = say
+        self.if_faster = if_faster
         self.turn = threading.Condition()
         self.at: Member | None = None
         self.members = [Member(self, place) for place in range(size)]
@@ -162,7 +172,7 @@ class Company:
         begun = time.perf_counter()
         torch.set_default_dtype(now[0].dtype)  # Lightning sets it for a step in double precision
         if self.joint is None and len(trainings) > 1:
-            self.why_not = reason(trainings)
+            self.why_not = reason(trainings) or (slower(trainings) if self.if_faster else None)
             if self.why_not is not None:
                 self.say(f"these runs train one after the other: {self.why_not}")
         if self.why_not is None:
@@ -213,6 +223,32 @@ def reason(trainings: "Sequence[Training]") -> str | None:
     except NotElementwise as error:
         return str(error)
     return None
+
+
+def slower(trainings: "Sequence[Training]") -> str | None:
+    """What a step of all together takes, where that is no less than in turn; by copies, on another stream's batches."""
+    lead = trainings[0]
+    copies = [copy.deepcopy(training.model) for training in trainings]
+    stream = generator("trial", lead.job.seed, lead.device)
+    batches = [lead.task.sample(lead.job.batch_size, stream).to(*lead.beside) for _ in copies]
+    alone, joint = copy.deepcopy(lead.model), Ensemble(copies)
+
+    def one() -> None:
+        alone.objective(lead.task, batches[0])[0].mean().backward()
+
+    def all_of_them() -> None:
+        joint.objective(lead.task, batches).losses.sum().backward()
+
+    taken: dict[Callable[[], None], list[float]] = {one: [], all_of_them: []}
+    for _ in range(TRIALS):
+        for step, seconds in taken.items():
+            begun = now(lead.device)
+            step()
+            seconds.append(now(lead.device) - begun)
+    in_turn, together = len(copies) * min(taken[one]), min(taken[all_of_them])
+    if together <= WORTHWHILE * in_turn:
+        return None
+    return f"a step of all {len(copies)} takes {1e3 * together:.3g} ms together, and {1e3 * in_turn:.3g} ms in turn"
 
 
 def round_together(trainings: "Sequence[Training]", joint: JointOptimizer, until: int) -> None:

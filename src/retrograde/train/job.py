@@ -74,11 +74,13 @@ def carry_out(prepared: Prepared, progress: bool, member: Member | None = None) 
     return result
 
 
-def carry_out_together(runs: Sequence[Prepared], progress: bool) -> list[dict[str, Any] | BaseException]:
+def carry_out_together(
+    runs: Sequence[Prepared], progress: bool, if_faster: bool = False
+) -> list[dict[str, Any] | BaseException]:
     """All of them in this process, their steps computed together; what each gave or raised.
 
-    They differ in nothing but seed and learning rate. Why their steps cannot be computed together is said in one line;
-    then they are carried out one after the other.
+    They differ in nothing but seed and learning rate. Why their steps cannot be computed together, or with
+    ``if_faster`` that it would take longer, is said in one line; then they are carried out one after the other.
     """
     if len(runs) < 2:
         return [carry_out(run, progress) for run in runs]
@@ -88,9 +90,8 @@ def carry_out_together(runs: Sequence[Prepared], progress: bool) -> list[dict[st
         results[at] = carry_out(runs[at], progress and at == 0, member)  # a terminal has room for one bar
 
     with quiet(), threads(runs[0].job.trainer.threads):
-        raised = Company(len(runs), lambda line: print(line, file=sys.stderr, flush=True)).carry_out(
-            [partial(work, at) for at in range(len(runs))]
-        )
+        company = Company(len(runs), lambda line: print(line, file=sys.stderr, flush=True), if_faster)
+        raised = company.carry_out([partial(work, at) for at in range(len(runs))])
     return [result if error is None else error for result, error in zip(results, raised, strict=True)]
 
 

@@ -96,12 +96,18 @@ class Group:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
+WORTH_A_TRIAL = 100
+"""Steps from which on jobs are tried together."""
+
 GROUP: ContextVar[Group | None] = ContextVar("group", default=None)
 """What the job that is launched now stands for, where it is more than itself."""
 
 
 def grouped(jobs: Sequence[Planned], most: int) -> list[list[Planned]]:
-    """Jobs that differ in nothing but seed and learning rate, ``most`` to a group, in the order of their first ones."""
+    """Jobs that differ in nothing but seed and learning rate, ``most`` to a group, in the order of their first ones.
+
+    One of a few steps is by itself: it is over before it is known whether others would help it.
+    """
     alike: dict[str, list[list[Planned]]] = {}
     groups: list[list[Planned]] = []
     for job in jobs:
@@ -112,7 +118,7 @@ def grouped(jobs: Sequence[Planned], most: int) -> list[list[Planned]]:
         named = NAME.fullmatch(job.folder.run)
         key = json.dumps([named["stem"] if named else job.folder.run, rest], sort_keys=True, default=str)
         of_kind = alike.setdefault(key, [])
-        if not of_kind or len(of_kind[-1]) >= most:
+        if not of_kind or len(of_kind[-1]) >= most or job.settings["steps"] < WORTH_A_TRIAL:
             of_kind.append([])
             groups.append(of_kind[-1])
         of_kind[-1].append(job)
