@@ -23,7 +23,7 @@ from retrograde.probes.state_gradient import StateGradient
 from retrograde.record.folder import FAILED, FINISHED, RunFolder
 from retrograde.record.store import FolderStore
 from retrograde.tasks.adding import Adding
-from retrograde.train import company, options
+from retrograde.train import company, options, sweep
 from retrograde.train.fit import _prepared
 from retrograde.train.interruption import Interrupted
 from retrograde.train.job import carry_out_together
@@ -224,3 +224,93 @@ def test_time_is_shared_out(tmp_path: Path) -> None:
     passed = time.perf_counter() - begun
     each = [run.metadata["duration"] for run in runs]
     assert max(each) < sum(each) <= passed
+
+
+COMMAND = (
+    *("width=6", "task.length=12", "steps=20", "batch_size=8", "recorder.mode=disabled", "probe=state_gradient"),
+    *("trainer.accelerator=cpu", "trainer.threads=1", "trainer.precision=64-true", "trainer.validate_every=10"),
+    *("trainer.validation_samples=32", "trainer.test_samples=32", "probing.share=null", "form=fused"),
+)
+
+
+@pytest.fixture
+def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials that find whatever is computed together the faster: how long it takes is not what is tested."""
+    monkeypatch.setattr(company, "slower", lambda trainings: None)
+    monkeypatch.setattr(sweep, "WORTH_A_TRIAL", 5)
+
+
+def test_seeds_of_the_command_are_the_runs_of_a_sweep(
+    tmp_path: Path, command: Callable[..., Any], rounds: list[int], sooner: None
+) -> None:
+    """Those that differ in more than seed and rate do not train together; a second launch finds all of it done."""
+    ended = command(*COMMAND, "model=gru", "seed=3", "seeds=2", f"outputs={tmp_path / 'together'}")
+    assert ended.code == 0, ended.error
+    assert set(rounds) == {2}
+    lines = ended.output.splitlines()
+    assert [line.partition(" gru on adding")[0] for line in lines[:2]] == ["[1/2]", "[2/2]"]
+    assert lines[2].startswith("2 runs: 2 finished")
+    assert command(*COMMAND, "model=gru", "seeds=2", "seed=3", "together=1", f"outputs={tmp_path / 'alone'}").code == 0
+    assert set(rounds) == {2}
+    for made in (tmp_path / "alone").glob("single/*/run.json"):
+        twin = tmp_path / "together" / "single" / made.parent.name
+        require_same(load(twin), load(made.parent))
+        overrides = (twin / ".hydra" / "overrides.yaml").read_text().splitlines()
+        assert f"- seed={load(twin).metadata['seed']}" in overrides and "- model=gru" in overrides
+    again = command(*COMMAND, "model=gru", "seed=3", "seeds=2", f"outputs={tmp_path / 'together'}")
+    assert again.output.count("finished already") == 2
+
+
+def test_a_sweep_groups_what_differs_in_seed_and_rate_alone(
+    tmp_path: Path, command: Callable[..., Any], rounds: list[int], sooner: None
+) -> None:
+    swept = ("model=gru,elman", "seed=0,1", "optimizer.lr=1e-3,3e-3", "together=3")
+    ended = command("-m", *COMMAND, *swept, f"outputs={tmp_path}")
+    assert ended.code == 0, ended.error
+    assert "8 runs: 8 finished" in ended.output
+    assert set(rounds) == {3}  # of each model's four, three and one by itself
+    rates = {file.parent.name: RunFolder(file.parent).read() for file in tmp_path.rglob("run.json")}
+    assert {(run["model"], run["seed"], run["config"]["optimizer"]["lr"]) for run in rates.values()} == {
+        (model, seed, rate) for model in ("gru", "elman") for seed in (0, 1) for rate in (1e-3, 3e-3)
+    }
+
+
+def test_a_job_that_cannot_begin_fails_alone(
+    tmp_path: Path, command: Callable[..., Any], rounds: list[int], sooner: None
+) -> None:
+    ended = command("-m", *COMMAND, "model=gru", "seed=0,-1,2", f"outputs={tmp_path}")
+    assert ended.code == 1
+    assert "seed must not be negative" in ended.error
+    assert "3 runs: 2 finished, 1 failed" in ended.output
+    assert set(rounds) == {2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("seeds=0",), "seeds must be how many, a whole number of at least 1; not 0"),
+        (("seeds=many",), "seeds must be how many, a whole number of at least 1; not many"),
+        (("seeds=2", "seed=1,2"), "seeds=2 begins with one seed, not with seed=1,2"),
+        (("-m", "seed=0,1", "together=0"), "together must be a whole number of at least 1"),
+    ],
+)
+def test_what_is_no_number_of_seeds(
+    tmp_path: Path, command: Callable[..., Any], arguments: tuple[str, ...], message: str
+) -> None:
+    ended = command(*COMMAND, *arguments, f"outputs={tmp_path}")
+    assert ended.code == 1
+    assert message in ended.error
+
+
+def test_what_takes_longer_together_is_done_in_turn(
+    tmp_path: Path, rounds: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a trial in which no time is worth while."""
+    prepared = [
+        _prepared(partial(gru, hidden=6), **without(settings(tmp_path, seed=seed), "progress"))[0] for seed in SEEDS
+    ]
+    monkeypatch.setattr(company, "WORTHWHILE", 0.0)
+    results = carry_out_together(prepared, progress=False, if_faster=True)
+    assert [result["steps"] for result in results] == [20] * 3
+    assert not rounds
+    assert "a step of all 3 takes" in capsys.readouterr().err
