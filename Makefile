@@ -72,6 +72,9 @@ bench: $(STAMP) ## what measuring and all else costs, as ratios within one run, 
 	$(BIN)/python benchmarks/overhead.py --json $(BENCH)/overhead.json
 	$(BIN)/python benchmarks/loop.py --json $(BENCH)/loop.json
 	$(BIN)/python benchmarks/floors.py --json $(BENCH)/floors.json
+	$(BIN)/python benchmarks/forms.py --json $(BENCH)/forms.json
+	$(BIN)/python benchmarks/seeds.py --json $(BENCH)/seeds.json
+	$(BIN)/python benchmarks/attention.py --json $(BENCH)/attention.json
 	$(BIN)/python benchmarks/sweep.py --json $(BENCH)/sweep.json
 	-$(BIN)/python benchmarks/drawing.py --json $(BENCH)/drawing.json
 	-$(BIN)/python benchmarks/report.py --json $(BENCH)/report.json

@@ -137,10 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found = ratios(kind, size, samples)
                 best = chosen(kind, size, options.device)
                 rows += found
-                kept.append(
-                    {"layer": kind.name, **asdict(size), "auto": best, "ratios": [asdict(row) for row in found]}
-                    | {"samples": samples}
-                )
+                kept.append({"layer": kind.name, **asdict(size), "auto": best, "samples": samples})
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
@@ -151,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{where['device']}; threads: {options.threads}; torch {where['packages']['torch']}; {where['date']}")
     if options.json is not None:
         settings = {"pairs": options.pairs, "steps": STEPS}
-        keep({"benchmark": "forms", "machine": where, "settings": settings, "results": kept}, options.json)
+        together = {"results": kept, "ratios": [asdict(row) for row in rows]}
+        keep({"benchmark": "forms", "machine": where, "settings": settings, **together}, options.json)
     return 0
 
 

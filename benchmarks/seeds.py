@@ -45,9 +45,7 @@ from retrograde.core.choices import require_one_of
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.ensemble import Ensemble, refusal
 from retrograde.core.joint_optimizer import JointOptimizer
-from retrograde.core.recurrence import sequence
 from retrograde.layers.cells import ElmanCell, GRUCell, LSTMCell
-from retrograde.layers.fused import with_totals
 from retrograde.tasks.adding import Adding
 
 MODELS = "gru", "lstm", "elman", "transformer"
@@ -122,24 +120,12 @@ class Together:
         return losses.detach()
 
 
-def _by_hand(cell: Any, inputs: Tensor, initial: Any = None) -> Tensor:
-    made: Tensor = with_totals(cell.fused, inputs, initial, lambda *_: None)[0]
-    return made
-
-
-CLOSED = {kind: type(f"Closed{kind.__name__}", (kind,), {}) for kind in (ElmanCell, GRUCell, LSTMCell)}
-"""The same cells, trained by the layer's own backward in place of the kernel's."""
-
-for _kind in CLOSED.values():
-    sequence.register(_kind, _by_hand)
-
-
 def closed(model: SequenceModel) -> SequenceModel | None:
-    """A copy of the model with such cells; None for one that has none of the kind."""
+    """A copy of the model whose cells train by the closed form; None where it has none of that kind."""
     made = deepcopy(model)
-    cells = [module for module in made.modules() if type(module) in CLOSED]
+    cells = [module for module in made.modules() if isinstance(module, ElmanCell | GRUCell | LSTMCell)]
     for cell in cells:
-        cell.__class__ = CLOSED[type(cell)]
+        cell.form = "chunked"
     return made if cells else None
 
 
@@ -226,7 +212,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if file is not None:
         where = machine(options.device, options.threads, ["torch", "retrograde"])
         ratios = [asdict(row) | {"verdict": row.verdict} for row in rows]
-        keep({"machine": where, "options": asdict(options), "ratios": ratios, "times": times}, file)
+        keep(
+            {"benchmark": "seeds", "machine": where, "options": asdict(options), "ratios": ratios, "times": times}, file
+        )
     return 1 if any(row.verdict == "missed" for row in rows) else 0
 
 

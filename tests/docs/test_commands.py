@@ -178,7 +178,7 @@ def told_apart(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     parser.add_argument("--cfg", choices=["job", "hydra", "all"])
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("overrides", nargs="*")
-    given = vars(parser.parse_intermixed_args(arguments))
+    given = vars(parser.parse_intermixed_args(app.spelled_out(arguments)))
     flags = {"--config-dir": given["config_dir"], "--cfg": given["cfg"], "-m": given["multirun"]}
     return {name: value for name, value in flags.items() if value}, given["overrides"]
 

@@ -29,7 +29,7 @@ UNKNOWN = {
     "+probing.sample=3": "unknown key 'probing.sample'; did you mean 'samples' or 'share'? "
     "Here 'probing' has samples, per_decade, steps, share",
     "probe.attention.smaples=3": "unknown key 'probe.attention.smaples'; did you mean 'samples'? "
-    "Here 'probe.attention' has samples, longest",
+    "Here 'probe.attention' has samples, longest, rows, queries",
     "model.hidden.x=3": "unknown key 'model.hidden.x': 'model.hidden' is a single value",
 }
 
@@ -68,7 +68,7 @@ IMPOSSIBLE = {
     "trainer.clip=0": "trainer.clip must be greater than 0, or null for none; not 0",
     "trainer.log_every=0": "trainer.log_every must be at least 1, not 0",
     "trainer.accelerator=tpuu": "trainer.accelerator must be one of auto, cpu, gpu, cuda, mps; not 'tpuu'",
-    "probe.attention.samples=0": "probe.attention: samples and longest must be at least 1, not 0 and 128",
+    "probe.attention.samples=0": "probe.attention: samples must be at least 1, not 0",
 }
 
 UNREADABLE = {

@@ -32,6 +32,8 @@ class RunRecorder:
         """What run.json says from now on, besides what it said at the beginning."""
         self.metadata |= facts
         self.folder.write({**self.metadata, "status": RUNNING})
+        if self.view is not None:
+            self.view.note(facts)
 
     def labels(self, labels: Sequence[Sequence[str]], scored: np.ndarray, side: Side = "input") -> None:
         self.writer.append("labels", labels_table(self.folder.run, labels, scored, side))

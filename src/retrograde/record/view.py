@@ -128,6 +128,10 @@ class WandbView:
         self.snapshots = -1
         self.last_step = -1
 
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """What the record says besides, from now on."""
+        self.metadata |= facts
+
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self._log(step, values)
 
