@@ -1,6 +1,7 @@
 """Runs that train together are the runs that they would be alone: each by itself, in all that it records."""
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from retrograde.models.lstm import lstm
 from retrograde.models.transformer import transformer
 from retrograde.probes.parameters import Parameters
 from retrograde.probes.state_gradient import StateGradient
-from retrograde.record.folder import FAILED, FINISHED, RunFolder
+from retrograde.record.folder import FAILED, FINISHED, INTERRUPTED, RunFolder
 from retrograde.record.store import FolderStore
 from retrograde.tasks.adding import Adding
 from retrograde.train import company, options, sweep
@@ -165,6 +166,30 @@ def test_one_that_was_interrupted_catches_up(tmp_path: Path, rounds: list[int]) 
     together = fit_seeds(model, seeds=SEEDS, **given)
     assert together[1].metadata["attempts"][-1]["from_step"] == 10
     assert set(rounds) == {2, 3}
+    for seed, run in zip(SEEDS, together, strict=True):
+        require_same(run, fit(model, seed=seed, **{**given, "outputs": tmp_path / "alone"}))
+
+
+def test_who_is_asked_to_end_keeps_every_run(tmp_path: Path, rounds: list[int]) -> None:
+    """By a signal to the process while one of them records; all end after their step, and go on from there."""
+    model, given = partial(lstm, hidden=6), settings(tmp_path / "together")
+    log = Training._log
+
+    def ring(training: Training, step: int) -> None:
+        log(training, step)
+        if step == 10 and training.job.seed == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            while training.interruption.asked is None:  # the main thread hears of it in between
+                time.sleep(0.01)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Training, "_log", ring)
+        with pytest.raises(Interrupted):
+            fit_seeds(model, seeds=SEEDS, **given)
+    states = {(made := RunFolder(file.parent).read())["seed"]: made["status"] for file in tmp_path.rglob("run.json")}
+    assert states == dict.fromkeys(SEEDS, INTERRUPTED)
+    together = fit_seeds(model, seeds=SEEDS, **given)
+    assert {run.metadata["attempts"][-1]["from_step"] for run in together} <= {10, 11}
     for seed, run in zip(SEEDS, together, strict=True):
         require_same(run, fit(model, seed=seed, **{**given, "outputs": tmp_path / "alone"}))
 

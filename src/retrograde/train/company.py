@@ -24,7 +24,7 @@ from torch import Tensor
 from retrograde.core.ensemble import Ensemble, refusal
 from retrograde.core.joint_optimizer import JointOptimizer, NotElementwise
 from retrograde.train.devices import now
-from retrograde.train.interruption import Interruption
+from retrograde.train.interruption import Interrupted, Interruption
 from retrograde.train.streams import generator
 
 if TYPE_CHECKING:  # which uses this module
@@ -47,6 +47,7 @@ class Member:
         self.training: Training | None = None
         self.state = RUNS
         self.until = 0
+        self.failure: BaseException | None = None
         self.spent = 0.0
         self.since: float | None = None
         self.random, self.dtype = torch.get_rng_state(), torch.get_default_dtype()
@@ -70,8 +71,8 @@ class Member:
             return False
         self.state, self.until = WAITS, until
         self.company.go_on(self)
-        if self.company.error is not None:
-            raise RuntimeError(f"a round of {len(self.company.members)} runs together failed") from self.company.error
+        if self.failure is not None:
+            raise self.failure
         return self.company.why_not is None
 
 
@@ -88,8 +89,6 @@ class Company:
         self.at: Member | None = None
         self.members = [Member(self, place) for place in range(size)]
         self.why_not: str | None = None
-        self.asked = False
-        self.error: BaseException | None = None
         self.gathered: list[Training] = []
         self.joint: JointOptimizer | None = None
 
@@ -102,6 +101,8 @@ class Company:
                 self.turn.wait_for(lambda: self.at is member)
             self._begin(member)
             try:
+                if member.interruption.asked is not None:
+                    raise Interrupted(member.interruption.asked)
                 run(member)
             except BaseException as error:  # the others go on; whoever has asked for this run hears of it
                 raised[member.place] = error
@@ -136,12 +137,7 @@ class Company:
         self._pause(member)
         chosen = self._next()
         while chosen is None and any(one.state == WAITS for one in self.members):
-            try:
-                self._round()
-            except BaseException as error:  # every run ends by it, as it would have alone
-                self.error = error
-                for one in self.members:
-                    one.state = RUNS if one.state == WAITS else one.state
+            self._round()
             chosen = self._next()
         with self.turn:
             self.at = chosen
@@ -165,36 +161,43 @@ class Company:
 
     def _round(self) -> None:
         """For those at the lowest step."""
-        waiting = [one for one in self.members if one.state == WAITS]
-        lowest = min(one.training.global_step for one in waiting if one.training is not None)
-        now = [one for one in waiting if one.training is not None and one.training.global_step == lowest]
-        trainings = [one.training for one in now if one.training is not None]
+        waiting = {one: one.training for one in self.members if one.state == WAITS and one.training is not None}
+        lowest = min(training.global_step for training in waiting.values())
+        now = {one: training for one, training in waiting.items() if training.global_step == lowest}
         begun = time.perf_counter()
-        torch.set_default_dtype(now[0].dtype)  # Lightning sets it for a step in double precision
-        if self.joint is None and len(trainings) > 1:
-            self.why_not = reason(trainings) or (slower(trainings) if self.if_faster else None)
-            if self.why_not is not None:
-                self.say(f"these runs train one after the other: {self.why_not}")
-        if self.why_not is None:
-            until = min(one.until for one in now)
-            if len(trainings) == 1:
-                self._part()
-                trainings[0].round_alone(until)
-            else:
-                self._gather(trainings)
-                assert self.joint is not None  # they have just been gathered
-                round_together(trainings, self.joint, until)
+        torch.set_default_dtype(next(iter(now)).dtype)  # Lightning sets it for a step in double precision
+        try:
+            self._take(list(now.values()), min(one.until for one in now))
+        except BaseException as error:
+            for one in now:
+                one.failure = error if len(now) == 1 else RuntimeError(f"a round of {len(now)} runs together failed")
+                one.failure.__cause__ = None if len(now) == 1 else error
         for one in now if self.why_not is None else waiting:
             one.state = RUNS
             one.spent += (time.perf_counter() - begun) / len(now)
 
-    def _gather(self, trainings: "list[Training]") -> None:
-        """These, and no others, with their weights in one piece."""
-        if trainings != self.gathered:
+    def _take(self, trainings: "list[Training]", until: int) -> None:
+        """A round of these, unless it turns out that none is to be taken together."""
+        if self.joint is None and len(trainings) > 1:
+            self.why_not = reason(trainings) or (slower(trainings) if self.if_faster else None)
+            if self.why_not is not None:
+                self.say(f"these runs train one after the other: {self.why_not}")
+        if self.why_not is not None:
+            return
+        if len(trainings) == 1:
+            self._part()
+            trainings[0].round_alone(until)
+        else:
+            round_together(trainings, self._gathered(trainings), until)
+
+    def _gathered(self, trainings: "list[Training]") -> JointOptimizer:
+        """The optimiser of these, and no others, with their weights in one piece."""
+        if self.joint is None or trainings != self.gathered:
             self._part()
             ensemble = Ensemble([training.model for training in trainings])
             self.joint = JointOptimizer(ensemble, [training.optimizer for training in trainings])
             self.gathered = list(trainings)
+        return self.joint
 
     def _part(self) -> None:
         """Each with weights of its own, as they are."""
