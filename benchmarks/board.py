@@ -80,7 +80,7 @@ def worse(history: Sequence[Entry]) -> list[str]:
     said = []
     for name, row in history[-1]["rows"].items():
         earlier = before(history, name)
-        if earlier is not None and row["median"] > WORSE * earlier[1]["median"]:
+        if earlier is not None and row["median"] > WORSE * earlier[1]["median"] > 0:
             entry, then = earlier
             times = row["median"] / then["median"]
             said.append(

@@ -17,7 +17,7 @@ Operations and bytes are counted by hand for recurrences (B sequences, T times, 
     B T (I + (G + 1) H) numbers written, and read again on the way back
 
 and by torch's own counter for attention, of which no bytes are counted. The step is that of ``train/module.py``:
-forward, loss, backward and the clipped step of Adam, by the form that training takes.
+forward, loss, backward and the clipped step of Adam, each recurrence in its first form.
 """
 
 import argparse
@@ -126,7 +126,7 @@ def measured(sizes: Sizes, rounds: int, device: str) -> tuple[Rates, list[Ratio]
         taken, inputs, counted = step_seconds(make, sizes, rounds, device)
         least, bound = floor(name, sizes, inputs, counted, of)
         found = median_and_interval([np.array(taken) / least], [1.0])
-        rows.append(Ratio(f"{name}: a training step", f"its floor by {bound}, {1e3 * least:.2g} ms", *found))
+        rows.append(Ratio(f"{name}: a training step in the kernel's form", f"its floor by {bound}", *found))
     return of, rows
 
 

@@ -57,7 +57,7 @@ from measuring import (
 from retrograde.core.choices import Unavailable, require_one_of
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.records import Batch
-from retrograde.core.recurrence import Recurrence, sequence
+from retrograde.core.recurrence import Recurrence, own_forms
 from retrograde.tasks.copying import Copying
 from retrograde.tasks.reverse import Reverse
 from retrograde.train.configuration import config_folder, options
@@ -187,8 +187,8 @@ def family(model: SequenceModel, task: Task, batch: Batch) -> str:
     if any(isinstance(part, nn.RNNBase) for part in model.modules()):
         return "kernel"
     if recurrences:
-        loop = sequence.dispatch(object)
-        return "loop" if any(sequence.dispatch(type(part)) is loop for part in recurrences) else "parallel"
+        loop = own_forms.dispatch(object)
+        return "loop" if any(own_forms.dispatch(type(part)) is loop for part in recurrences) else "parallel"
     return "attention" if model.trace(batch).maps else "other"
 
 

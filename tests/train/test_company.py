@@ -261,7 +261,7 @@ COMMAND = (
 @pytest.fixture
 def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials that find whatever is computed together the faster: how long it takes is not what is tested."""
-    monkeypatch.setattr(company, "slower", lambda trainings: None)
+    monkeypatch.setattr(company, "slower", lambda job, models: None)
     monkeypatch.setattr(sweep, "WORTH_A_TRIAL", 5)
 
 
@@ -316,6 +316,7 @@ def test_a_job_that_cannot_begin_fails_alone(
         (("seeds=0",), "seeds must be how many, a whole number of at least 1; not 0"),
         (("seeds=many",), "seeds must be how many, a whole number of at least 1; not many"),
         (("seeds=2", "seed=1,2"), "seeds=2 begins with one seed, not with seed=1,2"),
+        (("seeds=2", "sweeper=optuna"), "seeds=2 asks for every seed, and a sweeper that searches for some"),
         (("-m", "seed=0,1", "together=0"), "together must be a whole number of at least 1"),
     ],
 )

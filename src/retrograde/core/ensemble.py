@@ -240,7 +240,8 @@ def _settings(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """What modules hold beside parameters, buffers and modules: plain values and tensors, by name."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            if name != "training" and isinstance(value, bool | int | float | str | tuple | Tensor | None):
+            # the form in which a recurrence is computed is its own affair: together it is another one
+            if name not in ("training", "form") and isinstance(value, bool | int | float | str | tuple | Tensor | None):
                 yield f"{path}.{name}".lstrip("."), value
 
 

@@ -95,6 +95,10 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
         raise ValueError(f"seeds must be how many, a whole number of at least 1; not {count}")
     if not first.isdecimal():
         raise ValueError(f"seeds={count} begins with one seed, not with seed={first}")
+    if any(argument.startswith("sweeper=") for argument in arguments):
+        raise ValueError(
+            f"seeds={count} asks for every seed, and a sweeper that searches for some: give it seed=… itself"
+        )
     rest = [argument for argument in arguments if not argument.startswith(("seeds=", "seed="))]
     multirun = [] if {"-m", "--multirun"} & set(rest) else ["-m"]
     return [*rest, *multirun, f"seed=range({first},{int(first) + int(count)})"]
@@ -234,10 +238,10 @@ def _carried_out_together(config: DictConfig, group: Group) -> None:
             OmegaConf.update(own, "optimizer.lr", job.settings["optimizer"]["lr"])
         try:
             run, identity, settings = _ready(own, job.settings, choices)
+            _leave_configuration(own, job)
         except Exception as error:
             _failed(job, group, error)
         else:
-            _leave_configuration(own, job)
             ready.append((job, Prepared(run, job.folder, identity, settings)))
     interrupted: BaseException | None = None
     for (job, _), result in zip(

@@ -95,14 +95,23 @@ class Resumption:
 class Checkpoints:
     """Writes them.
 
-    ``probing`` tells what probes have cost and found so far; ``before`` are the seconds of earlier attempts.
+    ``probing`` tells what probes have cost and found so far; ``before`` are the seconds of earlier attempts, ``clock``
+    counts those of this one.
     """
 
-    def __init__(self, folder: Path, recorder: Recorder, probing: Callable[[], State], before: float = 0.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recorder: Recorder,
+        probing: Callable[[], State],
+        before: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.clock = clock
         self.folder = folder
         self.recorder = recorder
         self.probing = probing
-        self.begun = time.monotonic() - before
+        self.begun = clock() - before
         self.saved = time.monotonic()
         self.cost = 0.0
 
@@ -123,7 +132,7 @@ class Checkpoints:
             **{key: value for key, value in vars(mark).items() if key not in ("step", "weights")},
             "training": training.progress(),
             "probing": self.probing(),
-            "seconds": begun - self.begun,
+            "seconds": self.clock() - self.begun,
             "ended": ended,
         }
         write_aside(content, self.folder / name)

@@ -15,16 +15,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
+from retrograde.core.contracts import SequenceModel
 from retrograde.core.ensemble import Ensemble, refusal
-from retrograde.core.joint_optimizer import JointOptimizer, NotElementwise
-from retrograde.train.devices import now
+from retrograde.core.joint_optimizer import JointOptimizer, NotElementwise, stacked_entries
+from retrograde.core.recurrence import Recurrence
+from retrograde.train.devices import device_kind, now, threads
 from retrograde.train.interruption import Interrupted, Interruption
+from retrograde.train.options import Job
 from retrograde.train.streams import generator
 
 if TYPE_CHECKING:  # which uses this module
@@ -32,6 +35,9 @@ if TYPE_CHECKING:  # which uses this module
 
 TRIALS, WORTHWHILE = 4, 0.9
 """Steps that are tried, and the share of the time in turn that they may take to be computed together."""
+
+FORMS = None, "chunked"
+"""Of recurrences, in which a single run is tried: the first, and the one that is mostly the fastest beside it."""
 
 RUNS, WAITS, ENDED = "runs", "waits", "ended"
 """What a member is at: its own work, the next round, nothing any more."""
@@ -47,6 +53,7 @@ class Member:
         self.training: Training | None = None
         self.state = RUNS
         self.until = 0
+        self.by_itself = False
         self.failure: BaseException | None = None
         self.spent = 0.0
         self.since: float | None = None
@@ -67,28 +74,20 @@ class Member:
 
     def round(self, until: int) -> bool:
         """A round, up to that step at most, with all that stand where this run does; False where it takes it alone."""
-        if self.company.why_not is not None:
-            return False
-        self.state, self.until = WAITS, until
+        self.state, self.until, self.by_itself = WAITS, until, False
         self.company.go_on(self)
         if self.failure is not None:
             raise self.failure
-        return self.company.why_not is None
+        return not self.by_itself
 
 
 class Company:
-    """The runs; ``say`` is told, in one line, why their steps are not computed together.
+    """The runs, of which ``why_not`` has nothing to say."""
 
-    With ``if_faster`` that is also where a trial takes longer than one after the other does.
-    """
-
-    def __init__(self, size: int, say: Callable[[str], None], if_faster: bool = False) -> None:
-        self.say = say
-        self.if_faster = if_faster
+    def __init__(self, size: int) -> None:
         self.turn = threading.Condition()
         self.at: Member | None = None
         self.members = [Member(self, place) for place in range(size)]
-        self.why_not: str | None = None
         self.gathered: list[Training] = []
         self.joint: JointOptimizer | None = None
 
@@ -109,27 +108,29 @@ class Company:
             member.state = ENDED
             self.go_on(member)
 
-        threads = [
+        workers = [
             threading.Thread(target=work, args=pair, name=f"run {pair[0].place + 1}", daemon=True)
             for pair in zip(self.members, runs, strict=True)
         ]
         before = torch.get_rng_state(), torch.get_default_dtype()
         interruption = Interruption()
-        with interruption.heeded():
-            interruption.stepping = True  # who is asked to end is asked once, and a second time ends at once
-            for thread in threads:
-                thread.start()
-            with self.turn:
-                self.at = self.members[0]
-                self.turn.notify_all()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.1)
-                    if interruption.asked is not None:
-                        for member in self.members:
-                            member.interruption.asked = interruption.asked
-        torch.set_rng_state(before[0])
-        torch.set_default_dtype(before[1])
+        try:
+            with interruption.heeded():
+                interruption.stepping = True  # who is asked to end is asked once, and a second time ends at once
+                for thread in workers:
+                    thread.start()
+                with self.turn:
+                    self.at = self.members[0]
+                    self.turn.notify_all()
+                for thread in workers:
+                    while thread.is_alive():
+                        thread.join(0.1)
+                        if interruption.asked is not None:
+                            for member in self.members:
+                                member.interruption.asked = interruption.asked
+        finally:
+            torch.set_rng_state(before[0])
+            torch.set_default_dtype(before[1])
         return raised
 
     def go_on(self, member: Member) -> None:
@@ -163,32 +164,26 @@ class Company:
         """For those at the lowest step."""
         waiting = {one: one.training for one in self.members if one.state == WAITS and one.training is not None}
         lowest = min(training.global_step for training in waiting.values())
-        now = {one: training for one, training in waiting.items() if training.global_step == lowest}
-        begun = time.perf_counter()
-        torch.set_default_dtype(next(iter(now)).dtype)  # Lightning sets it for a step in double precision
-        try:
-            self._take(list(now.values()), min(one.until for one in now))
-        except BaseException as error:
-            for one in now:
-                one.failure = error if len(now) == 1 else RuntimeError(f"a round of {len(now)} runs together failed")
-                one.failure.__cause__ = None if len(now) == 1 else error
-        for one in now if self.why_not is None else waiting:
-            one.state = RUNS
-            one.spent += (time.perf_counter() - begun) / len(now)
-
-    def _take(self, trainings: "list[Training]", until: int) -> None:
-        """A round of these, unless it turns out that none is to be taken together."""
-        if self.joint is None and len(trainings) > 1:
-            self.why_not = reason(trainings) or (slower(trainings) if self.if_faster else None)
-            if self.why_not is not None:
-                self.say(f"these runs train one after the other: {self.why_not}")
-        if self.why_not is not None:
-            return
-        if len(trainings) == 1:
+        here = {one: training for one, training in waiting.items() if training.global_step == lowest}
+        if len(here) == 1:  # it takes the round in its own turn, with its own random numbers
+            (lone,) = here
             self._part()
-            trainings[0].round_alone(until)
-        else:
-            round_together(trainings, self._gathered(trainings), until)
+            lone.state, lone.by_itself = RUNS, True
+            return
+        trainings, begun = list(here.values()), time.perf_counter()
+        torch.set_default_dtype(next(iter(here)).dtype)  # Lightning sets it for a step in double precision
+        try:
+            round_together(trainings, self._gathered(trainings), min(one.until for one in here))
+            passed = now(trainings[0].device) - begun
+        except BaseException as error:
+            passed = time.perf_counter() - begun
+            said = f"a round of {len(here)} runs together failed: {type(error).__name__}: {error}"
+            for one in here:
+                one.failure = RuntimeError(said)
+                one.failure.__cause__ = error
+        for one in here:
+            one.state = RUNS
+            one.spent += passed / len(here)
 
     def _gathered(self, trainings: "list[Training]") -> JointOptimizer:
         """The optimiser of these, and no others, with their weights in one piece."""
@@ -206,52 +201,74 @@ class Company:
             self.gathered = []
 
 
-def reason(trainings: "Sequence[Training]") -> str | None:
-    """Why the steps of these cannot be computed together, in one line; None where they can."""
-    first = trainings[0]
-    if first.job.trainer.compile:
+def why_not(jobs: Sequence[Job], if_faster: bool) -> str | None:
+    """Why the steps of these are not to be computed together, in one line; None where they are.
+
+    Found by a trial, of models that are built for it; with ``if_faster`` it also tells what takes longer together.
+    """
+    settings = jobs[0].trainer
+    if settings.compile:
         return "trainer.compile makes of one model's objective what knows of no seeds"
-    said = refusal(
-        [training.model for training in trainings],
-        first.task,
-        autocast=isinstance(first.trainer.precision_plugin, MixedPrecision),
-        ranks=first.trainer.world_size,
-        regularized=first.job.regularizer is not None,
-    )
-    if said is not None:
-        return said
+    device = torch.device(device_kind(settings))
+    dtype = torch.float64 if settings.precision.startswith("64") else torch.float32
     try:
-        for training in trainings:
-            JointOptimizer(Ensemble([training.model]), [training.optimizer]).ensemble.release()
+        with torch.random.fork_rng(), threads(settings.threads):
+            models = [_built(job, device, dtype) for job in jobs]
+            said = refusal(
+                models,
+                jobs[0].task,
+                autocast="mixed" in settings.precision,
+                ranks=1 if settings.devices == "shared" else settings.devices * settings.nodes,
+                regularized=jobs[0].regularizer is not None,
+            )
+            if said is None:
+                for job, model in zip(jobs, models, strict=True):
+                    stacked_entries(job.optimizer(model.parameters()))
+            return said or (slower(jobs[0], models) if if_faster else None)
     except NotElementwise as error:
         return str(error)
-    return None
+    except Exception as error:  # one by one, each says itself what is wrong with it
+        return f"a trial of all {len(jobs)} failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-def slower(trainings: "Sequence[Training]") -> str | None:
-    """What a step of all together takes, where that is no less than in turn; by copies, on another stream's batches."""
-    lead = trainings[0]
-    copies = [copy.deepcopy(training.model) for training in trainings]
-    stream = generator("trial", lead.job.seed, lead.device)
-    batches = [lead.task.sample(lead.job.batch_size, stream).to(*lead.beside) for _ in copies]
-    alone, joint = copy.deepcopy(lead.model), Ensemble(copies)
+def _built(job: Job, device: torch.device, dtype: torch.dtype) -> SequenceModel:
+    torch.manual_seed(job.seed)
+    model = job.model(job.task).to(device, dtype)
+    if job.trainer.truncate is not None:
+        model.truncate(job.trainer.truncate)
+    return model
 
-    def one() -> None:
-        alone.objective(lead.task, batches[0])[0].mean().backward()
+
+def slower(job: Job, models: Sequence[SequenceModel]) -> str | None:
+    """What a step of all together takes, where that is no less than in turn, each in its fastest form."""
+    device = models[0].like.device
+    stream = generator("trial", job.seed, device)
+    batches = [job.task.sample(job.batch_size, stream).beside(models[0].like) for _ in models]
+    singles = [copy.deepcopy(models[0]) for _ in FORMS]
+    for single, form in zip(singles, FORMS, strict=True):
+        for module in single.modules():
+            if isinstance(module, Recurrence):
+                module.form = form
+    joint = Ensemble(models)
+
+    def alone(model: SequenceModel) -> None:
+        model.objective(job.task, batches[0])[0].mean().backward()
 
     def all_of_them() -> None:
-        joint.objective(lead.task, batches).losses.sum().backward()
+        joint.objective(job.task, batches).losses.sum().backward()
 
-    taken: dict[Callable[[], None], list[float]] = {one: [], all_of_them: []}
+    steps: list[Callable[[], None]] = [*(partial(alone, single) for single in singles), all_of_them]
+    taken: list[list[float]] = [[] for _ in steps]
     for _ in range(TRIALS):
-        for step, seconds in taken.items():
-            begun = now(lead.device)
+        for step, seconds in zip(steps, taken, strict=True):
+            begun = now(device)
             step()
-            seconds.append(now(lead.device) - begun)
-    in_turn, together = len(copies) * min(taken[one]), min(taken[all_of_them])
+            seconds.append(now(device) - begun)
+    *each, together = (min(seconds) for seconds in taken)
+    in_turn = len(models) * min(each)
     if together <= WORTHWHILE * in_turn:
         return None
-    return f"a step of all {len(copies)} takes {1e3 * together:.3g} ms together, and {1e3 * in_turn:.3g} ms in turn"
+    return f"a step of all {len(models)} takes {1e3 * together:.3g} ms together, and {1e3 * in_turn:.3g} ms in turn"
 
 
 def round_together(trainings: "Sequence[Training]", joint: JointOptimizer, until: int) -> None:

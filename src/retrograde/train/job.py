@@ -26,7 +26,7 @@ from retrograde.record.tables import cut
 from retrograde.record.view import WandbView, start_ahead
 from retrograde.train.checkpoints import BEST, PREFIX, Checkpoints, Resumption, newest, write_aside
 from retrograde.train.closing import changed
-from retrograde.train.company import Company, Member
+from retrograde.train.company import Company, Member, why_not
 from retrograde.train.devices import device_kind, quiet, rank_outside, threads, trainer_of
 from retrograde.train.divergence import Divergence
 from retrograde.train.evaluation import batches, evaluate, examine
@@ -65,6 +65,8 @@ def carry_out(prepared: Prepared, progress: bool, member: Member | None = None) 
         torch.random.fork_rng(),
         leading(),
     ):
+        if folder.is_finished():  # by another process, since this one looked
+            return folder.read()
         # the caller's random numbers go on as if nothing had been
         torch.manual_seed(job.seed)
         result = _claimed(prepared, progress, interruption, member)
@@ -89,10 +91,21 @@ def carry_out_together(
     def work(at: int, member: Member) -> None:
         results[at] = carry_out(runs[at], progress and at == 0, member)  # a terminal has room for one bar
 
+    said = why_not([run.job for run in runs], if_faster)
+    if said is not None:
+        print(f"these runs train one after the other: {said}", file=sys.stderr, flush=True)
+        return [_in_turn(run, progress) for run in runs]
     with quiet(), threads(runs[0].job.trainer.threads):
-        company = Company(len(runs), lambda line: print(line, file=sys.stderr, flush=True), if_faster)
-        raised = company.carry_out([partial(work, at) for at in range(len(runs))])
+        raised = Company(len(runs)).carry_out([partial(work, at) for at in range(len(runs))])
     return [result if error is None else error for result, error in zip(results, raised, strict=True)]
+
+
+def _in_turn(run: Prepared, progress: bool) -> dict[str, Any] | BaseException:
+    """What it gave or raised; who is asked to end ends the others as well."""
+    try:
+        return carry_out(run, progress)
+    except Exception as error:
+        return error
 
 
 def _claimed(prepared: Prepared, progress: bool, interruption: Interruption, member: Member | None) -> dict[str, Any]:
@@ -233,7 +246,7 @@ def _train(
         model.truncate(settings.truncate)
     probing = Probing(job, batch, recorder, time.perf_counter if member is None else member.clock)
     before = 0.0 if resumption is None else resumption.seconds
-    checkpoints = Checkpoints(folder.checkpoints, recorder, probing.state_dict, before)
+    checkpoints = Checkpoints(folder.checkpoints, recorder, probing.state_dict, before, probing.clock)
     training = Training(job, model, recorder, probing.scheduled, checkpoints, interruption, resumption)
     if resumption is not None:
         probing.load_state_dict(resumption.probing)

@@ -118,11 +118,21 @@ def grouped(jobs: Sequence[Planned], most: int) -> list[list[Planned]]:
         named = NAME.fullmatch(job.folder.run)
         key = json.dumps([named["stem"] if named else job.folder.run, rest], sort_keys=True, default=str)
         of_kind = alike.setdefault(key, [])
-        if not of_kind or len(of_kind[-1]) >= most or job.settings["steps"] < WORTH_A_TRIAL:
+        if not of_kind or len(of_kind[-1]) >= most or not _is_worth_it(job):
             of_kind.append([])
             groups.append(of_kind[-1])
         of_kind[-1].append(job)
-    return groups
+    return [sorted(group, key=_rate) for group in groups]  # neighbours with one rate are stepped as one
+
+
+def _rate(job: Planned) -> str:
+    optimizer = job.settings.get("optimizer")
+    return str(optimizer.get("lr")) if isinstance(optimizer, Mapping) else ""
+
+
+def _is_worth_it(job: Planned) -> bool:
+    steps = job.settings.get("steps")
+    return isinstance(steps, int) and steps >= WORTH_A_TRIAL
 
 
 def said_before(job: Planned, total: int) -> str:
