@@ -265,6 +265,7 @@ def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "WORTH_A_TRIAL", 5)
 
 
+@pytest.mark.heavy
 def test_seeds_of_the_command_are_the_runs_of_a_sweep(
     tmp_path: Path, command: Callable[..., Any], rounds: list[int], sooner: None
 ) -> None:
@@ -286,6 +287,7 @@ def test_seeds_of_the_command_are_the_runs_of_a_sweep(
     assert again.output.count("finished already") == 2
 
 
+@pytest.mark.heavy
 def test_a_sweep_groups_what_differs_in_seed_and_rate_alone(
     tmp_path: Path, command: Callable[..., Any], rounds: list[int], sooner: None
 ) -> None:
@@ -300,6 +302,7 @@ def test_a_sweep_groups_what_differs_in_seed_and_rate_alone(
     }
 
 
+@pytest.mark.heavy
 def test_a_job_that_cannot_begin_fails_alone(
     tmp_path: Path, command: Callable[..., Any], rounds: list[int], sooner: None
 ) -> None:
