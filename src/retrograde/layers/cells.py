@@ -178,28 +178,25 @@ class GRUCell(Recurrence):
 
 def _with_seeds(
     recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, initial: State | None
-) -> tuple[Tensor, State] | None:
-    """Outputs and last state of seeds that train together, whose axis torch's kernels refuse; None for a single one."""
-    weights = list(recurrence.weights().values())
-    if not abreast(inputs, *weights, *(initial or {}).values()):
-        return None
+) -> tuple[Tensor, State]:
+    """Outputs and last state of seeds that train together, whose axis torch's kernels refuse."""
     begin = recurrence.initial_state(inputs) if initial is None else initial
     outputs, last = of_seeds(
-        recurrence.fused.mode, inputs, tuple(begin[name] for name in recurrence.components), weights
+        recurrence.fused.mode,
+        inputs,
+        tuple(begin[name] for name in recurrence.components),
+        list(recurrence.weights().values()),
     )
     return outputs, {"hidden": outputs[:, -1]} | ({"cell": last} if "cell" in begin else {})
 
 
 def _pieces_with_seeds(
     recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, length: int, state: State | None
-) -> Tensor | None:
+) -> Tensor:
     """The same in pieces, the state going on and its gradient not."""
     made = []
     for piece in inputs.split(length, 1):
-        given = _with_seeds(recurrence, piece, state)
-        if given is None:
-            return None
-        outputs, last = given
+        outputs, last = _with_seeds(recurrence, piece, state)
         state = {name: value.detach() for name, value in last.items()}
         made.append(outputs)
     return torch.cat(made, 1)
@@ -241,9 +238,7 @@ def _of_seeds(
     recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
     """Of seeds that train together."""
-    made = _with_seeds(recurrence, inputs, initial)
-    assert made is not None  # else this form is not among those there are
-    return made[0]
+    return _with_seeds(recurrence, inputs, initial)[0]
 
 
 def _with_totals(
@@ -284,9 +279,8 @@ def _(
     length: int,
     initial: State | None = None,
 ) -> Float[Tensor, "batch time hidden"]:
-    with_seeds = _pieces_with_seeds(recurrence, inputs, length, initial)
-    if with_seeds is not None:
-        return with_seeds
+    if abreast(inputs, *recurrence.weights().values()):
+        return _pieces_with_seeds(recurrence, inputs, length, initial)
     state = None if initial is None else initial["hidden"][None].contiguous()
     made = []
     for piece in inputs.split(length, 1):
@@ -300,9 +294,8 @@ def _(
 def _(
     recurrence: LSTMCell, inputs: Float[Tensor, "batch time width"], length: int, initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
-    with_seeds = _pieces_with_seeds(recurrence, inputs, length, initial)
-    if with_seeds is not None:
-        return with_seeds
+    if abreast(inputs, *recurrence.weights().values()):
+        return _pieces_with_seeds(recurrence, inputs, length, initial)
     state = None
     if initial is not None:
         state = initial["hidden"][None].contiguous(), initial["cell"][None].contiguous()

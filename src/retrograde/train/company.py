@@ -28,6 +28,7 @@ from retrograde.core.recurrence import Recurrence
 from retrograde.train.devices import device_kind, now, threads
 from retrograde.train.interruption import Interrupted, Interruption
 from retrograde.train.options import Job
+from retrograde.train.ranks import count
 from retrograde.train.streams import generator
 
 if TYPE_CHECKING:  # which uses this module
@@ -218,7 +219,7 @@ def why_not(jobs: Sequence[Job], if_faster: bool) -> str | None:
                 models,
                 jobs[0].task,
                 autocast="mixed" in settings.precision,
-                ranks=1 if settings.devices == "shared" else settings.devices * settings.nodes,
+                ranks=count(settings),
                 regularized=jobs[0].regularizer is not None,
             )
             if said is None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,7 @@ def fit(
     ``model`` is a factory, such as ``partial(lstm, hidden=32)``, so that the seed covers the initial weights.
     ``probes`` are the default ones where none are named; ``{}`` is none at all.
     """
-    given = {name: value for name, value in locals().items() if name != "progress"}
-    prepared, trusted = _prepared(**given)
+    prepared, trusted = _prepared(**locals())
     folder = prepared.folder
     if folder.is_finished():
         require_same_source(folder, task)
@@ -80,23 +80,30 @@ def fit_seeds(
     return [load(prepared.folder.path, trusted) for prepared, trusted in made]
 
 
-def _prepared(
+def _prepared(*given: Any, **settings: Any) -> tuple[Prepared, list[str]]:
+    """What ``fit`` makes of its arguments, those that are left out at their defaults."""
+    arguments = signature(fit).bind(*given, **settings)
+    arguments.apply_defaults()
+    return _made(**{name: value for name, value in arguments.arguments.items() if name != "progress"})
+
+
+def _made(
     model: Callable[[Task], SequenceModel],
     task: Task,
     *,
-    probes: Mapping[str, Probe] | None = None,
-    seed: int = 0,
-    steps: int = 2000,
-    batch_size: int = 64,
-    optimizer: OptimizerFactory = ADAM,
-    scheduler: SchedulerFactory | None = None,
-    regularizer: Regularizer | None = None,
-    trainer: TrainerSettings = TrainerSettings(),
-    probing: ProbingSettings = ProbingSettings(),
-    recorder: RecorderSettings = RecorderSettings(),
-    alerts: AlertSettings = AlertSettings(),
-    study: str = "python",
-    outputs: Path | str = "outputs",
+    probes: Mapping[str, Probe] | None,
+    seed: int,
+    steps: int,
+    batch_size: int,
+    optimizer: OptimizerFactory,
+    scheduler: SchedulerFactory | None,
+    regularizer: Regularizer | None,
+    trainer: TrainerSettings,
+    probing: ProbingSettings,
+    recorder: RecorderSettings,
+    alerts: AlertSettings,
+    study: str,
+    outputs: Path | str,
 ) -> tuple[Prepared, list[str]]:
     """The run, and the packages whose classes its settings name."""
     made_of = {"model": specification(model), "task": specification(task), "optimizer": specification(optimizer)}
