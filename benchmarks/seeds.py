@@ -6,10 +6,10 @@
 The machine should do nothing else. One thread, unless --threads says otherwise.
 
 A step is everything of a training step but its bookkeeping: drawing the batch, forward, loss, backward, clipping by
-norm, Adam. A single seed takes it as a bare loop does, on the model's own objective; where torch has a fused kernel of
-the layer, it takes it in the closed form as well, and the faster of the two in each pair counts. Seeds together draw
-a batch each, from a stream each. Before anything is measured, the losses of three steps together are held to those of
-the same steps alone.
+norm, Adam. A single seed takes it as a bare loop does, on the model's own objective, in every form but the loop that
+its recurrence has (``taps`` are the kernel and more); the fastest in each pair counts, and torch's kernel, which is
+what anyone would take otherwise, has rows of its own. Seeds together draw a batch each, from a stream each. Before
+anything is measured, the losses of three steps together are held to those of the same steps alone.
 
 All sides of a pair are measured right after one another, the first of them in turn, and ratios are formed within
 pairs. The interval is the 95 % bootstrap interval of their median. Eight in turn are eight times a single step.
@@ -45,8 +45,9 @@ from retrograde.core.choices import require_one_of
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.ensemble import Ensemble, refusal
 from retrograde.core.joint_optimizer import JointOptimizer
-from retrograde.layers.cells import ElmanCell, GRUCell, LSTMCell
+from retrograde.core.recurrence import LOOP, Recurrence
 from retrograde.tasks.adding import Adding
+from retrograde.train.forms import heard
 
 MODELS = "gru", "lstm", "elman", "transformer"
 
@@ -60,8 +61,10 @@ STEPS = 3
 SAME = 1e-3
 """Of the loss, in float32: how far it may be, after some steps together, from that after the same steps alone."""
 
-GOALS = {("gru", "small", "one"): 2.0, ("gru", "large", "in turn"): 0.6}
-FORMS = "as torch has it", "in closed form"
+GOALS = {("gru", "small", False): 2.0, ("gru", "large", True): 0.6}
+"""By model and size, against one seed or all of them in turn, in its fastest form."""
+
+TORCH = "fused"
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,17 @@ class Together:
         return losses.detach()
 
 
-def closed(model: SequenceModel) -> SequenceModel | None:
-    """A copy of the model whose cells train by the closed form; None where it has none of that kind."""
-    made = deepcopy(model)
-    cells = [module for module in made.modules() if isinstance(module, ElmanCell | GRUCell | LSTMCell)]
-    for cell in cells:
-        cell.form = "chunked"
-    return made if cells else None
+def formed(model: SequenceModel, task: Task, batch: int) -> dict[str, SequenceModel]:
+    """A copy of the model for every form that its recurrences have; where they have none, the model itself."""
+    call = heard(model, task, task.sample(batch, torch.Generator(model.like.device).manual_seed(0)))
+    names = [name for name, form in call[0].forms.items() if form.timed and name != LOOP] if call else []
+    found = {}
+    for name in names:
+        found[name] = deepcopy(model)
+        for module in found[name].modules():
+            if isinstance(module, Recurrence):
+                module.form = name
+    return found or {"as it is": model}
 
 
 def singles(name: str, task: Task, batch: int, width: int, options: Options) -> list[Single]:
@@ -158,10 +165,10 @@ def measured(name: str, size: str, options: Options) -> tuple[list[Ratio], dict[
         raise ValueError(
             f"{name}: after {STEPS} steps together losses are {apart:.1e} from those of the same steps alone"
         )
-    forms = {FORMS[0]: alone[0].step}
-    by_hand = closed(alone[0].model)
-    if by_hand is not None:
-        forms[FORMS[1]] = Single(task, by_hand, batch, 0, options.device).step
+    forms = {
+        form: Single(task, model, batch, 0, options.device).step
+        for form, model in formed(alone[0].model, task, batch).items()
+    }
     sides: dict[str, Step] = {**forms, "together": together.step}
     taken: dict[str, list[float]] = {side: [] for side in sides}
     for step in sides.values():
@@ -170,14 +177,17 @@ def measured(name: str, size: str, options: Options) -> tuple[list[Ratio], dict[
         order = list(sides)
         for side in order[pair % len(order) :] + order[: pair % len(order)]:
             taken[side].append(visit(sides[side], options.device))
-    fastest = np.min([taken[form] for form in forms], axis=0)
-    over_one = np.array(taken["together"]) / fastest
+    own = np.array(taken["together"])
+    against = {"in its fastest form": np.min([taken[form] for form in forms], axis=0)}
+    if TORCH in taken:
+        against["in torch's kernel"] = np.array(taken[TORCH])
     rows = []
-    for against, values in (("one", over_one), ("in turn", over_one / options.seeds)):
-        median, lower, upper = median_and_interval([values], [1.0])
-        what = "one in its fastest form" if against == "one" else f"{options.seeds} in turn"
-        label = f"{options.seeds} seeds of {name}, B={batch} H={width}"
-        rows.append(Ratio(label, what, median, lower, upper, GOALS.get((name, size, against))))
+    label = f"{options.seeds} seeds of {name}, B={batch} H={width}"
+    for which, one in against.items():
+        for number, what in ((1, "one"), (options.seeds, f"{options.seeds} in turn, each")):
+            median, lower, upper = median_and_interval([own / (number * one)], [1.0])
+            goal = GOALS.get((name, size, number > 1)) if which == "in its fastest form" else None
+            rows.append(Ratio(label, f"{what} {which}", median, lower, upper, goal))
     milliseconds = {side: 1e3 * float(np.median(values)) for side, values in taken.items()}
     return rows, {"model": name, "batch": batch, "width": width, "difference": apart, "milliseconds": milliseconds}
 

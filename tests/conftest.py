@@ -9,6 +9,7 @@ import torch
 import wandb
 
 from loopback import LoopbackServer
+from retrograde.layers import compiled
 
 # tiny tensors: handing work to a second thread costs more than the work, above all when both cores are busy
 torch.set_num_threads(1)
@@ -25,6 +26,14 @@ def float64() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def cpp() -> None:
+    """What needs ``layers/compiled.py``; it is skipped where that cannot be had."""
+    reason = compiled.why_not()
+    if reason is not None:
+        pytest.skip(f"compiled: {reason}")
 
 
 @pytest.fixture

@@ -15,14 +15,14 @@ TINY = bench.Size(5, 4, 12, 2)
 
 
 @pytest.mark.parametrize("kind", bench.KINDS, ids=lambda kind: kind.name)
-def test_every_form_trains_the_same_network(kind: Any) -> None:
-    assert list(bench.sides(kind, TINY, "cpu")) == ["plain", "fused", "chunked", "taps", "loop"]
+def test_every_form_trains_the_same_network(cpp: None, kind: Any) -> None:
+    assert list(bench.sides(kind, TINY, "cpu")) == ["plain", "fused", "compiled", "chunked", "taps", "loop"]
 
 
-def test_each_side_trains_in_its_own_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_side_trains_in_its_own_form(cpp: None) -> None:
     made = bench.sides(bench.KINDS[0], TINY, "cpu")
     assert {name: side.recurrence.form for name, side in made.items() if name != "plain"} == {
-        name: name for name in ("fused", "chunked", "taps", "loop")
+        name: name for name in ("fused", "compiled", "chunked", "taps", "loop")
     }
     assert all(side.recurrence.weights()["input"] is side.net.layer.weight_ih_l0 for side in list(made.values())[1:])
 

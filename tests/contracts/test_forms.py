@@ -111,12 +111,12 @@ def test_a_form_that_says_so_goes_through_vmap(case: tuple[str, ...]) -> None:
             check_equal([made], [expected], f"{type(recurrence).__name__}, {name}, under vmap")
 
 
-def test_the_checks_reach_forms_of_every_kind() -> None:
+def test_the_checks_reach_forms_of_every_kind(cpp: None) -> None:
     found: dict[str, set[str]] = {}
     for stem in ("gru", "lstm", "elman", "lru", "s4d", "retnet", "indrnn"):
         for recurrence, inputs in calls(stem):
             found[stem] = set(forms(recurrence, inputs))
-    assert found["gru"] == found["lstm"] == found["elman"] == {"fused", "chunked", "taps", LOOP}
+    assert found["gru"] == found["lstm"] == found["elman"] == {"fused", "compiled", "chunked", "taps", LOOP}
     assert found["lru"] == {"scanned", LOOP} and found["s4d"] == {"convolved", LOOP}
     assert found["retnet"] == {"chunked", LOOP} and found["indrnn"] == {"scanned", LOOP}
 

@@ -29,7 +29,8 @@ from retrograde.core.sweep import (
     unrolling,
 )
 from retrograde.core.truncated import in_pieces
-from retrograde.layers.closed_form import Arriving, Weights, all_cells, form, run, sweep
+from retrograde.layers import compiled
+from retrograde.layers.closed_form import Arriving, Weights, all_cells, form, run
 from retrograde.layers.fused import closed
 from retrograde.layers.seeds import of_seeds
 from retrograde.layers.taps import tapped
@@ -176,8 +177,14 @@ class GRUCell(Recurrence):
         return dict(zip(("reset", "update", "candidate"), weights["recurrent"].chunk(3, -2), strict=True))
 
 
+def _in_cpp(recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor) -> bool:
+    """Whether C++ is to be had for such inputs."""
+    known = inputs.dtype in (torch.float32, torch.float64) and inputs.dtype == recurrence.fused.weight_hh_l0.dtype
+    return known and inputs.device.type == "cpu" and _own(recurrence) and compiled.why_not() is None
+
+
 def _with_seeds(
-    recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, initial: State | None
+    recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, initial: State | None, in_cpp: bool
 ) -> tuple[Tensor, State]:
     """Outputs and last state of seeds that train together, whose axis torch's kernels refuse."""
     begin = recurrence.initial_state(inputs) if initial is None else initial
@@ -186,6 +193,7 @@ def _with_seeds(
         inputs,
         tuple(begin[name] for name in recurrence.components),
         list(recurrence.weights().values()),
+        in_cpp,
     )
     return outputs, {"hidden": outputs[:, -1]} | ({"cell": last} if "cell" in begin else {})
 
@@ -196,7 +204,7 @@ def _pieces_with_seeds(
     """The same in pieces, the state going on and its gradient not."""
     made = []
     for piece in inputs.split(length, 1):
-        outputs, last = _with_seeds(recurrence, piece, state)
+        outputs, last = _with_seeds(recurrence, piece, state, _in_cpp(recurrence, inputs))
         state = {name: value.detach() for name, value in last.items()}
         made.append(outputs)
     return torch.cat(made, 1)
@@ -207,13 +215,16 @@ def _pieces_with_seeds(
 @own_forms.register(GRUCell)
 def _(recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"]) -> dict[str, Form]:
     if abreast(inputs, *recurrence.weights().values()):
-        return {"seeds": Form(_of_seeds)}
+        of_seeds = {"seeds": Form(partial(_of_seeds, False))}
+        return {"compiled": Form(partial(_of_seeds, True))} | of_seeds if _in_cpp(recurrence, inputs) else of_seeds
     device = inputs.device.type
     # neither cuDNN's backward pass nor those by hand can be differentiated; no kernel has a rule for vmap
     found = {"fused": Form(_fused, twice=device == "cpu", transformed=False)}
     if not _own(recurrence) or torch.is_autocast_enabled(device) or torch.compiler.is_compiling():
         return found
     if device == "cpu" and inputs.dtype in (torch.float32, torch.float64):
+        if _in_cpp(recurrence, inputs):
+            found["compiled"] = Form(_compiled, twice=False, transformed=False)
         found["chunked"] = Form(partial(_with_totals, closed), twice=False, transformed=False)
     # the kernel with more columns than it needs for this: whoever wants the totals asks for it by name
     found["taps"] = Form(partial(_with_totals, tapped), twice=False, transformed=False, timed=False)
@@ -234,11 +245,25 @@ def _fused(
     return recurrence.fused(inputs, begin[0] if len(begin) == 1 else tuple(begin))[0]
 
 
-def _of_seeds(
+def _compiled(
     recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
+    """As a batch of a single seed."""
+    begin = recurrence.initial_state(inputs) if initial is None else initial
+    parts = [begin[name][None] for name in recurrence.components]
+    weights = [weight[None] for weight in recurrence.weights().values()]
+    outputs, _ = compiled.layer(recurrence.fused.mode, inputs.transpose(0, 1)[None], parts, weights)
+    return outputs[0].transpose(0, 1)
+
+
+def _of_seeds(
+    in_cpp: bool,
+    recurrence: ElmanCell | LSTMCell | GRUCell,
+    inputs: Float[Tensor, "batch time width"],
+    initial: State | None = None,
+) -> Float[Tensor, "batch time hidden"]:
     """Of seeds that train together."""
-    return _with_seeds(recurrence, inputs, initial)[0]
+    return _with_seeds(recurrence, inputs, initial, in_cpp)[0]
 
 
 def _with_totals(
@@ -328,7 +353,7 @@ class InClosedForm(Sweepable):
         later = {name: part.mantissa[:, 1:].transpose(0, 1) for name, part in said.items()}
         exponent = some.exponent[:, 1:].t() if bool(some.exponent.any()) else None
         arriving = Arriving(**later, exponent=exponent, reached=some.reached[:, 1:].t())
-        swept = sweep(self.run, arriving, learned=weights, carried=True)
+        swept = self.run.sweep(arriving, learned=weights, carried=True)
         made = swept.gradients
         first = {name: part.mantissa[:, 0] for name, part in said.items()}
         if bool(some.reached[:, 0].any()):

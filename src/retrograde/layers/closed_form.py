@@ -119,6 +119,8 @@ class Form(ABC):
     """The equations of a kind of layer."""
 
     components: tuple[str, ...] = ("hidden",)
+    mode: str
+    """The name that ``torch.nn`` has for its kind."""
 
     def __init__(self, weights: Weights) -> None:
         self.given = weights
@@ -201,6 +203,7 @@ class Elman(Form):
     def __init__(self, weights: Weights, nonlinearity: Literal["tanh", "relu"]) -> None:
         super().__init__(weights)
         self.nonlinearity = nonlinearity
+        self.mode = "RNN_TANH" if nonlinearity == "tanh" else "RNN_RELU"
 
     @property
     def hidden(self) -> int:
@@ -252,6 +255,8 @@ class _ElmanChunk(Chunk):
 
 class GRU(Form):
     """Reset and update gate, the reset gate after U_n; equations in ``models/gru.py``."""
+
+    mode = "GRU"
 
     def __init__(self, weights: Weights) -> None:
         super().__init__(weights)
@@ -354,6 +359,7 @@ class LSTM(Form):
     """Input, forget and output gate around a cell, in the order i, f, g, o; equations in ``models/lstm.py``."""
 
     components = ("hidden", "cell")
+    mode = "LSTM"
 
     @property
     def hidden(self) -> int:
@@ -540,9 +546,43 @@ class Run:
         parts = self.x[first:end].contiguous(), before, self.outputs[first:end], cell
         room.open(*(precise(part) for part in parts))
 
+    def cell_at(self, times: Int[Tensor, " batch"]) -> Float[Tensor, "batch hidden"]:
+        """The cell after each sample's input of that time."""
+        steps = self.bounds[0][1]
+        chunk = self.room(self.scratch())
+        samples = torch.arange(len(times), device=times.device)
+        chunks, within = times // steps, times % steps
+        begin = chunks * steps  # each sample's own chunk, side by side; beyond the end anything may stand
+        at = (begin + torch.arange(steps, device=times.device).unsqueeze(1)).clamp(max=len(self.x) - 1)
+        before = torch.cat([self.begin[0][None], self.outputs])[at, samples]
+        parts = self.x[at, samples], before, before, torch.stack(self.cells)[chunks, samples]
+        with torch.autocast(self.x.device.type, enabled=False):
+            chunk.open(*(precise(part) for part in parts))
+        return chunk.cells[within + 1, samples].to(self.cells[0].dtype)
 
-def run(form: Form, x: Float[Tensor, "time batch width"], begin: tuple[Tensor, ...]) -> tuple[Run, tuple[Tensor, ...]]:
-    """The layer along a batch, and its last state."""
+    def sweep(self, arriving: Arriving, learned: bool = True, of_inputs: bool = True, carried: bool = False) -> Swept:
+        """The gradients of every state, and of inputs and weights as far as they are wanted."""
+        return _Sweep(self, arriving, learned, of_inputs, carried).swept()
+
+
+def run(
+    form: Form,
+    x: Float[Tensor, "time batch width"],
+    begin: tuple[Tensor, ...],
+    lengths: Int[Tensor, " batch"] | None = None,
+) -> tuple[Run, tuple[Tensor, ...]]:
+    """The layer along a batch, as far as each sample goes, and its last state; beyond that outputs are zero."""
+    made, last = _whole(form, x, begin)
+    if lengths is not None:
+        samples = torch.arange(len(lengths), device=x.device)
+        made.outputs.masked_fill_((torch.arange(len(x), device=x.device).unsqueeze(1) >= lengths).unsqueeze(2), 0.0)
+        last = (made.outputs[lengths - 1, samples], *(made.cell_at(lengths - 1) for _ in last[1:]))
+    return made, last
+
+
+def _whole(
+    form: Form, x: Float[Tensor, "time batch width"], begin: tuple[Tensor, ...]
+) -> tuple[Run, tuple[Tensor, ...]]:
     if form.components == ("hidden",):
         whole = len(x) > 0 and x.device.type == "cpu" and x.dtype == form.given.input.dtype == form.weights.input.dtype
         # whatever is rounded on the way, in half precision or under autocast, is the kernel's to round
@@ -567,21 +607,6 @@ def all_cells(run: Run) -> Float[Tensor, "states batch hidden"]:
     return torch.cat(made)
 
 
-def cell_at(run: Run, times: Int[Tensor, " batch"]) -> Float[Tensor, "batch hidden"]:
-    """The cell after each sample's input of that time."""
-    steps = run.bounds[0][1]
-    chunk = run.room(run.scratch())
-    samples = torch.arange(len(times), device=times.device)
-    chunks, within = times // steps, times % steps
-    begin = chunks * steps  # each sample's own chunk, side by side; beyond the end anything may stand
-    at = (begin + torch.arange(steps, device=times.device).unsqueeze(1)).clamp(max=len(run.x) - 1)
-    before = torch.cat([run.begin[0][None], run.outputs])[at, samples]
-    parts = run.x[at, samples], before, before, torch.stack(run.cells)[chunks, samples]
-    with torch.autocast(run.x.device.type, enabled=False):
-        chunk.open(*(precise(part) for part in parts))
-    return chunk.cells[within + 1, samples].to(run.cells[0].dtype)
-
-
 def form(mode: str, weights: Weights) -> Form:
     """By the name that ``torch.nn`` has for its kind."""
     if mode == "LSTM":
@@ -593,11 +618,6 @@ def _bounds(form: Form, x: Tensor) -> list[tuple[int, int]]:
     length, batch = x.shape[:2]
     steps = min(LONGEST, max(1, CACHED // max(1, batch * form.gates)))
     return [(at, min(at + steps, length)) for at in range(0, max(length, 1), steps)]
-
-
-def sweep(run: Run, arriving: Arriving, learned: bool = True, of_inputs: bool = True, carried: bool = False) -> Swept:
-    """The gradients of every state, and of inputs and weights as far as they are wanted."""
-    return _Sweep(run, arriving, learned, of_inputs, carried).swept()
 
 
 class _Sweep:

@@ -14,9 +14,10 @@ The loss is whatever ``backward`` was called on, with its 1/batch, if it has one
 it gives always requires a gradient. The direct gradient of ``hx`` is zero: the layer knows only what it does with it.
 
 On a CPU the gradients are those of ``closed_form``; they replace autograd's, and have its values, in float32 at least.
-Forward and back take less time than the module's own in an RNN and a GRU, and about as much in an LSTM; in wide layers
-more, up to half as much again (benchmarks/overhead.py). Elsewhere they are those of ``taps``:
-what the kernel gives is in its own precision, and what is left to do is done in float32 at least.
+Where C++ can be had (``compiled``) forward and back take less time than the module's own; where it cannot, less in an
+RNN and a GRU, about as much in an LSTM, and up to half as much again in wide layers (benchmarks/overhead.py). Elsewhere
+they are those of ``taps``: what the kernel gives is in its own precision, and what is left to do is done in float32 at
+least.
 
 Outputs may not be changed in place, as the module's own mostly may: the way back begins with them. Dropout between
 layers acts as in the module, in training, but draws other numbers than the module would.
@@ -33,7 +34,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from retrograde.core.adjoint import refuse_a_second_derivative
 from retrograde.core.scaled import Scaled, power_of_two
 from retrograde.core.sweep import common_scale
-from retrograde.layers.closed_form import Arriving, Run, Swept, Weights, cell_at, form, precise, run, sweep
+from retrograde.layers import compiled
+from retrograde.layers.closed_form import Arriving, Run, Swept, Weights, form, precise, run
 from retrograde.layers.taps import tapped
 from retrograde.layers.totals import Report, Stack
 
@@ -72,6 +74,7 @@ def with_totals(
         lengths=lengths,
         ragged=ragged,
         report=report,
+        compiled=_compiled(module, x),
     )
     suffixes = [f"_l{layer}{end}" for layer in range(module.num_layers) for end in ("", "_reverse")[: stack.directions]]
     weights = [[getattr(module, NAMES[name] + suffix) for name in names] for suffix in suffixes]
@@ -80,6 +83,13 @@ def with_totals(
     if not batched:
         last = [part.squeeze(1) for part in last]
     return _as_given(module, input, outputs, lengths), last[0] if len(last) == 1 else tuple(last)
+
+
+def _compiled(module: nn.RNNBase, x: Tensor) -> bool:
+    """Whether C++ is to be had for that; what half precision or autocast round is the kernel's to round."""
+    fits = len(x) > 0 and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not module.proj_size
+    same = all(part.dtype == x.dtype and part.device == x.device for part in module.parameters())
+    return fits and same and not torch.is_autocast_enabled("cpu") and compiled.why_not() is None
 
 
 def closed(
@@ -191,10 +201,9 @@ class _Closed(torch.autograd.Function):
             for direction in range(stack.directions):
                 at = len(runs)
                 form_here = form(stack.mode, Weights(**dict(zip(stack.weights, next(weights), strict=True))))
-                one, end = run(form_here, stack.read(value, direction), tuple(part[at] for part in begin))
-                if stack.ragged:
-                    one.outputs.masked_fill_(stack.padding.unsqueeze(2), 0.0)
-                    end = (one.outputs[stack.ends], *(cell_at(one, stack.lengths - 1) for _ in end[1:]))
+                along = compiled.along if stack.compiled else run
+                begins, lengths = tuple(part[at] for part in begin), stack.lengths if stack.ragged else None
+                one, end = along(form_here, stack.read(value, direction), begins, lengths)
                 runs.append(one)
                 last.append(end)
                 made.append(stack.read(one.outputs, direction))
@@ -226,7 +235,9 @@ class _Back:
         for at, cells in enumerate(ctx.cells):
             form_here = form(self.stack.mode, Weights(**dict(zip(self.stack.weights, self.weights[at], strict=True))))
             x, outputs, *boundaries = (next(saved) for _ in range(2 + cells))
-            self.runs.append(Run(form_here, x, tuple(part[at] for part in self.begin), outputs, boundaries))
+            begin = tuple(part[at] for part in self.begin)
+            kind = compiled.Along if self.stack.compiled else Run
+            self.runs.append(kind(form_here, x, begin, outputs, boundaries))
         _, _, self.of_inputs, *others = ctx.needs_input_grad
         self.learned = any(others[len(self.begin) :])
         # of each direction, from the last: what is kept of a sweep when the layer has been told of
@@ -266,7 +277,7 @@ class _Back:
             width = self.runs[at].form.read
             said = above.columns(direction * width, (direction + 1) * width).read(stack, direction)
             ends = [None if part is None else part[at] for part in of_last]
-            one = sweep(self.runs[at], self._arriving(said, *ends), self.learned, bool(layer) or self.of_inputs)
+            one = self.runs[at].sweep(self._arriving(said, *ends), self.learned, bool(layer) or self.of_inputs)
             swept.append(one)
             exponent = one.gradients.exponent
             self.first.append([power_of_two(total[0], exponent[0]) for total in one.gradients.total.values()])

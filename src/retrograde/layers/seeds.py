@@ -12,7 +12,8 @@ one product of all δ of those steps with what they read; the equations are thos
             δ_t = [q_t ⊙ ∂c/∂i, q_t ⊙ ∂c/∂f, q_t ⊙ ∂c/∂g, g_t ⊙ ∂h/∂o]
 
 g_t total and d_t direct gradient of the hidden state, q_t that of the cell. There are no totals to be had and no powers
-of two are carried: this is for training, where torch's own kernels have neither.
+of two are carried: this is for training, where torch's own kernels have neither. It serves where ``compiled``, which is
+faster, is not to be had: on a GPU, and on machines without a compiler.
 
 Axes are (seed, time, batch, width), gates an axis before the width; what batched products write to step by step has
 time first, because they want the place of a step in one piece.
@@ -29,6 +30,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from retrograde.core.abreast import seeds_first
+from retrograde.layers import compiled
 
 CACHED = 2**19
 """Numbers that the gates of a few steps hold: two megabytes, which are near the core when they are read again."""
@@ -39,12 +41,14 @@ def of_seeds(
     x: Float[Tensor, "batch time width"],
     begin: tuple[Tensor, ...],
     weights: Sequence[Tensor],
+    in_cpp: bool = False,
 ) -> tuple[Float[Tensor, "batch time hidden"], Tensor]:
-    """Outputs, and the last cell of an LSTM (of the others the last state); the latter without a gradient.
+    """Outputs, and the last cell of an LSTM (of the others nothing that is of use); the latter without a gradient.
 
     ``mode`` and the four weights are those of the ``torch.nn`` module; ``begin`` the hidden state, and the cell.
+    ``in_cpp`` takes what ``compiled`` makes in place of the forms here.
     """
-    made: tuple[Tensor, Tensor] = _Hidden.apply(mode, x, *begin, *weights)
+    made: tuple[Tensor, Tensor] = _Hidden.apply(in_cpp, mode, x, *begin, *weights)
     return made
 
 
@@ -52,7 +56,7 @@ class _Hidden(torch.autograd.Function):
     """Brings the axis of seeds to light."""
 
     @staticmethod
-    def forward(mode: str, x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(in_cpp: bool, mode: str, x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         raise RuntimeError("a single seed is its own kernel's")
 
     @staticmethod
@@ -61,9 +65,12 @@ class _Hidden(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], mode: str, *tensors: Tensor
-    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        x, *others = seeds_first(info.batch_size, in_dims[1:], tensors)
+        info: Any, in_dims: tuple[Any, ...], in_cpp: bool, mode: str, *tensors: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int | None]]:
+        x, *others = seeds_first(info.batch_size, in_dims[2:], tensors)
+        if in_cpp:
+            outputs, last = compiled.layer(mode, x.transpose(1, 2), others[:-4], others[-4:])
+            return (outputs.transpose(1, 2), last), (0, 0 if mode == "LSTM" else None)
         outputs, last = _Run.apply(FORMS[mode], x.transpose(1, 2), *others)
         return (outputs.permute(1, 2, 0, 3), last), (0, 0)
 

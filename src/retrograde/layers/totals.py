@@ -38,7 +38,8 @@ class Stack:
     """The layers of a module on a batch: time is the first axis and the batch the second, in all that passes here.
 
     ``mode`` is the name that ``torch.nn`` has for their kind, ``weights`` are the names of those that each has.
-    ``anchored`` says whether there is a way back, to tell of totals, where nothing learns.
+    ``anchored`` says whether there is a way back, to tell of totals, where nothing learns, and ``compiled`` whether
+    ``layers/compiled.py`` goes both ways.
     """
 
     mode: str
@@ -51,6 +52,7 @@ class Stack:
     ragged: bool
     report: Report
     anchored: bool = True
+    compiled: bool = False
 
     @cached_property
     def _order(self) -> Int[Tensor, "time batch"]:
