@@ -39,7 +39,7 @@ shapes: $(STAMP) ## shapes and types in signatures
 		tests/contracts/test_recurrences.py tests/contracts/test_probes.py tests/regularizers \
 		tests/contracts/test_models.py -k "not test_models or trace_computes_the_outputs or every_parameter_learns"
 
-heavy: $(STAMP) ## the tests that start many processes
+heavy: $(STAMP) ## whole runs, sweeps and processes of their own; CI asks for them
 	$(BIN)/python -m pytest -q -m heavy -n logical --dist worksteal
 
 slow: $(STAMP) ## the tests that take minutes

@@ -456,6 +456,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "out puts"
 
 
+@pytest.mark.heavy
 def test_the_command_of_a_run_leads_to_that_run_alone(shown, rows, swept: Path) -> None:
     found = rows(swept)
     assert sorted(row["status"] for row in found.values()) == ["failed", "finished"]

@@ -17,6 +17,8 @@ from retrograde.core.records import Batch
 from retrograde.core.splits import Split
 from retrograde.train.evaluation import batches, evaluate
 
+pytestmark = pytest.mark.heavy
+
 STEPS, EVERY = 300, 20
 
 SETTINGS = {

@@ -41,6 +41,8 @@ from documented import ROOT, Block, Command, blocks, commands, pages, unfenced
 from loopback import ENTITY, LoopbackServer
 from retrograde.train import app, ask, listing, plan
 
+pytestmark = pytest.mark.heavy
+
 TINY = {
     "steps": "5",
     "batch_size": "4",

@@ -136,6 +136,20 @@ def test_an_explosion_stays_one() -> None:
     assert not gradient.isfinite().any() and not its.isfinite().any()
 
 
+def test_what_has_vanished_is_not_computed_with(float64: None) -> None:
+    """Numbers below the normal ones take ten times as long; so counted, not timed: none is handed on."""
+    module = nn.RNN(1, 4, batch_first=True).float()
+    module.weight_hh_l0.data.copy_(0.01 * torch.eye(4))
+    x = torch.randn(2, 60, 1, dtype=torch.float32, requires_grad=True)
+    y = computed(module, x, [torch.zeros(1, 2, 4, dtype=torch.float32)])
+    (of_x,) = torch.autograd.grad(y[:, -1].sum(), x)
+    sizes = of_x.abs()
+    assert (sizes[:, -15:] > 0).all() and not sizes[:, :30].any()
+    assert not ((sizes > 0) & (sizes < torch.finfo(torch.float32).tiny)).any()
+    tiny = torch.tensor([1e-40]) * 1  # and elsewhere they are numbers as before
+    assert tiny.item() > 0
+
+
 def test_nothing_is_asked_of_what_does_not_learn(mode: str) -> None:
     module = MODULES[mode](2, 4, batch_first=True).requires_grad_(False)
     x = torch.randn(3, 5, 2, requires_grad=True)

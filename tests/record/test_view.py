@@ -37,6 +37,8 @@ from retrograde.record.view import OF_A_SET, Mode, WandbView, log_spaced, start_
 from retrograde.record.wandb_log import read_logs
 from retrograde.tasks.adding import Adding
 
+pytestmark = pytest.mark.heavy
+
 STEP = "trainer/global_step"
 
 
@@ -489,7 +491,6 @@ STARTED = "import os, time; from retrograde.record.view import start_ahead; star
 
 
 @pytest.mark.parametrize("then", ["", "time.sleep(0.03)", "time.sleep(1)", "os._exit(0)"])
-@pytest.mark.heavy
 def test_a_process_that_exits_while_w_and_b_starts_leaves_nothing_behind(then: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", STARTED + then], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -579,7 +580,6 @@ def test_an_online_run_delivers_them_as_it_goes(server: LoopbackServer, tmp_path
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])
-@pytest.mark.heavy
 def test_an_interrupted_run_is_one_run_with_all_rows(server: LoopbackServer, tmp_path: Path, mode: str) -> None:
     Trouble.due = partial(os.kill, os.getpid(), signal.SIGTERM)
     with pytest.raises(SystemExit):
@@ -691,7 +691,7 @@ def test_a_version_of_w_and_b_whose_process_cannot_be_ended_costs_a_line(
     assert folder.read()["wandb"] == line.partition("W&B ")[2]
 
 
-@pytest.mark.parametrize("mode", ["offline", pytest.param("online", marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("mode", ["offline", "online"])
 def test_no_key_reaches_a_file_or_the_terminal(
     server: LoopbackServer, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:

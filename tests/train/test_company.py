@@ -30,6 +30,8 @@ from retrograde.train.interruption import Interrupted
 from retrograde.train.job import carry_out_together
 from retrograde.train.module import Training
 
+pytestmark = pytest.mark.heavy
+
 TRAINER = TrainerSettings(
     accelerator="cpu",
     threads=1,

@@ -96,6 +96,7 @@ def cases(*tables: dict[str, str]) -> list[tuple[str, str]]:
     return [case for table in tables for case in table.items()]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("argument", "message"), cases(UNKNOWN, WRONG, IMPOSSIBLE, UNREADABLE))
 def test_bad_input_gets_one_line(command, tmp_path: Path, argument: str, message: str) -> None:
     ended = command("recorder.mode=disabled", f"outputs={tmp_path}/out", argument)

@@ -220,6 +220,14 @@ def test_the_runs_of_a_study_take_what_the_first_of_them_found(
     assert small_run(probes={}, seed=1, outputs=tmp_path / "other").metadata["form"] == "LSTMCell loop"
 
 
+def test_a_form_that_finds_no_room_is_left_out() -> None:
+    def full(times: int | None) -> float:
+        raise torch.OutOfMemoryError
+
+    chosen = fastest({"first": lambda times: 1.0, "full": full, "other": lambda times: 0.5}, 10, 10_000)
+    assert (chosen.form, chosen.milliseconds) == ("other", {"first": 1000.0, "other": 500.0})
+
+
 def test_what_a_killed_run_left_half_written_is_timed_again(
     small_run: Fit, tmp_path: Path, choosing: Callable[[str], list[Any]]
 ) -> None:
@@ -227,9 +235,10 @@ def test_what_a_killed_run_left_half_written_is_timed_again(
     small_run(probes={}, outputs=tmp_path)
     (file,) = (tmp_path / "python" / "forms").iterdir()
     whole = file.read_text()
-    file.write_text(whole[: len(whole) // 2])
     choosing(LOOP)
-    assert small_run(probes={}, seed=1, outputs=tmp_path).metadata["form"] == "LSTMCell loop"
+    for seed, left in enumerate((whole[: len(whole) // 2], "[1]")):
+        file.write_text(left)
+        assert small_run(probes={}, seed=1 + seed, outputs=tmp_path).metadata["form"] == "LSTMCell loop"
     assert json.loads(file.read_text())["form"] == LOOP
 
 

@@ -65,6 +65,7 @@ def trained(stem: str, task: str, folder: Path) -> None:
     assert set(reached["layer"]) == set(totals["layer"]), "a layer that the loss is never felt at"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("stem", stems("model"))
 def test_a_model_trains_on_a_task_of_each_kind_that_it_fits(stem: str, tmp_path: Path) -> None:
     assert set(kinds(stem)) <= set(FIRST)

@@ -40,6 +40,8 @@ from retrograde.train.plan import (
 )
 from retrograde.train.timing import Cost, timed
 
+pytestmark = pytest.mark.heavy
+
 SETTINGS = ("width=4", "task.length=5", "steps=40", "probe=lag_gradient", "trainer.accelerator=cpu")
 
 COST = Cost(

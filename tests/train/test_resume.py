@@ -31,6 +31,8 @@ from retrograde.train.checkpoints import BEST, LAST, newest, read, weights_of
 from retrograde.train.closing import alert_lines
 from retrograde.train.interruption import Interrupted
 
+pytestmark = pytest.mark.heavy
+
 Fit = Callable[..., Run]
 
 SMALL = TrainerSettings(accelerator="cpu", log_every=5, validate_every=5, validation_samples=32, test_samples=32)

@@ -27,6 +27,8 @@ from retrograde.train.devices import device_of
 from retrograde.train.jobs import Planned
 from retrograde.train.sweep import PLACE, Outcome, at_a_time, place, require_same_data, workers_end_first
 
+pytestmark = pytest.mark.heavy
+
 KNOWN = ", ".join(listing.GROUPS)
 
 SETTINGS = ("width=4", "task.length=5", "steps=3", "probe=lag_gradient", "trainer.test_samples=8")

@@ -32,7 +32,7 @@ from retrograde.core.truncated import in_pieces
 from retrograde.layers import compiled
 from retrograde.layers.closed_form import Arriving, Weights, all_cells, form, run
 from retrograde.layers.fused import closed
-from retrograde.layers.seeds import of_seeds
+from retrograde.layers.seeds import in_cpp, of_seeds
 from retrograde.layers.taps import tapped
 from retrograde.layers.totals import Stack
 
@@ -179,12 +179,11 @@ class GRUCell(Recurrence):
 
 def _in_cpp(recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor) -> bool:
     """Whether C++ is to be had for such inputs."""
-    known = inputs.dtype in (torch.float32, torch.float64) and inputs.dtype == recurrence.fused.weight_hh_l0.dtype
-    return known and inputs.device.type == "cpu" and _own(recurrence) and compiled.why_not() is None
+    return _own(recurrence) and compiled.serves(inputs, recurrence.weights()["recurrent"])
 
 
 def _with_seeds(
-    recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, initial: State | None, in_cpp: bool
+    recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Tensor, initial: State | None, fast: bool
 ) -> tuple[Tensor, State]:
     """Outputs and last state of seeds that train together, whose axis torch's kernels refuse."""
     begin = recurrence.initial_state(inputs) if initial is None else initial
@@ -193,7 +192,7 @@ def _with_seeds(
         inputs,
         tuple(begin[name] for name in recurrence.components),
         list(recurrence.weights().values()),
-        in_cpp,
+        fast,
     )
     return outputs, {"hidden": outputs[:, -1]} | ({"cell": last} if "cell" in begin else {})
 
@@ -215,8 +214,8 @@ def _pieces_with_seeds(
 @own_forms.register(GRUCell)
 def _(recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"]) -> dict[str, Form]:
     if abreast(inputs, *recurrence.weights().values()):
-        of_seeds = {"seeds": Form(partial(_of_seeds, False))}
-        return {"compiled": Form(partial(_of_seeds, True))} | of_seeds if _in_cpp(recurrence, inputs) else of_seeds
+        some = {"seeds": Form(_of_seeds)}
+        return {"compiled": Form(_compiled)} | some if _in_cpp(recurrence, inputs) else some
     device = inputs.device.type
     # neither cuDNN's backward pass nor those by hand can be differentiated; no kernel has a rule for vmap
     found = {"fused": Form(_fused, twice=device == "cpu", transformed=False)}
@@ -248,22 +247,16 @@ def _fused(
 def _compiled(
     recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
-    """As a batch of a single seed."""
     begin = recurrence.initial_state(inputs) if initial is None else initial
-    parts = [begin[name][None] for name in recurrence.components]
-    weights = [weight[None] for weight in recurrence.weights().values()]
-    outputs, _ = compiled.layer(recurrence.fused.mode, inputs.transpose(0, 1)[None], parts, weights)
-    return outputs[0].transpose(0, 1)
+    parts = tuple(begin[name] for name in recurrence.components)
+    return in_cpp(recurrence.fused.mode, inputs, parts, list(recurrence.weights().values()))
 
 
 def _of_seeds(
-    in_cpp: bool,
-    recurrence: ElmanCell | LSTMCell | GRUCell,
-    inputs: Float[Tensor, "batch time width"],
-    initial: State | None = None,
+    recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
 ) -> Float[Tensor, "batch time hidden"]:
     """Of seeds that train together."""
-    return _with_seeds(recurrence, inputs, initial, in_cpp)[0]
+    return _with_seeds(recurrence, inputs, initial, False)[0]
 
 
 def _with_totals(

@@ -1,4 +1,4 @@
-// Elman, LSTM and GRU along a batch and back; compiled.py builds this, says what it is handed, and is its only caller.
+// Elman, LSTM, the LSTM of 1997 and GRU along a batch and back; compiled.py builds this, says what it is handed, and is its only caller.
 //
 // The samples of a batch have nothing to do with each other but for the sums that the weights' gradients are. So each
 // thread takes a block of the samples of a seed through all times by itself, and no thread waits for another between
@@ -13,6 +13,7 @@
 
 #include <ATen/cpu/vec/vec.h>
 #include <sys/mman.h>
+#include <xmmintrin.h>
 
 #include <algorithm>
 #include <cmath>
@@ -54,7 +55,7 @@ struct Back {  // what is not wanted, or not there, is null
 
 namespace {
 
-enum Kind : int64_t { TANH, RELU, LSTM, GRU };
+enum Kind : int64_t { TANH, RELU, LSTM, GRU, CAROUSEL };
 
 void gemm(const char* a, const char* b, int m, int n, int k, const float* x, int xs, const float* y, int ys, float beta,
           float* z, int zs) {
@@ -146,11 +147,24 @@ struct Room {  // grows to what was asked for, and is kept by its thread
   }
 };
 
+// While it lives what is below the normal numbers of a format is 0. A gradient that vanishes is otherwise added up in
+// numbers that take ten times as long, and beside what has not vanished comes to nothing.
+class Flushed {
+ public:
+  Flushed() : before(_mm_getcsr()) { _mm_setcsr(before | 0x8040); }
+  ~Flushed() { _mm_setcsr(before); }
+
+ private:
+  const unsigned before;
+};
+
 template <class T>
 struct Block {  // of the samples of a seed
   const Layer& layer;
   const Kind kind;
-  const int64_t unit, seed, first, samples, hidden, width, gates, deltas, row, steps;
+  const int64_t unit, seed, first, samples, hidden, width;
+  const bool cells;  // beside the hidden state
+  const int64_t gates, deltas, row, steps;
   T *kept, *input, *recurrent, *input_bias, *recurrent_bias;
 
   Block(const Layer& l, int64_t at)
@@ -162,9 +176,10 @@ struct Block {  // of the samples of a seed
         samples((at % l.blocks + 1) * l.batch / l.blocks - first),
         hidden(l.hidden),
         width(l.width),
-        gates((kind == GRU ? 3 : kind == LSTM ? 4 : 1) * hidden),
-        deltas((kind == GRU || kind == LSTM ? 4 : 1) * hidden),
-        row((kind == GRU ? 5 : kind == LSTM ? 6 : 1) * hidden),
+        cells(kind == LSTM || kind == CAROUSEL),
+        gates((kind == LSTM ? 4 : kind == GRU || kind == CAROUSEL ? 3 : 1) * hidden),
+        deltas(kind == GRU ? gates + hidden : gates),
+        row((kind == LSTM ? 6 : kind == GRU || kind == CAROUSEL ? 5 : 1) * hidden),
         steps(std::clamp<int64_t>((1 << 16) / std::max<int64_t>(1, samples * deltas), 1, std::max<int64_t>(1, l.time))) {
     kept = static_cast<T*>(l.kept) + (seed * l.batch + first) * l.time * row;
     input = static_cast<T*>(l.input) + seed * gates * width;
@@ -178,7 +193,7 @@ struct Block {  // of the samples of a seed
   }
   T* made(int64_t time, int64_t sample = 0) const { return kept + (time * samples + sample) * row; }
   T* state(int64_t time, int64_t sample = 0) const { return made(time, sample) + row - hidden; }
-  T* cell(int64_t time, int64_t sample = 0) const { return made(time, sample) + 4 * hidden; }
+  T* cell(int64_t time, int64_t sample = 0) const { return made(time, sample) + deltas; }
   T* own(void* states, int64_t sample = 0) const {  // of what is (seed, batch, hidden)
     return static_cast<T*>(states) + (seed * layer.batch + first + sample) * hidden;
   }
@@ -231,7 +246,7 @@ struct Block {  // of the samples of a seed
         }
       }
     }
-    if (kind == LSTM)
+    if (cells)
       for (int64_t b = 0; b < samples; ++b)
         std::memcpy(own(layer.last_cell, b), layer.time ? cell(layer.time - 1, b) : own(layer.cell_before, b),
                     hidden * sizeof(T));
@@ -241,7 +256,7 @@ struct Block {  // of the samples of a seed
   void stay(int64_t t, int64_t b) const {
     std::fill_n(made(t, b), row - hidden, T(0));
     std::memcpy(state(t, b), state_before(t, b), hidden * sizeof(T));
-    if (kind == LSTM) std::memcpy(cell(t, b), cell_before(t, b), hidden * sizeof(T));
+    if (cells) std::memcpy(cell(t, b), cell_before(t, b), hidden * sizeof(T));
   }
 
   // the sums of a row become its gates, cell and hidden state
@@ -265,6 +280,19 @@ struct Block {  // of the samples of a seed
         cell.store(p + 4 * n + j, lanes);
         (out * cell.tanh()).store(h + j, lanes);
       });
+    } else if (kind == CAROUSEL) {
+      const T* before = cell_before(t, b);
+      const Vec<T> one(1), two(2), four(4);
+      across<T>(n, [&](int64_t j, int64_t lanes) {
+        const Vec<T> entry = sigmoid(load(p + j, lanes)), out = sigmoid(load(p + n + j, lanes));
+        const Vec<T> offered = four * sigmoid(load(p + 2 * n + j, lanes)) - two;
+        const Vec<T> cell = load(before + j, lanes) + entry * offered;
+        entry.store(p + j, lanes);
+        out.store(p + n + j, lanes);
+        offered.store(p + 2 * n + j, lanes);
+        cell.store(p + 3 * n + j, lanes);
+        (out * (two * sigmoid(cell) - one)).store(h + j, lanes);
+      });
     } else {
       const T* before = state_before(t, b);
       across<T>(n, [&](int64_t j, int64_t lanes) {
@@ -279,6 +307,7 @@ struct Block {  // of the samples of a seed
   }
 
   void backward(const Back& back) const {
+    const Flushed flushed;
     static thread_local Room<T> room;
     static thread_local Room<int32_t> powers;
     T* total = room.of(samples * 2 * hidden + steps * samples * (deltas + 2 * width));
@@ -327,7 +356,7 @@ struct Block {  // of the samples of a seed
       keep(back.total_cell, 0, b, of_cell);
       shift(hidden_total, hidden, power[b]);
       std::memcpy(own(back.of_hidden, b), hidden_total, hidden * sizeof(T));
-      if (kind == LSTM) {
+      if (cells) {
         shift(of_cell, hidden, power[b]);
         std::memcpy(own(back.of_cell, b), of_cell, hidden * sizeof(T));
       }
@@ -368,7 +397,6 @@ struct Block {  // of the samples of a seed
   // what is said of the state after input t joins what was carried to it
   void join(const Back& back, int64_t t, int64_t b, T* total, T* cell_total, int32_t& power) const {
     constexpr int far = sizeof(T) == 4 ? 40 : 300;
-    const bool cells = kind == LSTM;
     const int64_t place = t * layer.batch + first + b;
     const T* direct = at(back.direct, seed, t, first + b);
     const T* of_cell = cells && back.direct_cell.at ? at(back.direct_cell, seed, t, first + b) : nullptr;
@@ -442,6 +470,17 @@ struct Block {  // of the samples of a seed
         (q * entry * (one - candidate * candidate)).store(delta + 2 * n + j, lanes);
         (g * shown * out * (one - out)).store(delta + 3 * n + j, lanes);
         (q * forget).store(cell_total + j, lanes);
+      });
+    } else if (kind == CAROUSEL) {
+      const Vec<T> half(0.5), two(2);
+      across<T>(n, [&](int64_t j, int64_t lanes) {
+        const Vec<T> entry = load(p + j, lanes), out = load(p + n + j, lanes), offered = load(p + 2 * n + j, lanes);
+        const Vec<T> shown = two * sigmoid(load(p + 3 * n + j, lanes)) - one, g = load(total + j, lanes);
+        const Vec<T> q = load(cell_total + j, lanes) + g * out * half * (one - shown * shown);
+        (q * offered * entry * (one - entry)).store(delta + j, lanes);
+        (g * shown * out * (one - out)).store(delta + n + j, lanes);
+        (q * entry * (one - half * half * offered * offered)).store(delta + 2 * n + j, lanes);
+        q.store(cell_total + j, lanes);
       });
     } else {
       const T* before = state_before(t, b);

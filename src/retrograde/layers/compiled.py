@@ -1,4 +1,4 @@
-r"""Elman, LSTM and GRU in C++, forward and back, for one batch or for one of each seed; built where they first run.
+r"""Elman, LSTM, the LSTM of 1997 and GRU in C++, forward and back, for one batch or one of each seed.
 
     outputs, last = layer(mode, x, begin, weights)           # to be differentiated once, for training
     run, last = along(form, x, begin)                        # as ``closed_form.run``: its sweep gives the totals too
@@ -34,12 +34,15 @@ from retrograde.layers.totals import Gradients
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
-KINDS = {"RNN_TANH": 0, "RNN_RELU": 1, "LSTM": 2, "GRU": 3}
+CAROUSEL = "CAROUSEL"
+"""The mode of the LSTM of 1997, which ``torch.nn`` has not."""
+
+KINDS = {"RNN_TANH": 0, "RNN_RELU": 1, "LSTM": 2, "GRU": 3, CAROUSEL: 4}
 """The numbers of ``compiled.cpp``, by the mode of the ``torch.nn`` module."""
 
-GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
+GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3, CAROUSEL: 3}
 DELTAS = GATES | {"GRU": 4}
-ROW = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 6, "GRU": 5}
+ROW = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 6, "GRU": 5, CAROUSEL: 5}
 """Widths, in units: of what U h is added to, of the δ, and of what is kept of a sample's step."""
 
 WEIGHTS = ("input", "recurrent", "input_bias", "recurrent_bias")
@@ -91,6 +94,15 @@ def why_not() -> str | None:
     """Why it cannot be had on this machine; None where it can. Who asks first waits until it is built."""
     found = _library()
     return found if isinstance(found, str) else None
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether it can be had for a layer's inputs and weights."""
+    first = tensors[0]
+    known = first.dtype in (torch.float32, torch.float64) and first.device.type == "cpu"
+    same = all(each.dtype == first.dtype and each.device == first.device for each in tensors)
+    # what autocast rounds is the kernel's to round
+    return known and same and not torch.is_autocast_enabled("cpu") and why_not() is None
 
 
 @cache
@@ -218,7 +230,7 @@ def _forward(
     lengths: Tensor | None = None,
     time_first: bool = False,
 ) -> tuple[_Run, Float[Tensor, "seed time batch hidden"], Float[Tensor, "seed batch hidden"]]:
-    """What the way back needs, outputs, and the last cell of an LSTM (of the others nothing).
+    """What the way back needs, outputs, and the last cell where there is one.
 
     Beyond a sample's length, where lengths are given, outputs are zero and the state stays as it is. ``time_first`` is
     the order of the outputs in memory, in which a dropout would draw for them.
@@ -239,7 +251,7 @@ def _forward(
         if time_first
         else x.new_empty(seeds, batch, time, hidden).transpose(1, 2)
     )
-    last = torch.empty_like(run.begin[-1]) if mode == "LSTM" else run.begin[-1].new_empty(0)
+    last = torch.empty_like(run.begin[-1]) if len(begin) > 1 else run.begin[-1].new_empty(0)
     _call("forward", x.dtype, run.described(outputs, last, lengths))
     return run, outputs, last
 
@@ -264,7 +276,7 @@ def _call(name: str, dtype: torch.dtype, *arguments: ctypes.Structure) -> None:
 def layer(
     mode: str, x: Float[Tensor, "seed time batch width"], begin: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Float[Tensor, "seed time batch hidden"], Tensor]:
-    """Outputs, and the last cell of an LSTM (of the others nothing); the latter without a gradient.
+    """Outputs, and the last cell where there is one, without a gradient.
 
     ``begin`` and ``weights`` have an axis of seeds before those of the state, and of the ``torch.nn`` module.
     """

@@ -86,10 +86,8 @@ def with_totals(
 
 
 def _compiled(module: nn.RNNBase, x: Tensor) -> bool:
-    """Whether C++ is to be had for that; what half precision or autocast round is the kernel's to round."""
-    fits = len(x) > 0 and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not module.proj_size
-    same = all(part.dtype == x.dtype and part.device == x.device for part in module.parameters())
-    return fits and same and not torch.is_autocast_enabled("cpu") and compiled.why_not() is None
+    """Whether C++ is to be had for that."""
+    return len(x) > 0 and not module.proj_size and compiled.serves(x, *module.parameters())
 
 
 def closed(

@@ -29,7 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from retrograde.core.abreast import seeds_first
+from retrograde.core.abreast import abreast, seeds_first
 from retrograde.layers import compiled
 
 CACHED = 2**19
@@ -52,6 +52,20 @@ def of_seeds(
     return made
 
 
+def in_cpp(
+    mode: str,
+    x: Float[Tensor, "batch time width"],
+    begin: tuple[Tensor, ...],
+    weights: Sequence[Tensor],
+) -> Float[Tensor, "batch time hidden"]:
+    """Outputs by ``compiled``, of one seed, or under ``torch.func.vmap`` of several."""
+    if abreast(x, *weights):
+        return of_seeds(mode, x, begin, weights, in_cpp=True)[0]
+    parts, each = [part[None] for part in begin], [weight[None] for weight in weights]
+    outputs, _ = compiled.layer(mode, x.transpose(0, 1)[None], parts, each)
+    return outputs[0].transpose(0, 1)
+
+
 class _Hidden(torch.autograd.Function):
     """Brings the axis of seeds to light."""
 
@@ -70,7 +84,7 @@ class _Hidden(torch.autograd.Function):
         x, *others = seeds_first(info.batch_size, in_dims[2:], tensors)
         if in_cpp:
             outputs, last = compiled.layer(mode, x.transpose(1, 2), others[:-4], others[-4:])
-            return (outputs.transpose(1, 2), last), (0, 0 if mode == "LSTM" else None)
+            return (outputs.transpose(1, 2), last), (0, 0 if last.numel() else None)
         outputs, last = _Run.apply(FORMS[mode], x.transpose(1, 2), *others)
         return (outputs.permute(1, 2, 0, 3), last), (0, 0)
 

@@ -26,12 +26,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from retrograde.core.abreast import abreast
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import Task
 from retrograde.core.records import State
-from retrograde.core.recurrence import Recurrence, affine
+from retrograde.core.recurrence import Form, Recurrence, affine, own_forms
+from retrograde.layers import compiled
+from retrograde.layers.compiled import CAROUSEL
 from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.recurrent import RecurrentModel
+from retrograde.layers.seeds import in_cpp
 
 
 class CarouselCell(Recurrence):
@@ -70,6 +74,21 @@ class CarouselCell(Recurrence):
 
     def transitions(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(zip(("input", "output", "offered"), weights["recurrent"].chunk(3, -2), strict=True))
+
+
+@own_forms.register
+def _(recurrence: CarouselCell, inputs: Float[Tensor, "batch time width"]) -> dict[str, Form]:
+    if type(recurrence) is not CarouselCell or not compiled.serves(inputs, recurrence.recurrent):
+        return {}  # a class derived from it may step otherwise
+    return {"compiled": Form(_compiled, twice=False, transformed=abreast(inputs, *recurrence.weights().values()))}
+
+
+def _compiled(
+    recurrence: CarouselCell, inputs: Float[Tensor, "batch time width"], initial: State | None = None
+) -> Float[Tensor, "batch time hidden"]:
+    begin = recurrence.initial_state(inputs) if initial is None else initial
+    weights = *recurrence.weights().values(), torch.zeros_like(recurrence.bias)
+    return in_cpp(CAROUSEL, inputs, (begin["hidden"], begin["cell"]), weights)
 
 
 def lstm_1997(

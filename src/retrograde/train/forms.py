@@ -14,6 +14,7 @@ the first run of its study with layers of this kind on this machine. ``docs/deci
 import fcntl
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -276,6 +277,12 @@ def fastest(passes: Mapping[str, Pass], length: int, steps: int, longest: float 
         spent += seconds
         return seconds
 
+    def tried(name: str) -> float:
+        try:
+            return take(name)
+        except torch.OutOfMemoryError:  # of a form that keeps more than the first
+            return math.inf
+
     take(first)
     seems = {first: take(first)}
     allowance = min(longest, SHARE * steps * seems[first])
@@ -293,8 +300,9 @@ def fastest(passes: Mapping[str, Pass], length: int, steps: int, longest: float 
         if spent + seems[name] > allowance:
             in_time = False
             continue
-        seems[name] = take(name)
-        racing.append(name)
+        seems[name] = tried(name)
+        if math.isfinite(seems[name]):
+            racing.append(name)
     while len(racing) > 2 and spent + LEAST * sum(seems[name] for name in racing) > allowance:
         racing.pop()  # the loop stands last
     taken: dict[str, list[float]] = {name: [] for name in racing}
@@ -307,7 +315,7 @@ def fastest(passes: Mapping[str, Pass], length: int, steps: int, longest: float 
         if place > 0:
             racing = [name for name in racing if name == first or min(taken[name]) <= SLOW * min(taken[first])]
     medians = {name: median(values) for name, values in taken.items() if values}
-    milliseconds = {name: 1000 * seconds for name, seconds in (seems | medians).items()}
+    milliseconds = {name: 1000 * seconds for name, seconds in (seems | medians).items() if math.isfinite(seconds)}
     if len(taken[first]) < LEAST and (len(racing) > 1 or not in_time):
         return Chosen(first, milliseconds, UNTIMED)
     best = min(racing, key=lambda name: medians.get(name, seems[name]))
@@ -328,8 +336,8 @@ def agreed(folder: Path, kind: Entry, able: Mapping[str, Form], measure: Callabl
         try:
             found = json.loads(file.read())
         except ValueError:  # empty, or torn
-            found = {}
-        if found.get("form") in able:
+            found = None
+        if isinstance(found, dict) and found.get("form") in able:
             return Chosen(found["form"], found["milliseconds"], STUDY)
         chosen = measure()
         file.truncate(0)
