@@ -41,9 +41,11 @@ needed = pytest.mark.skipif(
     find_spec("wandb_workspaces") is None,
     reason='the package wandb-workspaces is not installed: pip install "retrograde[dashboards]"',
 )
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pydantic.warnings.PydanticDeprecatedSince20"  # wandb-workspaces is written for pydantic 1
-)
+pytestmark = [
+    pytest.mark.heavy,
+    # wandb-workspaces is written for pydantic 1
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+]
 
 
 @pytest.fixture(scope="module")

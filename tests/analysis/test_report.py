@@ -16,6 +16,8 @@ from fake_runs import Fake, write_run
 from retrograde.figures import asking
 from retrograde.figures.comparison import STUDY, NothingToDraw
 
+pytestmark = pytest.mark.heavy
+
 REPORT = Path(__file__).parents[2] / "analysis" / "report.py"
 
 
@@ -55,7 +57,6 @@ def page(made) -> str:
     return (made[1] / "index.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.heavy
 def test_the_same_runs_give_the_same_bytes_in_another_process(made, tmp_path: Path):
     outputs, to = made
     environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "PYTHONWARNINGS": "error"}
@@ -67,7 +68,6 @@ def test_the_same_runs_give_the_same_bytes_in_another_process(made, tmp_path: Pa
     assert [name for name in first if first[name] != again[name]] == []
 
 
-@pytest.mark.heavy
 def test_several_processes_draw_the_same_bytes(made, script, tmp_path: Path, monkeypatch):
     outputs, to = made
     monkeypatch.setattr(asking, "RUNS_EACH", 1)

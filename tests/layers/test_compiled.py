@@ -159,7 +159,7 @@ def test_nothing_is_asked_of_what_does_not_learn(mode: str) -> None:
 
 def test_where_there_is_no_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert "no C++ compiler" in str(compiled._library.__wrapped__())
+    assert "no C++ compiler 'no-such-compiler'" in str(compiled._library.__wrapped__())
 
 
 def test_what_the_compiler_says_is_kept_and_not_asked_for_again(
@@ -175,6 +175,43 @@ def test_what_the_compiler_says_is_kept_and_not_asked_for_again(
     assert (tmp_path / "compiler.log").read_text() == "once\n"
     (failed,) = tmp_path.glob("compiled-*.failed")
     assert "no such standard" in failed.read_text()
+
+
+def test_a_compiler_that_was_killed_is_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\nkill -9 $$\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("RETROGRADE_CACHE", str(tmp_path))
+    assert "ended by signal 9" in str(compiled._library.__wrapped__())
+    assert not list(tmp_path.glob("*.failed"))
+
+
+def test_a_damaged_file_is_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a folder of its own: a process loads a path once."""
+    for folder in ("whole", "damaged"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setenv("RETROGRADE_CACHE", str(tmp_path / folder))
+        for whole in (tmp_path / "whole").glob("compiled-*.so"):
+            (tmp_path / folder / whole.name).touch()
+        assert not isinstance(compiled._library.__wrapped__(), str)
+    (built,) = (tmp_path / "damaged").glob("compiled-*.so")
+    assert built.stat().st_size > 1000
+
+
+def test_what_does_not_fit_is_refused_and_not_read(float64: None) -> None:
+    module, x = nn.LSTM(3, 4, batch_first=True), torch.randn(2, 5, 3)
+    begin = begun("LSTM", 2, 4)
+    computed(module, x, begin)
+    for inputs, states in (
+        (torch.randn(2, 5, 6), begin),
+        (x.float(), begin),
+        (x, [part[:, :1] for part in begin]),
+        (x, [part.float() for part in begin]),
+        (x, begin[:1]),
+    ):
+        with pytest.raises(ValueError, match="LSTM"):
+            computed(module, inputs, states)
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -572,6 +572,25 @@ def test_what_vanishes_is_read_in_float32_as_in_float64(kind: Any, length: int, 
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_what_is_said_in_numbers_below_the_normal_ones_is_heard(kind: Any, ranging: None) -> None:
+    torch.manual_seed(0)
+    module, x = kind(2, 4), torch.randn(6, 3, 2)
+    cotangent = torch.full((6, 3, 4), 1e-39)
+    single, double = readings(module, x, cotangent), readings(copy.deepcopy(module).double(), x, cotangent)
+    for place, (norm, status) in single.items():
+        assert (status == FINITE).all()
+        assert (norm - double[place][0]).abs().max() <= 1e-4
+
+
+def test_a_state_of_another_precision_is_refused_as_the_module_does() -> None:
+    module, x = nn.LSTM(3, 4).double(), torch.randn(5, 2, 3, dtype=torch.float64)
+    begin = torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)
+    for call in (lambda: module(x, begin), lambda: told(module, x, begin)):
+        with pytest.raises(RuntimeError):
+            call()
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
 def test_a_direct_gradient_of_another_size_joins_what_has_vanished(kind: Any, ranging: None) -> None:
     """Small at the end, large at the beginning, tiny in the middle: each has to be read where it counts."""
     torch.manual_seed(0)

@@ -26,6 +26,8 @@ from retrograde.record.sources import PLACES, LaidOut, opened
 from retrograde.record.store import FolderStore
 from retrograde.record.view import Mode, WandbView
 
+pytestmark = pytest.mark.heavy
+
 ANALYSIS = Path(__file__).parents[2] / "analysis"
 PROJECT = "project"
 SOURCE = f"wandb:{ENTITY}/{PROJECT}"
@@ -148,7 +150,6 @@ def test_a_project_is_the_folder_that_was_sent_there(there: LoopbackServer, outp
     assert there.unknown == []
 
 
-@pytest.mark.heavy
 def test_three_sources_give_the_same_bytes(
     there: LoopbackServer,
     outputs: Path,

@@ -13,6 +13,8 @@ from retrograde import TrainerSettings
 from retrograde.train.configuration import common_keys, config_folder, options
 from retrograde.train.errors import flags_first, in_one_line
 
+pytestmark = pytest.mark.heavy
+
 KEYS = f"the keys are {', '.join(common_keys())}"
 LSTM = "'model' has embedding, hidden, layers, bidirectional, dropout, forget_bias"
 TRAINER = f"'trainer' has {', '.join(vars(TrainerSettings()))}"
@@ -96,7 +98,6 @@ def cases(*tables: dict[str, str]) -> list[tuple[str, str]]:
     return [case for table in tables for case in table.items()]
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize(("argument", "message"), cases(UNKNOWN, WRONG, IMPOSSIBLE, UNREADABLE))
 def test_bad_input_gets_one_line(command, tmp_path: Path, argument: str, message: str) -> None:
     ended = command("recorder.mode=disabled", f"outputs={tmp_path}/out", argument)
@@ -219,7 +220,6 @@ def installed(bin_folder: Path):
     return ended
 
 
-@pytest.mark.heavy
 def test_the_installed_command_says_it_in_one_line(installed, tmp_path: Path) -> None:
     ended = installed("task.length=-5", f"outputs={tmp_path}")
     assert (ended.returncode, ended.stdout) == (1, "")

@@ -21,6 +21,8 @@ from retrograde.record.store import FolderStore
 from retrograde.tasks.adding import Adding
 from retrograde.train import listing
 
+pytestmark = pytest.mark.heavy
+
 EXTENSION = Path(__file__).parent / "extension"
 PROJECT = Path(__file__).parents[2]
 CHECKS = [name for name in vars(model_contract) if name.startswith("check_")]

@@ -20,6 +20,8 @@ from retrograde.train.app import run_config, run_folder, study_folder
 from retrograde.train.configuration import config_folder
 from retrograde.train.jobs import Composer
 
+pytestmark = pytest.mark.heavy
+
 EXTENSION = Path(__file__).parent / "extension" / "my_conf"
 
 STUDIES = sorted(file.stem for file in (config_folder() / "study").glob("*.yaml"))
@@ -104,7 +106,6 @@ def require_same(made: Made, composer: Composer, overrides: Sequence[str]) -> No
     assert planned.folder.path == folder, overrides
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("study", STUDIES)
 def test_the_jobs_of_every_study_have_the_names_that_they_run_under(launched, study: str) -> None:
     made = launched(f"study={study}")
@@ -139,7 +140,6 @@ def composer(launched) -> Composer:
     return Composer(*launched("study=demo"))
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("value", VALUES)
 def test_every_form_of_value_gives_the_same_name(launched, composer: Composer, value: str) -> None:
     require_same(launched("study=demo"), composer, ["study=demo", value.format(*[3] * value.count("{}"))])

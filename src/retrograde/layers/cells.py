@@ -214,8 +214,8 @@ def _pieces_with_seeds(
 @own_forms.register(GRUCell)
 def _(recurrence: ElmanCell | LSTMCell | GRUCell, inputs: Float[Tensor, "batch time width"]) -> dict[str, Form]:
     if abreast(inputs, *recurrence.weights().values()):
-        some = {"seeds": Form(_of_seeds)}
-        return {"compiled": Form(_compiled)} | some if _in_cpp(recurrence, inputs) else some
+        some = {"seeds": Form(_of_seeds, twice=False)}
+        return {"compiled": Form(_compiled, twice=False)} | some if _in_cpp(recurrence, inputs) else some
     device = inputs.device.type
     # neither cuDNN's backward pass nor those by hand can be differentiated; no kernel has a rule for vmap
     found = {"fused": Form(_fused, twice=device == "cpu", transformed=False)}

@@ -9,7 +9,7 @@
 //             g_{t-1} = d_{t-1} + z_t ⊙ g_t + Uᵀ δ_t             g_{t-1} = d_{t-1} + Uᵀ δ_t
 //
 // g_t is the total and d_t the direct gradient of the hidden state, q_t and d^c_t those of the cell. Each sample carries a
-// power of two beside the mantissas of g and q, set anew whenever they come near the ends of the format.
+// power of two beside the mantissas of g and q, set anew whenever they leave 2^±40 (in float64 2^±300).
 
 #include <ATen/cpu/vec/vec.h>
 #include <sys/mman.h>
@@ -147,11 +147,12 @@ struct Room {  // grows to what was asked for, and is kept by its thread
   }
 };
 
-// While it lives what is below the normal numbers of a format is 0. A gradient that vanishes is otherwise added up in
-// numbers that take ten times as long, and beside what has not vanished comes to nothing.
+// While it lives what is computed is 0 where it would be below the normal numbers of its format. A gradient that vanishes
+// is otherwise added up in numbers that take ten times as long, and beside what has not vanished comes to nothing. Such
+// numbers are read as what they are: that something was said is not lost.
 class Flushed {
  public:
-  Flushed() : before(_mm_getcsr()) { _mm_setcsr(before | 0x8040); }
+  Flushed() : before(_mm_getcsr()) { _mm_setcsr(before | _MM_FLUSH_ZERO_ON); }
   ~Flushed() { _mm_setcsr(before); }
 
  private:
@@ -162,7 +163,7 @@ template <class T>
 struct Block {  // of the samples of a seed
   const Layer& layer;
   const Kind kind;
-  const int64_t unit, seed, first, samples, hidden, width;
+  const int64_t place, seed, first, samples, hidden, width;
   const bool cells;  // beside the hidden state
   const int64_t gates, deltas, row, steps;
   T *kept, *input, *recurrent, *input_bias, *recurrent_bias;
@@ -170,7 +171,7 @@ struct Block {  // of the samples of a seed
   Block(const Layer& l, int64_t at)
       : layer(l),
         kind(Kind(l.kind)),
-        unit(at),
+        place(at),
         seed(at / l.blocks),
         first(at % l.blocks * l.batch / l.blocks),
         samples((at % l.blocks + 1) * l.batch / l.blocks - first),
@@ -180,7 +181,7 @@ struct Block {  // of the samples of a seed
         gates((kind == LSTM ? 4 : kind == GRU || kind == CAROUSEL ? 3 : 1) * hidden),
         deltas(kind == GRU ? gates + hidden : gates),
         row((kind == LSTM ? 6 : kind == GRU || kind == CAROUSEL ? 5 : 1) * hidden),
-        steps(std::clamp<int64_t>((1 << 16) / std::max<int64_t>(1, samples * deltas), 1, std::max<int64_t>(1, l.time))) {
+        steps(std::clamp<int64_t>((1 << 16) / std::max<int64_t>(1, samples * (deltas + 2 * width)), 1, std::max<int64_t>(1, l.time))) {
     kept = static_cast<T*>(l.kept) + (seed * l.batch + first) * l.time * row;
     input = static_cast<T*>(l.input) + seed * gates * width;
     recurrent = static_cast<T*>(l.recurrent) + seed * gates * hidden;
@@ -363,7 +364,7 @@ struct Block {  // of the samples of a seed
     }
   }
 
-  T* sum(void* sums, int64_t size) const { return static_cast<T*>(sums) + unit * size; }
+  T* sum(void* sums, int64_t size) const { return static_cast<T*>(sums) + place * size; }
   T* of_state(void* states, int64_t state, int64_t b) const {  // of what is (state, batch, hidden)
     return static_cast<T*>(states) + (state * layer.batch + first + b) * hidden;
   }
@@ -412,9 +413,10 @@ struct Block {  // of the samples of a seed
     T carried = most();
     if (said != 0) {
       const int32_t given = back.arriving_exponent ? back.arriving_exponent[place] : 0;
+      const bool extreme = std::isfinite(said) && std::abs(std::ilogb(said)) > far;
       if (carried == 0)
-        power = given;
-      else if (given != power && std::isfinite(said) && std::isfinite(carried))
+        power = given + (extreme ? std::ilogb(said) : 0);
+      else if ((given != power || extreme) && std::isfinite(said) && std::isfinite(carried))
         scale(std::max(std::ilogb(said) + given, std::ilogb(carried) + power));
       add(direct, given - power, total);
       if (of_cell) add(of_cell, given - power, cell_total);
@@ -508,9 +510,11 @@ void in_large_pages(void* from, int64_t bytes) {
 template <class T>
 void each_block(const Layer& layer, const Back* back) {
   if (!back) in_large_pages(layer.kept, layer.seeds * layer.batch * layer.time * Block<T>(layer, 0).row * sizeof(T));
-#pragma omp parallel for schedule(static) num_threads(layer.threads)
-  for (int64_t unit = 0; unit < layer.seeds * layer.blocks; ++unit) {
-    const Block<T> block(layer, unit);
+  const int64_t blocks = layer.seeds * layer.blocks;
+  // no more threads than blocks: a product may then take those that are left
+#pragma omp parallel for schedule(static) num_threads(std::min(layer.threads, blocks))
+  for (int64_t place = 0; place < blocks; ++place) {
+    const Block<T> block(layer, place);
     if (back)
       block.backward(*back);
     else
@@ -521,6 +525,20 @@ void each_block(const Layer& layer, const Back* back) {
 }  // namespace
 
 extern "C" {
+// what compiled.py counts with as well: sizes of the records, and widths of a row and of its δ, kind by kind
+void sizes(int64_t* found) {
+  *found++ = sizeof(Layer);
+  *found++ = sizeof(Back);
+  Layer layer{};
+  layer.hidden = layer.blocks = layer.seeds = layer.batch = 1;
+  for (layer.kind = TANH; layer.kind <= CAROUSEL; ++layer.kind) {
+    const Block<float> block(layer, 0);
+    *found++ = block.gates;
+    *found++ = block.deltas;
+    *found++ = block.row;
+  }
+}
+
 void forward_float32(const Layer* layer) { each_block<float>(*layer, nullptr); }
 void forward_float64(const Layer* layer) { each_block<double>(*layer, nullptr); }
 void backward_float32(const Layer* layer, const Back* back) { each_block<float>(*layer, back); }

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -50,6 +51,9 @@ WEIGHTS = ("input", "recurrent", "input_bias", "recurrent_bias")
 
 FEWEST = 8
 """Samples of a block that are worth a thread."""
+
+PATIENCE = 300
+"""Seconds for the compiler, which needs five."""
 
 FLAGS = ("-std=c++20", "-O3", "-fopenmp", "-fPIC", "-shared", "-w")
 
@@ -98,6 +102,8 @@ def why_not() -> str | None:
 
 def serves(*tensors: Tensor) -> bool:
     """Whether it can be had for a layer's inputs and weights."""
+    if torch.compiler.is_compiling():  # it makes a form of its own
+        return False
     first = tensors[0]
     known = first.dtype in (torch.float32, torch.float64) and first.device.type == "cpu"
     same = all(each.dtype == first.dtype and each.device == first.device for each in tensors)
@@ -115,22 +121,43 @@ def _library() -> ctypes.CDLL | str:
         return "it needs a processor with AVX2"
     if not torch.backends.mkl.is_available():
         return "it needs a torch with MKL"
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    name, *options = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    compiler = shutil.which(name)
     if compiler is None:
-        return "there is no C++ compiler (Debian's package is g++)"
-    home = Path(torch.__file__).parent
+        return f"there is no C++ compiler '{name}' (Debian's package is g++; CXX names another)"
+    home, itself = Path(torch.__file__).parent, Path(compiler).stat()
     command = [
-        *(compiler, *FLAGS, *CAPABILITIES[capability], f"-DCPU_CAPABILITY={capability}"),
+        *(compiler, *options, *FLAGS, *CAPABILITIES[capability], f"-DCPU_CAPABILITY={capability}"),
         *(f"-DCPU_CAPABILITY_{capability}", f"-I{home / 'include'}", f"-L{home / 'lib'}", str(SOURCE)),
     ]
-    made_of = [SOURCE.read_text(), torch.__version__, *command]
+    system = *platform.libc_ver(), str(itself.st_size), str(itself.st_mtime_ns)
+    made_of = [SOURCE.read_text(), torch.__version__, *command, *system]
     digest = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
     try:
         built = cache_folder() / f"compiled-{digest}.so"
-        said = _build(built, command)
-        return said or ctypes.CDLL(str(built))
-    except OSError as error:
+        for left in (1, 0):
+            said = _build(built, command)
+            if said is not None:
+                return said
+            try:
+                return _held_equal(ctypes.CDLL(str(built)))
+            except OSError:  # damaged, or of another system
+                if not left:
+                    raise
+                built.unlink(missing_ok=True)
+    except (OSError, subprocess.TimeoutExpired) as error:
         return f"it cannot be built or loaded: {error}"
+    raise AssertionError  # the last attempt has returned or raised
+
+
+def _held_equal(library: ctypes.CDLL) -> ctypes.CDLL:
+    """What both sides count with; raises RuntimeError where they differ, which would be memory of others."""
+    found = (ctypes.c_int64 * (2 + 3 * len(KINDS)))()
+    library.sizes(found)
+    widths = [size for mode in KINDS for size in (GATES[mode], DELTAS[mode], ROW[mode])]
+    if list(found) != [ctypes.sizeof(_Layer), ctypes.sizeof(_Back), *widths]:
+        raise RuntimeError(f"{SOURCE.name} and {Path(__file__).name} are not of one version")
+    return library
 
 
 def _build(built: Path, command: Sequence[str]) -> str | None:
@@ -143,13 +170,15 @@ def _build(built: Path, command: Sequence[str]) -> str | None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not built.exists() and not failed.exists():
             beside = built.with_suffix(".part")
-            done = subprocess.run(
-                [*command, "-o", str(beside), "-ltorch_cpu", "-lc10"], capture_output=True, text=True, check=False
-            )
+            whole = [*command, "-o", str(beside), "-ltorch_cpu", "-lc10"]
+            done = subprocess.run(whole, capture_output=True, text=True, check=False, timeout=PATIENCE)
             if done.returncode == 0:
                 beside.replace(built)
-            else:
-                failed.write_text(f"{command[0]} cannot build {SOURCE.name}, see {failed}\n{done.stderr}")
+                return None
+            said = f"{command[0]} cannot build {SOURCE.name}; {failed} says why, without it it is tried again"
+            if done.returncode < 0:  # ended by a signal: nothing was said against it
+                return f"{command[0]} was ended by signal {-done.returncode}"
+            failed.write_text(f"{said}\n{done.stderr}")
     return failed.read_text().splitlines()[0] if failed.exists() else None
 
 
@@ -235,8 +264,16 @@ def _forward(
     Beyond a sample's length, where lengths are given, outputs are zero and the state stays as it is. ``time_first`` is
     the order of the outputs in memory, in which a dropout would draw for them.
     """
-    seeds, time, batch, _ = x.shape
+    seeds, time, batch, width = x.shape
     hidden, threads = weights[1].shape[-1], torch.get_num_threads()
+    gates = GATES[mode] * hidden
+    shapes = [(seeds, gates, width), (seeds, gates, hidden), (seeds, gates), (seeds, gates)]
+    for part, shape in zip([*begin, *weights], [(seeds, batch, hidden)] * len(begin) + shapes, strict=True):
+        if part.shape != shape or part.dtype != x.dtype or part.device != x.device:
+            given, asked = f"{list(part.shape)} of {part.dtype} on {part.device}", f"{list(shape)} of {x.dtype}"
+            raise ValueError(f"{mode} of inputs {list(x.shape)} takes {asked} on {x.device}, not {given}")
+    if len(begin) != (2 if mode in ("LSTM", CAROUSEL) else 1):
+        raise ValueError(f"{mode} does not begin with {len(begin)} states")
     run = _Run(
         mode,
         _dense(x),
@@ -252,7 +289,7 @@ def _forward(
         else x.new_empty(seeds, batch, time, hidden).transpose(1, 2)
     )
     last = torch.empty_like(run.begin[-1]) if len(begin) > 1 else run.begin[-1].new_empty(0)
-    _call("forward", x.dtype, run.described(outputs, last, lengths))
+    _call("forward", x.dtype, run.described(outputs, last, None if lengths is None else lengths.long().contiguous()))
     return run, outputs, last
 
 

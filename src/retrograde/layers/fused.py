@@ -74,7 +74,7 @@ def with_totals(
         lengths=lengths,
         ragged=ragged,
         report=report,
-        compiled=_compiled(module, x),
+        compiled=_compiled(module, x, begin),
     )
     suffixes = [f"_l{layer}{end}" for layer in range(module.num_layers) for end in ("", "_reverse")[: stack.directions]]
     weights = [[getattr(module, NAMES[name] + suffix) for name in names] for suffix in suffixes]
@@ -85,9 +85,9 @@ def with_totals(
     return _as_given(module, input, outputs, lengths), last[0] if len(last) == 1 else tuple(last)
 
 
-def _compiled(module: nn.RNNBase, x: Tensor) -> bool:
+def _compiled(module: nn.RNNBase, x: Tensor, begin: Sequence[Tensor]) -> bool:
     """Whether C++ is to be had for that."""
-    return len(x) > 0 and not module.proj_size and compiled.serves(x, *module.parameters())
+    return len(x) > 0 and not module.proj_size and compiled.serves(x, *begin, *module.parameters())
 
 
 def closed(
