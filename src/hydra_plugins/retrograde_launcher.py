@@ -102,13 +102,15 @@ class SweepLauncher(Launcher):
 class StudySweeper(BasicSweeper):
     """Hydra's own, without its look at each job's configuration: the launcher composes all of them anyway.
 
-    ``small`` are the values that ``size=small`` puts in the place of a study's own.
+    ``small`` are the values that ``size=small`` puts in the place of a study's own; ``claims`` are what the study's
+    source says comes out, which ``analysis/board.py`` reads and no sweep.
     """
 
     def __init__(
         self,
         params: Mapping[str, Any] | None = None,
         small: Mapping[str, Any] | None = None,
+        claims: Sequence[Mapping[str, Any]] | None = None,
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__(max_batch_size, dict(params or {}))

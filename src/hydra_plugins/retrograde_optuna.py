@@ -44,6 +44,7 @@ class OptunaSweeper(Sweeper):
         study_name: str | None,
         params: Mapping[str, Any] | None,
         small: Mapping[str, Any] | None = None,
+        claims: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.optuna = needed("optuna", "sweeper=optuna", "optuna", "optuna")
         if n_trials < 1 or n_jobs < 1:

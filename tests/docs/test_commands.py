@@ -31,6 +31,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import pytest
+import wandb
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -609,6 +610,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: LoopbackSe
     monkeypatch.syspath_prepend(folder)
     before = dict(os.environ)
     yield Checkout(folder)
+    if wandb.run is not None:  # of a page's Python; the next test would take it for its own
+        wandb.finish()
     os.environ.clear()
     os.environ.update(before)
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:

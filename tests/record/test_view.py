@@ -490,7 +490,7 @@ def test_a_run_whose_process_was_started_ahead_is_as_any_other(tmp_path: Path) -
 STARTED = "import os, time; from retrograde.record.view import start_ahead; start_ahead(); "
 
 
-@pytest.mark.parametrize("then", ["", "time.sleep(0.03)", "time.sleep(1)", "os._exit(0)"])
+@pytest.mark.parametrize("then", ["", "time.sleep(0.03)", "os._exit(0)"])
 def test_a_process_that_exits_while_w_and_b_starts_leaves_nothing_behind(then: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", STARTED + then], stdout=subprocess.PIPE, stderr=subprocess.STDOUT

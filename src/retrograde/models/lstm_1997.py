@@ -12,15 +12,16 @@ x input (batch, width), h and c (batch, hidden); ⊙ is elementwise. The cell is
 alone dc_t/dc_{t-1} = 1 at every step, the constant error carousel. What is once added stays, so the cell drifts where
 the input gate is not kept shut. Against it the paper starts gates with negative biases, another for each block: -1, -3,
 -5 at the input and -2, -4, -6 at the output in experiment 3, -3 and -6 at the input in the adding problem.
+Biases given as a list are shared out: the first to as many of the cells as it falls to, then the second.
 
 Source: Hochreiter & Schmidhuber 1997, Neural Computation 9(8), section 4; g, h and biases: section 5.
 Differs: the gradient is whole. The paper cuts it at the net inputs of gates and cells, so that only the cell carries it
 back. A memory block has one cell. Gates and cells read the outputs of all cells but not the gates, which they do in the
-paper. One starting value serves all gates of a kind. Weights start uniform within 1/√hidden, not within 0.1 or 0.2; z
-has a bias, as in experiments 4 to 6, and it starts at 0.
+paper. Weights start uniform within 1/√hidden where no ``bound`` is given; in the paper within 0.1 or 0.2. z has a bias,
+as in experiments 4 to 6, and it starts at 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -41,15 +42,24 @@ from retrograde.layers.seeds import in_cpp
 class CarouselCell(Recurrence):
     """Input and output gate around a cell that adds up what it is given; weights in the order i, o, z."""
 
-    def __init__(self, inputs: int, hidden: int, input_gate_bias: float, output_gate_bias: float) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        input_gate_bias: float | Sequence[float],
+        output_gate_bias: float | Sequence[float],
+        bound: float | None = None,
+    ) -> None:
         super().__init__()
         require_at_least("hidden", hidden, 1)
+        if bound is not None and bound <= 0:
+            raise ValueError(f"bound must be greater than 0, not {bound:g}")
         self.hidden = hidden
-        bound = hidden**-0.5
-        self.input = nn.Parameter(torch.empty(3 * hidden, inputs).uniform_(-bound, bound))
-        self.recurrent = nn.Parameter(torch.empty(3 * hidden, hidden).uniform_(-bound, bound))
-        biases = torch.tensor([input_gate_bias, output_gate_bias, 0.0], dtype=self.input.dtype)
-        self.bias = nn.Parameter(biases.repeat_interleave(hidden))
+        within = hidden**-0.5 if bound is None else bound
+        self.input = nn.Parameter(torch.empty(3 * hidden, inputs).uniform_(-within, within))
+        self.recurrent = nn.Parameter(torch.empty(3 * hidden, hidden).uniform_(-within, within))
+        starts = shared_out(input_gate_bias, hidden) + shared_out(output_gate_bias, hidden) + [0.0] * hidden
+        self.bias = nn.Parameter(torch.tensor(starts, dtype=self.input.dtype))
 
     @property
     def components(self) -> Mapping[str, tuple[int, ...]]:
@@ -97,13 +107,34 @@ def lstm_1997(
     layers: int = 1,
     bidirectional: bool = False,
     dropout: float = 0.0,
-    input_gate_bias: float = 0.0,
-    output_gate_bias: float = 0.0,
+    input_gate_bias: float | Sequence[float] = 0.0,
+    output_gate_bias: float | Sequence[float] = 0.0,
+    bound: float | None = None,
     embedding: EmbeddingFactory = OneHot,
 ) -> RecurrentModel:
-    """The network without a forget gate; b_i and b_o start at the values given, negative to keep a gate shut."""
+    """The network without a forget gate; b_i and b_o start at the values given, negative to keep a gate shut.
+
+    Values given as a list are shared out among the cells; weights start uniform within ``bound``, the read-out's too.
+    """
 
     def make(width: int) -> CarouselCell:
-        return CarouselCell(width, hidden, input_gate_bias, output_gate_bias)
+        return CarouselCell(width, hidden, input_gate_bias, output_gate_bias, bound)
 
-    return RecurrentModel(task, make, layers, bidirectional, dropout, embedding)
+    model = RecurrentModel(task, make, layers, bidirectional, dropout, embedding)
+    if bound is not None:
+        nn.init.uniform_(model.readout.weight, -bound, bound)
+        nn.init.uniform_(model.readout.bias, -bound, bound)
+    return model
+
+
+def shared_out(biases: float | Sequence[float], hidden: int) -> list[float]:
+    """One bias for each cell, neighbours in one block; raises ValueError where blocks would not be equally large.
+
+    >>> shared_out([-3, -6], 4)
+    [-3.0, -3.0, -6.0, -6.0]
+    """
+    if not isinstance(biases, Sequence):
+        return [float(biases)] * hidden
+    if not biases or hidden % len(biases):
+        raise ValueError(f"{len(biases)} biases cannot be shared out evenly among {hidden} cells")
+    return [float(bias) for bias in biases for _ in range(hidden // len(biases))]
