@@ -12,6 +12,7 @@ GROUPS = {
     "tasks": "task",
     "probes": "probe",
     "studies": "study",
+    "papers": "study/paper",
     "embeddings": "model/embedding",
     "positions": "model/position",
     "scores": "model/score",
