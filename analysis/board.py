@@ -983,7 +983,8 @@ def _draw_horizons(axes: Axes, of: Sequence[Row], looks: Mapping[str, theme.Look
         for values, filled in ((before, False), (after, True)):
             if values:
                 inside = look.colour if filled else theme.PAPER
-                style: dict[str, Any] = {"color": look.colour, "mfc": inside, "markersize": 3.6, "mew": 0.8}
+                size = 3.0 if filled else 5.0  # a ring about the other where they agree
+                style: dict[str, Any] = {"color": look.colour, "mfc": inside, "markersize": size, "mew": 0.8}
                 axes.plot(values, heights, look.marker, ls="none", zorder=4 if filled else 3, clip_on=False, **style)
         if row["lag"]:
             at = _number(row["lag"])
@@ -1026,8 +1027,8 @@ def _draw_legend(figure: Figure, of: Sequence[Row], has_horizons: bool) -> None:
             label = f"{kind}: {theme.wrapped(named[0], 34).partition(chr(10))[0]}" if len(named) == 1 else f"{kind}s"
             handles.append(Line2D([], [], color=theme.QUIET, lw=1.1, ls=RULES[name], label=label))
     if has_horizons:
-        handles.append(mark("horizon before training", "o", mfc=theme.PAPER))
-        handles.append(mark("after", "o"))
+        handles.append(mark("horizon before training", "o", ms=5.0, mfc=theme.PAPER))
+        handles.append(mark("horizon after training", "o", ms=3.0))
         if any(row["lag"] for row in of):
             handles.append(Line2D([], [], color=theme.INK, lw=0.9, dashes=(4, 2.5), label="the task's lags, 90 %"))
     labels = [str(handle.get_label()) for handle in handles]
