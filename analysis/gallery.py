@@ -11,17 +11,15 @@ it is named with the reason. The exit code is 1 where nothing is drawn. The same
 """
 
 import argparse
-import html
 import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from retrograde.figures.comparison import STUDY, Comparison, NothingToDraw, comparisons, listed, outcome, records
 from retrograde.figures.question import Answer, Question, answer, asked, compared, failure, imported
+from retrograde.figures.save import escaped, shrunk
 from retrograde.record.metadata import number_of
 from retrograde.record.sources import opened
 from retrograde.record.store import FolderStore
@@ -29,9 +27,6 @@ from retrograde.record.store import FolderStore
 HERE = Path(__file__).parent
 CONF = HERE.parent / "conf" / "study"
 PAGE, PICTURES = "gallery.md", "gallery"
-
-COLOURS = 256
-"""Of a picture, so that all of them together stay small: text and lines need fewer, a heat map as many."""
 
 INTRODUCTION = """\
 # Gallery
@@ -41,11 +36,6 @@ says by itself what did not come out as expected. With `size=small` there are fe
 
 <!-- Written by analysis/gallery.py from runs: change that, or the study. -->
 """
-
-
-def escaped(text: str) -> str:
-    """Text as Markdown shows it, letter by letter."""
-    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(text, quote=False))
 
 
 def scripts_of(study: str) -> list[str]:
@@ -81,14 +71,6 @@ def answers(
     if not drawn:
         raise NothingToDraw("; ".join(dict.fromkeys(reasons)))
     return drawn
-
-
-def shrunk(source: Path, headline: float, target: Path) -> None:
-    """The picture without that share of its height at the top, in few colours."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(source) as picture:
-        below = picture.convert("RGB").crop((0, round(picture.height * headline), picture.width, picture.height))
-    below.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def section(study: str, drawn: Mapping[str, Sequence[tuple[Comparison, Answer]]]) -> str:

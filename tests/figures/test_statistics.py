@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retrograde.figures.statistics import FEWEST, LEVEL, interval, interval_in_words
+from retrograde.figures.statistics import FEWEST, LEVEL, interval, interval_in_words, mean_interval
 
 
 def test_three_seeds_give_their_range():
@@ -76,3 +76,25 @@ def test_a_missing_seed_is_not_averaged_away(seeds):
 
 def test_zeros_on_a_logarithmic_scale_keep_their_place():
     assert interval(np.array([[-np.inf], [-3.0], [-1.0]])).median.item() == -3
+
+
+def test_a_mean_of_few_seeds_lies_between_their_ends():
+    few = mean_interval(np.array([1.0, 2.0, 6.0]))
+    assert (few.value, few.low, few.high) == (3, 1, 6)
+
+
+def test_a_mean_of_many_seeds_has_the_width_that_theory_says():
+    """Of n values with standard deviation s the mean has s/√n, and 95 % of a normal distribution lie within 1.96."""
+    values = np.random.default_rng(0).normal(size=400)
+    many = mean_interval(values)
+    assert many.value == values.mean()
+    half = 1.96 * values.std() / 20
+    np.testing.assert_allclose([many.low, many.high], [values.mean() - half, values.mean() + half], atol=0.1 * half)
+
+
+def test_a_mean_of_a_seed_without_a_number_is_none():
+    for seeds in (3, 9):
+        assert np.isnan(mean_interval(np.array([np.nan, *range(seeds)])).high)
+        assert mean_interval(np.array([np.inf, *range(seeds)])).value == np.inf
+    with pytest.raises(ValueError, match="at least one seed"):
+        mean_interval(np.empty(0))

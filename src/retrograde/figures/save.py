@@ -9,6 +9,7 @@
 The same tables give the same bytes: no date is written, and names inside the SVG follow from the stem.
 """
 
+import html
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from PIL import Image
 
 from retrograde.figures.comparison import NUMBERS, Tables
 from retrograde.figures.provenance import number
@@ -32,6 +34,10 @@ UNDATED = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "png": {"Software": None},
 }
+
+
+COLOURS = 256
+"""Of a picture, so that all of them together stay small: text and lines need fewer, a heat map as many."""
 
 
 def save(figure: Figure, tables: Tables, stem: str, folder: Path, runs: Iterable[str], words: str) -> list[Path]:
@@ -100,6 +106,19 @@ def without_headline(svg: str, share: float) -> str:
     width, height = float(box[1]), float(box[2])
     cut = f'viewBox="0 {height * share:.2f} {width:g} {height * (1 - share):.2f}"'
     return svg[: box.start()] + cut + svg[box.end() :]
+
+
+def shrunk(source: Path, headline: float, target: Path) -> None:
+    """A small copy of a PNG for a page: without that share of its height at the top, in few colours."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(source) as picture:
+        below = picture.convert("RGB").crop((0, round(picture.height * headline), picture.width, picture.height))
+    below.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+def escaped(text: str) -> str:
+    """Text as Markdown shows it, letter by letter."""
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(text, quote=False))
 
 
 def write_numbers(table: pd.DataFrame, stem: str, folder: Path) -> list[Path]:

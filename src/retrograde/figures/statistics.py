@@ -3,7 +3,7 @@
 Below ``FEWEST`` seeds there is nothing to resample: a bootstrap of three values is their range under a grander name. So
 the interval is the range of the seeds, and says so. (A range of n values covers the median of their distribution with
 probability 1 - 2^(1-n): 75 % for three seeds, 94 % for five.) From ``FEWEST`` on it is the percentile bootstrap of the
-median.
+median, or of the mean where that is what is compared.
 
 The other summaries are those that Agarwal et al. 2021, arXiv:2108.13264, recommend for few runs: interquartile mean and
 probability of improvement, with bootstrap intervals stratified by task. Beside them what training to a threshold asks
@@ -75,6 +75,24 @@ class Estimate:
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
+
+
+def mean_interval(values: Float[np.ndarray, " seed"], seed: int = 0) -> Estimate:
+    """The mean over seeds: between their least and largest below ``FEWEST``, else with its percentile bootstrap.
+
+    NaN throughout where any seed has NaN; infinite where any is.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) == 0:
+        raise ValueError("a mean needs at least one seed")
+    with np.errstate(invalid="ignore"):  # of inf and -inf
+        mean = np.asarray(values.mean())
+        if np.isnan(mean):
+            return Estimate(*[np.asarray(np.nan)] * 3)
+        if len(values) < FEWEST:
+            return Estimate(mean, values.min(), values.max())
+        chosen = np.random.default_rng(seed).integers(len(values), size=(DRAWS, len(values)))
+        return Estimate(mean, *_middle_of(values[chosen].mean(axis=1)))
 
 
 def solve_rate(solved: np.ndarray | int, runs: np.ndarray | int) -> Estimate:
