@@ -764,7 +764,7 @@ def section(of: Sequence[Row]) -> str:
     if first["tried"]:
         parts.append(f"**Tried:** {escaped(_sentence(first['tried']))}")
     parts.append(f"**Cost:** {escaped(_sentence(_cost_in_words(first)))}")
-    parts.append(f"```bash\n{first['command']}\n```")
+    parts.append(f"**Again:** `{first['command']}`, then `python analysis/board.py`.")
     return "\n\n".join(parts)
 
 

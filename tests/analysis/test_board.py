@@ -381,7 +381,7 @@ def test_verdicts_are_counted_and_lead_to_their_sections(script, tmp_path: Path)
     assert "**3 claims of 2 presets: 1 reproduced, 1 not reproduced, 1 not run.**" in page
     assert "| [not reproduced](#else1997) |" in page and '<a id="else1997"></a>' in page
     assert "Elman \\| fails" in page
-    assert "```bash\nretrograde study=paper/else1997\n```" in page
+    assert "**Again:** `retrograde study=paper/else1997`, then `python analysis/board.py`." in page
 
 
 def test_the_figure_says_the_outcome_and_has_a_panel_a_quantity(script, tmp_path: Path):
