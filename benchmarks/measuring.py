@@ -24,6 +24,7 @@ from torch import nn
 from retrograde.core.choices import require_at_least
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.train.configuration import config_folder
+from retrograde.train.devices import device_in_words, processor
 from retrograde.train.provenance import commit
 
 SEED = 0
@@ -196,13 +197,9 @@ def listed(title: str, reasons: Mapping[str, str]) -> str:
 
 def machine(device: str, threads: int, distributions: Iterable[str]) -> dict[str, Any]:
     """Where this was measured, with which of the packages, and when."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    processor = f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
     return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else processor,
-        "processor": processor,
+        "device": device_in_words(torch.device(device)),
+        "processor": processor(),
         "threads": threads,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -27,6 +27,7 @@ from retrograde.regularizers.omega import Omega
 from retrograde.tasks.adding import Adding
 from retrograde.tasks.classify_text import ClassifyText
 from retrograde.train import job
+from retrograde.train.devices import processor
 from retrograde.train.evaluation import batches, evaluate
 from retrograde.train.probing import schedule
 
@@ -151,6 +152,11 @@ def test_task_and_settings_are_those_of_the_run(finished: Run) -> None:
     assert run.metadata["baseline"] == 0.0
     assert run.metadata["state_size"] == 16  # hidden and cell
     assert run.metadata["parameters"] == sum(parameter.numel() for parameter in run.model.parameters())
+
+
+def test_it_says_what_it_was_computed_on(finished: Run) -> None:
+    assert finished.metadata["hardware"] == finished.metadata["attempts"][0]["hardware"] == processor()
+    assert processor()
 
 
 def test_tables_are_those_of_the_run(finished: Run) -> None:

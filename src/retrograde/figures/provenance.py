@@ -178,7 +178,11 @@ def provenance(comparison: Comparison, runs: Sequence[str]) -> list[tuple[str, s
         ("Seeds", _distinct(used, "seed")),
         ("Commit", _distinct(used, "commit")),
         ("Versions", ", ".join(f"{name.partition('.')[2]} {_distinct(used, name)}" for name in versions) or "–"),
-        *([("Forms", _distinct(used, "form"))] if "form" in used and used["form"].notna().any() else []),
+        *(
+            (term, _distinct(used, column))
+            for term, column in (("Hardware", "hardware"), ("Forms", "form"))
+            if column in used and used[column].notna().any()  # runs of an older version do not say
+        ),
         ("Config hashes", _distinct(used, "config_hash")),
         ("Runs", ", ".join(sorted(used["run"]))),
     ]

@@ -196,7 +196,7 @@ _RUN = _mapping(
     },
     {
         "reason": _maybe(_ANY_TEXT),
-        **dict.fromkeys(("commit", "baseline_rule", "config_hash", "started", "form"), _maybe(_TEXT)),
+        **dict.fromkeys(("commit", "baseline_rule", "config_hash", "started", "form", "hardware"), _maybe(_TEXT)),
         **dict.fromkeys(
             (
                 *("score", "loss", "validation_score", "baseline", "baseline_loss", "horizon", "horizon_start"),

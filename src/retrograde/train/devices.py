@@ -2,11 +2,14 @@
 
 import logging
 import os
+import platform
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -15,6 +18,20 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
 from retrograde.train.options import TrainerSettings
 from retrograde.train.sweep import place
+
+
+def device_in_words(device: torch.device) -> str:
+    """What it is called by whoever made it; of a CPU the number of its cores, too."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+@cache
+def processor() -> str:
+    """This machine's."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from retrograde.record.view import WandbView, start_ahead
 from retrograde.train.checkpoints import BEST, PREFIX, Checkpoints, Resumption, newest, write_aside
 from retrograde.train.closing import changed
 from retrograde.train.company import Company, Member, why_not
-from retrograde.train.devices import device_kind, quiet, rank_outside, threads, trainer_of
+from retrograde.train.devices import device_in_words, device_kind, quiet, rank_outside, threads, trainer_of
 from retrograde.train.divergence import Divergence
 from retrograde.train.evaluation import batches, evaluate, examine
 from retrograde.train.forms import Forms
@@ -113,8 +113,13 @@ def _claimed(prepared: Prepared, progress: bool, interruption: Interruption, mem
     clock = time.perf_counter if member is None else member.clock
     model = fitting(job.model(job.task), job.task, identity)
     card = job.task.card
-    attempt: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds"), **provenance()}
-    earlier, resumption = _resumed(folder, device_kind(job.trainer))
+    device = device_kind(job.trainer)
+    attempt: dict[str, Any] = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(),
+        "hardware": device_in_words(torch.device(device)),
+    }
+    earlier, resumption = _resumed(folder, device)
     if resumption is not None:
         attempt |= {"from_step": resumption.mark.step, "from_seconds": resumption.seconds}
     changes = [changed(one, other) for one, other in itertools.pairwise([*earlier, attempt])]
