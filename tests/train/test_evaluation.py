@@ -158,8 +158,14 @@ def test_an_evaluation_has_no_more_sequences_than_there_are() -> None:
             return 10 if split == "test" else None
 
     task = Few(length=20)
-    assert [len(batch) for batch in batches(task, "test", 64, 8)] == [8, 2]
-    assert [len(batch) for batch in batches(task, "validation", 64, 32)] == [32, 32]
+    assert [len(batch) for batch in batches(task, "test", 64, 8)] == [10]
+    assert [len(batch) for batch in batches(task, "validation", 64, 8)] == [64]
+
+
+def test_long_sequences_are_evaluated_as_many_at_a_time_as_they_are_trained_and_short_ones_more() -> None:
+    assert [len(batch) for batch in batches(Adding(length=2000), "test", 20, 3)] == [8, 8, 4]
+    assert [len(batch) for batch in batches(Adding(length=20_000), "test", 20, 8)] == [8, 8, 4]
+    assert [len(batch) for batch in batches(Adding(length=20), "test", 1000, 1)] == [819, 181]
 
 
 def test_positions_without_a_score_have_no_part() -> None:

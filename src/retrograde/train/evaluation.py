@@ -14,6 +14,9 @@ from retrograde.core.splits import Split
 from retrograde.core.statistics import curve
 from retrograde.train.streams import FIXED, generator
 
+POSITIONS = 2**14
+"""Times of all sequences together that are evaluated at once at least: few sequences would take as long as many."""
+
 
 @dataclass(frozen=True)
 class Examination:
@@ -28,12 +31,18 @@ class Examination:
 def batches(task: Task, split: Split, samples: int, batch_size: int) -> list[Batch]:
     """The evaluation set of that split: the same for every run of the task, drawn on the CPU at once, then divided.
 
-    It has fewer than ``samples`` sequences where the split has.
+    It has fewer than ``samples`` sequences where the split has. A batch has ``batch_size`` of them, or more where they
+    are short, as training with one at a time would otherwise wait for its evaluation.
     """
     available = task.available(split)
     count = samples if available is None else min(samples, available)
     drawn = task.sample(count, generator(split, FIXED), split)
-    return [drawn.select(chosen) for chosen in torch.arange(count).split(batch_size)]
+    return [drawn.select(chosen) for chosen in torch.arange(count).split(at_once(drawn, batch_size))]
+
+
+def at_once(batch: Batch, batch_size: int) -> int:
+    """How many of these sequences are evaluated together."""
+    return max(batch_size, POSITIONS // batch.length)
 
 
 def evaluate(model: SequenceModel, task: Task, evaluation: Iterable[Batch]) -> tuple[float, float]:

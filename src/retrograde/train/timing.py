@@ -21,7 +21,7 @@ from retrograde.record.tables import labels_table, metrics_table, reading_table
 from retrograde.record.view import AS_LONG_AS_WIDE, log_spaced
 from retrograde.train.checkpoints import PREFIX, Checkpoints
 from retrograde.train.devices import now, quiet, threads, trainer_of
-from retrograde.train.evaluation import batches, evaluate, examine
+from retrograde.train.evaluation import at_once, batches, evaluate, examine
 from retrograde.train.interruption import Interruption
 from retrograde.train.job import fitting, require_longer
 from retrograde.train.marks import marked
@@ -347,7 +347,8 @@ def _tested(
     """
     available = task.available("test")
     whole = samples if available is None else min(samples, available)
-    part = min(whole, TEST_BATCHES * batch_size)
+    (one,) = batches(task, "test", 1, batch_size)
+    part = min(whole, TEST_BATCHES * at_once(one, batch_size))
     foretold = _examined(task, model, part, batch_size, device) * whole / part
     return foretold if foretold > seconds else _examined(task, model, whole, batch_size, device)
 
