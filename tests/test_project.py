@@ -98,10 +98,11 @@ def test_the_readme_counts_what_there_is(package: str) -> None:
     assert int(said[1]) == len({file.stem for file in (PACKAGE / package).glob("*.py")} - {"__init__"})
 
 
-def test_the_readme_counts_the_studies() -> None:
-    said = re.search(r"^\| \[studies\]\(conf/study\) \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+@pytest.mark.parametrize(("name", "folder"), [("studies", "conf/study"), ("papers", "conf/study/paper")])
+def test_the_readme_counts_the_studies(name: str, folder: str) -> None:
+    said = re.search(rf"^\| \[{name}\]\({folder}\) \| (\d+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert said is not None
-    assert int(said[1]) == len(list((ROOT / "conf" / "study").glob("*.yaml")))
+    assert int(said[1]) == len(list((ROOT / folder).glob("*.yaml")))
 
 
 @pytest.mark.parametrize("package", GROUPS)
