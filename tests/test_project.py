@@ -80,7 +80,7 @@ def test_the_commands_of_the_readme_exist() -> None:
     assert set(re.findall(r"^make (\w+)", readme, re.MULTILINE)) <= targets
     for script in re.findall(r"python ((?:analysis|benchmarks)/\w+\.py)", readme):
         assert (ROOT / script).is_file(), script
-    for study in re.findall(r"study=(\w+)", readme):
+    for study in re.findall(r"study=([\w/]+)", readme):
         assert (ROOT / "conf" / "study" / f"{study}.yaml").is_file(), study
 
 
