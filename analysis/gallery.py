@@ -19,7 +19,7 @@ from pathlib import Path
 
 from retrograde.figures.comparison import STUDY, Comparison, NothingToDraw, comparisons, listed, outcome, records
 from retrograde.figures.question import Answer, Question, answer, asked, compared, failure, imported
-from retrograde.figures.save import escaped, shrunk
+from retrograde.figures.save import escaped, sentence, shrunk
 from retrograde.record.metadata import number_of
 from retrograde.record.sources import opened
 from retrograde.record.store import FolderStore
@@ -76,13 +76,13 @@ def answers(
 def section(study: str, drawn: Mapping[str, Sequence[tuple[Comparison, Answer]]]) -> str:
     """A study's part of the page; ``drawn`` is what each of its scripts gave, by stem."""
     (_, first), *others = drawn.items()
-    parts = [f"## {study}", f"*{escaped(_sentence(asked(_head(study)) or first[0][1].question))}*"]
+    parts = [f"## {study}", f"*{escaped(sentence(asked(_head(study)) or first[0][1].question))}*"]
     expected = asked(_head(study), "Expect") or first[0][1].expected
     if expected:
-        parts.append(f"**Expected:** {escaped(_sentence(expected))}")
+        parts.append(f"**Expected:** {escaped(sentence(expected))}")
     parts += _found(first)
     for stem, given in others:
-        parts += [f"### {study}: {stem.replace('_', ' ')}", f"*{escaped(_sentence(given[0][1].question))}*"]
+        parts += [f"### {study}: {stem.replace('_', ' ')}", f"*{escaped(sentence(given[0][1].question))}*"]
         parts += _found(given)
     parts += ["**Made with**", made_with(study, [comparison for comparison, _ in first], list(drawn))]
     return "\n\n".join(parts) + "\n"
@@ -97,11 +97,6 @@ def _found(given: Sequence[tuple[Comparison, Answer]]) -> list[str]:
         parts += [f"**Found{where}:** {escaped(one.finding)}.", f"![{words}]({PICTURES}/{one.stem}.png)"]
         parts.append(escaped(one.caption))
     return parts
-
-
-def _sentence(text: str) -> str:
-    """With a capital at its beginning and a full stop, where it has neither."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
 
 
 def made_with(study: str, compared: Sequence[Comparison], scripts: Sequence[str]) -> str:

@@ -121,6 +121,15 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(text, quote=False))
 
 
+def sentence(text: str) -> str:
+    """With a capital at its beginning and a full stop, where it has neither.
+
+    >>> sentence("why not?"), sentence("because")
+    ('Why not?', 'Because.')
+    """
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
+
+
 def write_numbers(table: pd.DataFrame, stem: str, folder: Path) -> list[Path]:
     """A small table as CSV and as LaTeX for the booktabs package."""
     target = folder / "tables"
