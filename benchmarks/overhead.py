@@ -91,6 +91,7 @@ class Options:
     length: int
     threads: int
     device: str
+    flush: bool = False
 
     def __post_init__(self) -> None:
         for name in ("pairs", "block", "hidden", "batch", "threads"):
@@ -341,6 +342,14 @@ def training_job(options: Options) -> Job:
     )
 
 
+def flush_denormals(options: Options) -> None:
+    """For torch's own kernels, as ``form=compiled`` does for itself; raises ValueError where they would not all."""
+    if options.threads != 1:
+        raise ValueError("--flush is said to one thread alone: --threads 1")
+    if not torch.set_flush_denormal(True):
+        raise ValueError("--flush: this processor cannot")
+
+
 def without_warm_up(samples: Samples) -> Samples:
     """The pairs that count."""
     return Samples(
@@ -401,6 +410,11 @@ def parsed(arguments: Sequence[str] | None) -> tuple[Options, Path | None]:
     parser.add_argument("--length", type=int, default=400, help="of the adding problem's sequences")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of either side")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--flush",
+        action="store_true",
+        help="torch's kernels, too, take numbers below the normal ones for 0; one thread",
+    )
     parser.add_argument("--json", type=Path, help="a file to keep the result in")
     given = vars(parser.parse_args(arguments))
     kept = given.pop("json")
@@ -411,6 +425,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options, kept = parsed(arguments)
         torch.set_num_threads(options.threads)
+        if options.flush:
+            flush_denormals(options)
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # batches are drawn in the step
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated.*")  # Lightning 2.6 on torch 2.13

@@ -128,3 +128,16 @@ def test_a_goal_is_met_where_the_whole_interval_meets_it(median: float, verdict:
 def test_a_wrong_size_is_answered_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert overhead.main([*SMALL, "--pairs=0"]) == 1
     assert capsys.readouterr().err == "--pairs must be at least 1, not 0\n"
+
+
+def test_denormal_numbers_are_flushed_where_one_thread_computes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert overhead.main([*SMALL, "--flush", "--threads=2"]) == 1
+    assert capsys.readouterr().err == "--flush is said to one thread alone: --threads 1\n"
+    options, _ = overhead.parsed([*SMALL, "--flush", "--threads=1"])
+    small = torch.tensor([1e-39])
+    try:
+        overhead.flush_denormals(options)
+        assert float(small * 0.5) == 0
+    finally:
+        torch.set_flush_denormal(False)
+    assert float(small * 0.5) > 0
