@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from retrograde.models.elman import elman
@@ -36,3 +37,20 @@ def test_a_model_is_torch_nn_rnn_between_embedding_and_read_out() -> None:
             getattr(reference, f"{name}_l{depth}").data.copy_(weight)
     one_hot = torch.nn.functional.one_hot(batch.inputs, task.inputs.size).float()
     torch.testing.assert_close(model(batch), model.readout(reference(one_hot)[0]))
+
+
+def test_the_recurrent_matrix_starts_with_the_radius_that_is_asked_for_and_nothing_else_changes() -> None:
+    task = TemporalOrder(length=10)
+    torch.manual_seed(0)
+    plain = elman(task, hidden=50).stack.placed[0][0].recurrence.weights()
+    torch.manual_seed(0)
+    scaled = elman(task, hidden=50, radius=0.95).stack.placed[0][0].recurrence.weights()
+    assert torch.linalg.eigvals(scaled["recurrent"]).abs().max().item() == pytest.approx(0.95, rel=1e-5)
+    torch.testing.assert_close(scaled["recurrent"] / plain["recurrent"], torch.full((50, 50), 0.95 / spectral(plain)))
+    assert all(torch.equal(scaled[name], plain[name]) for name in plain if name != "recurrent")
+    with pytest.raises(ValueError, match="radius must be at least 0"):
+        elman(task, radius=-1.0)
+
+
+def spectral(weights: dict[str, torch.Tensor]) -> float:
+    return torch.linalg.eigvals(weights["recurrent"]).abs().max().item()
