@@ -116,7 +116,7 @@ def _of_all(table: pd.DataFrame) -> dict[str, str]:
     made_with = {"retrograde": distinct("versions.retrograde"), "torch": torch, "commit": distinct("commit")}
     return {
         "cost": cell(float(durations.sum())),
-        "hardware": "CPU" if on_cpu else "not recorded",  # a run says which torch it had, and not on what
+        "hardware": listed(distinct("hardware")) or ("CPU" if on_cpu else "not recorded"),  # older runs do not say
         "version": ", ".join(f"{name} {listed(said) or 'not recorded'}" for name, said in made_with.items()),
     }
 
