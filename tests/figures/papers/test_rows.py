@@ -200,12 +200,15 @@ def test_what_stands_beside_comes_from_card_rules_and_readings(tmp_path: Path):
     assert "trivial rule 'always 1', score 0, best shallow rule 'last 10 steps', score 0.4" in said
 
 
-def test_what_runs_were_computed_on_is_said_once_or_by_the_build_of_torch_or_not_at_all(tmp_path: Path) -> None:
-    papers = preset(tmp_path, claim())
-    torch = {"torch": "2.13.0+cpu"}
-    older = [ran("lstm", seed, 0.95, versions=torch) for seed in (0, 1, 2)]
-    assert {row["hardware"] for row in rows_of(tmp_path, papers, *older)} == {"CPU"}
-    newer = [ran("lstm", seed, 0.95, versions=torch, hardware="Some CPU, 2 cores") for seed in (0, 1, 2)]
-    assert {row["hardware"] for row in rows_of(tmp_path, papers, *newer)} == {"Some CPU, 2 cores"}
-    unknown = [ran("lstm", seed, 0.95, versions={"torch": "2.13.0+cu130"}) for seed in (0, 1, 2)]
-    assert {row["hardware"] for row in rows_of(tmp_path, papers, *unknown)} == {"not recorded"}
+@pytest.mark.parametrize(
+    ("torch", "more", "said"),
+    [
+        ("2.13.0+cpu", {}, "CPU"),
+        ("2.13.0+cpu", {"hardware": "Some CPU, 2 cores"}, "Some CPU, 2 cores"),
+        ("2.13.0+cu130", {}, "not recorded"),
+    ],
+)
+def test_what_runs_were_computed_on_is_said(tmp_path: Path, torch: str, more: dict[str, str], said: str) -> None:
+    runs = [ran("lstm", seed, 0.95, versions={"torch": torch}, **more) for seed in (0, 1, 2)]
+    (row,) = rows_of(tmp_path, preset(tmp_path, claim()), *runs)
+    assert row["hardware"] == said
