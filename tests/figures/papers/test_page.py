@@ -33,3 +33,13 @@ def test_verdicts_are_counted_and_lead_to_their_sections(tmp_path: Path):
     assert "| [not reproduced](#else1997) |" in said and '<a id="else1997"></a>' in said
     assert "Elman \\| fails" in said
     assert "**Again:** `retrograde study=paper/else1997`, then `python analysis/board.py`." in said
+
+
+def test_what_was_not_run_is_a_line_with_its_cost_and_its_command_and_has_no_section(tmp_path: Path):
+    papers = preset(tmp_path, claim(), seeds="0")
+    preset(tmp_path, claim(), claim(says="another"), stem="more1998")
+    said = page(rows_of(tmp_path, papers, ran("lstm", 0)))
+    (line,) = [line for line in said.splitlines() if "more1998" in line]
+    assert line.startswith("| [Does an LSTM add where an Elman network fails?](../../conf/study/paper/more1998.yaml) |")
+    assert line.endswith("| 2 | 5 runs, 4 minutes on two cores | `retrograde study=paper/more1998` |")
+    assert said.index("## Not run") < said.index('<a id="else1997"></a>')

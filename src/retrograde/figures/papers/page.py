@@ -45,18 +45,25 @@ bands were written. [The numbers](board.csv), every seed among them.
 <!-- Written by analysis/board.py from board.csv: change that, or the preset. -->"""
 
 OF_ALL = ("source", "claim", "published", "ours", "every seed", "band", "verdict")
+OF_NONE = ("question", "source", "claims", "what it would cost", "command")
 OF_ONE = ("claim", "models", "compared", "published", "ours", "band", "its origin", "verdict")
 
 
 def page(rows: Sequence[Row]) -> str:
-    """All claims in one table, then a section a preset."""
+    """All claims of which there are runs in one table, then what was not run, then a section a preset that was."""
     if not rows:
         return f"{INTRODUCTION}\n\nNo paper has been rerun yet.\n"
     of_presets = grouped(rows, "preset")
     counts = f"{number_of(len(rows), 'claim')} of {number_of(len(of_presets), 'preset')}"
     verdicts = counted([row["verdict"] for row in rows])
-    parts = [INTRODUCTION, f"**{counts}: {verdicts}.**", _table(OF_ALL, map(_in_short, rows))]
-    return "\n\n".join([*parts, *map(section, of_presets.values())]) + "\n"
+    parts = [INTRODUCTION, f"**{counts}: {verdicts}.**"]
+    begun = {stem: of for stem, of in of_presets.items() if not of[0]["verdict"].startswith(NOT_RUN)}
+    waiting = [of for stem, of in of_presets.items() if stem not in begun]
+    if begun:
+        parts.append(_table(OF_ALL, [_in_short(row) for of in begun.values() for row in of]))
+    if waiting:
+        parts += ["## Not run", _table(OF_NONE, map(_unrun, waiting))]
+    return "\n\n".join([*parts, *map(section, begun.values())]) + "\n"
 
 
 def counted(verdicts: Sequence[str]) -> str:
@@ -80,6 +87,17 @@ def _in_short(row: Row) -> list[str]:
     return [*map(escaped, (*said, band_in_words(row))), f"[{escaped(row['verdict'])}](#{row['preset']})"]
 
 
+def _unrun(of: Sequence[Row]) -> list[str]:
+    first = of[0]
+    title = f"[{escaped(first['title'])}](../../{_file(first)})"
+    cost = first["expected_cost"].removeprefix(f"{NOT_RUN}: ")
+    return [title, escaped(first["source"]), str(len(of)), escaped(cost), f"`{first['command']}`"]
+
+
+def _file(row: Row) -> str:
+    return f"conf/study/paper/{row['preset']}.yaml"
+
+
 def _in_full(row: Row) -> list[str]:
     what = row["says"], row["models"], f"{quantity_in_words(row)}, {row['aggregate']}"
     values = number(number_in(row["published"])), ours_in_words(row), band_in_words(row)
@@ -89,7 +107,7 @@ def _in_full(row: Row) -> list[str]:
 def section(of: Sequence[Row]) -> str:
     """A preset's part of the page."""
     first = of[0]
-    file = f"conf/study/paper/{first['preset']}.yaml"
+    file = _file(first)
     parts = [
         f'<a id="{first["preset"]}"></a>',
         f"## {escaped(first['title'])}",
@@ -137,7 +155,5 @@ def mechanism_in_words(of: Sequence[Row]) -> str:
 
 
 def _cost_in_words(row: Row) -> str:
-    if not is_measured(row):
-        return f"not run; {row['expected_cost'].removeprefix(f'{NOT_RUN}: ')}"
     took = f"the runs took {seconds_in_words(number_in(row['cost']))} in all; hardware: {row['hardware']}"
     return f"{took}; {row['version']}; foreseen: {row['expected_cost']}"
