@@ -57,7 +57,7 @@ def page(rows: Sequence[Row]) -> str:
     counts = f"{number_of(len(rows), 'claim')} of {number_of(len(of_presets), 'preset')}"
     verdicts = counted([row["verdict"] for row in rows])
     parts = [INTRODUCTION, f"**{counts}: {verdicts}.**"]
-    begun = {stem: of for stem, of in of_presets.items() if not of[0]["verdict"].startswith(NOT_RUN)}
+    begun = {stem: of for stem, of in of_presets.items() if is_measured(of[0])}
     waiting = [of for stem, of in of_presets.items() if stem not in begun]
     if begun:
         parts.append(_table(OF_ALL, [_in_short(row) for of in begun.values() for row in of]))
@@ -119,7 +119,7 @@ def section(of: Sequence[Row]) -> str:
     rules = "; ".join(dict.fromkeys(filter(None, map(_rules_in_words, of))))
     said = {
         "Without learning": f"{rules}." if rules else "",
-        "Mechanism": mechanism_in_words(of) if any(map(is_measured, of)) else "",
+        "Mechanism": mechanism_in_words(of),
         "Published": sentence(first["settings"]),
         "Left open": sentence(first["open"]),
         "Bands": sentence(first["bands"]),
