@@ -9,8 +9,9 @@ Reads every preset of a paper, conf/study/paper/<stem>.yaml, and its runs below 
     <to>/<stem>.png     a preset's figure: values and bands, and how far the gradient reached
 
 A preset says in the comments at its head what is rerun and what is not known of it, and under hydra.sweeper.claims what
-the paper claims, each with a band of acceptance. Rows and figure of a preset without runs below <outputs> stay as they
-are, so that a board grows preset by preset on different machines. The same runs give the same bytes.
+the paper claims, each with a band of acceptance. Rows and figure of a preset stay as they are where there are no runs
+below <outputs>, or not all of those that they are made of: so a board grows preset by preset on different machines. The
+same runs give the same bytes.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from retrograde.figures import theme
 from retrograde.figures.papers import table
 from retrograde.figures.papers.drawing import draw
 from retrograde.figures.papers.page import page
-from retrograde.figures.papers.presets import Preset, presets
+from retrograde.figures.papers.presets import presets
 from retrograde.figures.papers.rows import gathered, rows
 from retrograde.figures.papers.words import outcome_in_words
 from retrograde.figures.save import save, shrunk
@@ -41,13 +42,13 @@ def write(papers: Path, outputs: Path, to: Path) -> Path:
     to.mkdir(parents=True, exist_ok=True)
     for one in presets(papers, CONF):
         runs = gathered(one, outputs)
-        if runs is None:
-            made += kept(before, one) or rows(one, None)
-            continue
         now = rows(one, runs)
-        name = picture(now, one.stem, to)
-        made += [row | {"figure": name} for row in now]
-        print(f"{outcome_in_words(now)}.")
+        known = kept(before, now)
+        if runs is not None and not known:
+            name = picture(now, one.stem, to)
+            now = [row | {"figure": name} for row in now]
+            print(f"{outcome_in_words(now)}.")
+        made += known or now
     table.write(made, to / TABLE)
     for old in to.glob("*.png"):
         if old.name not in {row["figure"] for row in made}:
@@ -56,17 +57,20 @@ def write(papers: Path, outputs: Path, to: Path) -> Path:
     return to / PAGE
 
 
-def kept(before: Sequence[dict[str, str]], of: Preset) -> list[dict[str, str]]:
-    """The rows that a board has of a preset by now, where they are of runs."""
-
-    def claimed(of_it: Sequence[table.Row]) -> list[dict[str, str]]:
-        return [{name: row[name] for name in table.CLAIMED} for row in of_it]
-
-    known = [row for row in before if row["preset"] == of.stem]
-    if not any(map(table.is_measured, known)):
+def kept(before: Sequence[dict[str, str]], now: Sequence[table.Row]) -> list[dict[str, str]]:
+    """The rows that a board has of a preset, where they say more than those that its runs would make now."""
+    known = [row for row in before if row["preset"] == now[0]["preset"] and table.is_measured(row)]
+    if not known or all(map(table.is_finished, now)):
         return []
-    if claimed(known) != claimed(rows(of, None)):
-        print(f"kept as it was: {of.stem}, whose claims are others now: run it again", file=sys.stderr)
+    claims, claimed = ([[row[name] for name in table.CLAIMED] for row in of] for of in (now, known))
+    if not any(map(table.is_measured, now)):
+        why = "" if claims == claimed else "whose claims are others now: run it again"
+    elif claims == claimed and all(map(table.is_finished, known)):
+        why = "of which not all runs are here"
+    else:
+        return []
+    if why:
+        print(f"kept as it was: {now[0]['preset']}, {why}", file=sys.stderr)
     return known
 
 

@@ -49,6 +49,22 @@ def test_rows_and_figures_of_absent_runs_stay(script, tmp_path: Path, capsys: py
     assert not (tmp_path / "board" / "else1997.png").exists()
 
 
+def test_runs_that_are_not_all_here_do_not_take_the_place_of_finished_rows(script, tmp_path: Path, capsys):
+    papers = preset(tmp_path, claim(), seeds="0,1")
+    before = board(script, tmp_path, papers, ran("lstm", 0))
+    assert [row["verdict"] for row in before] == ["not finished: 1 of 2 runs"]
+    finished = board(script, tmp_path, papers, ran("lstm", 1))
+    assert finished != before
+    assert capsys.readouterr().err == ""
+    (lost,) = (tmp_path / "outputs" / "paper" / "else1997").glob("*-s1*")
+    shutil.rmtree(lost)
+    assert board(script, tmp_path, papers) == finished
+    assert (tmp_path / "board" / "else1997.png").exists()
+    assert "kept as it was: else1997, of which not all runs are here" in capsys.readouterr().err
+    preset(tmp_path, claim(band="[0.1, 1.0]"), seeds="0,1")
+    assert [row["verdict"] for row in board(script, tmp_path, papers)] == ["not finished: 1 of 2 runs"]
+
+
 def test_the_page_of_the_project_is_made_of_its_table():
     folder = CONF.parent / "docs" / "board"
     rows = table.read(folder / "board.csv")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_papers import claim, preset, ran, rows_of
+from fake_papers import HEAD, claim, preset, ran, rows_of
 from retrograde.figures.papers.page import page
 from retrograde.figures.papers.words import decimals, rounded
 
@@ -33,6 +33,14 @@ def test_verdicts_are_counted_and_lead_to_their_sections(tmp_path: Path):
     assert "| [not reproduced](#else1997) |" in said and '<a id="else1997"></a>' in said
     assert "Elman \\| fails" in said
     assert "**Again:** `retrograde study=paper/else1997`, then `python analysis/board.py`." in said
+
+
+def test_the_command_for_shallow_rules_stands_between_the_runs_and_the_board(tmp_path: Path):
+    head = HEAD.replace("defaults:", "# Rules:     retrograde study=paper/else1997 model=rule\ndefaults:")
+    papers = preset(tmp_path, claim(), seeds="0", head=head)
+    said = page(rows_of(tmp_path, papers, ran("lstm", 0)))
+    runs, rules = "retrograde study=paper/else1997", "retrograde study=paper/else1997 model=rule"
+    assert f"**Again:** `{runs}`, for the shallow rules `{rules}`, then `python analysis/board.py`." in said
 
 
 def test_what_was_not_run_is_a_line_with_its_cost_and_its_command_and_has_no_section(tmp_path: Path):

@@ -7,13 +7,24 @@ import pytest
 from fake_papers import CONF, HEAD, PAPERS, claim, preset
 from retrograde.figures.papers.presets import preset as read
 from retrograde.figures.papers.presets import presets
+from retrograde.figures.papers.rows import rows
 
 
 def test_the_head_is_read_to_its_end(tmp_path: Path):
     (found,) = presets(preset(tmp_path, claim()), CONF)
     assert found.title == "Does an LSTM add where an Elman network fails?"
     assert found.head["Published"] == "5 trials, learning rate 0.1, nothing else"
-    assert (found.head["Run"], found.head["Tried"]) == ("retrograde study=paper/else1997", "")
+    assert (found.head["Run"], found.head["Rules"], found.head["Tried"]) == ("retrograde study=paper/else1997", "", "")
+
+
+def test_the_command_for_the_shallow_rules_is_of_the_same_study(tmp_path: Path):
+    command = "retrograde study=paper/{stem} model=rule model.rule=bag seed=0"
+    head = HEAD.replace("defaults:", f"# Rules:     {command}\ndefaults:")
+    (found,) = presets(preset(tmp_path, claim(), head=head), CONF)
+    assert found.head["Rules"] == command.format(stem="else1997")
+    assert rows(found, None)[0]["rules"] == found.head["Rules"]
+    with pytest.raises(ValueError, match="'Rules:' must hold study=paper/else1997"):
+        presets(preset(tmp_path, claim(), head=head.replace("study=paper/{stem} model", "model")), CONF)
 
 
 @pytest.mark.parametrize(

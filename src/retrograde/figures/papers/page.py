@@ -127,7 +127,8 @@ def section(of: Sequence[Row]) -> str:
         "Cost": sentence(_cost_in_words(first)),
     }
     parts += [f"**{entry}:** {escaped(words)}" for entry, words in said.items() if words]
-    return "\n\n".join([*parts, f"**Again:** `{first['command']}`, then `python analysis/board.py`."])
+    again = [f"`{first['command']}`", *([f"for the shallow rules `{first['rules']}`"] if first["rules"] else [])]
+    return "\n\n".join([*parts, f"**Again:** {', '.join(again)}, then `python analysis/board.py`."])
 
 
 def _rules_in_words(row: Row) -> str:

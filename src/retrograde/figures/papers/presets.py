@@ -18,8 +18,8 @@ from retrograde.figures.comparison import listed
 from retrograde.figures.papers.settings import NAMED, Value, axis, fixed, made, plain, same, value_of
 from retrograde.figures.question import asked
 
-ENTRIES = ("Source", "Published", "Open", "Cost", "Band", "Run", "Tried")
-OPTIONAL = ("Tried",)
+ENTRIES = ("Source", "Published", "Open", "Cost", "Band", "Run", "Rules", "Tried")
+OPTIONAL = ("Rules", "Tried")
 
 SHARE, SEQUENCES, BY_LENGTH = "solved", "sequences", "score_by_length"
 OF_RUNS = (
@@ -140,7 +140,8 @@ def preset(file: Path, conf: Path) -> Preset:
         if not isinstance(stated, list) or not stated:
             raise ValueError("hydra.sweeper.claims must be a list of claims")
         command = f"study=paper/{file.stem}"
-        _require(command in head["Run"].split(), f"'Run:' must hold {command}")
+        for entry in ("Run", "Rules"):
+            _require(not head[entry] or command in head[entry].split(), f"'{entry}:' must hold {command}")
         unsaid = {key for key, options in makes.items() if not _told_apart(options)}
         return Preset(file, title, head, settings, set(axes), makes, [_claim(one, settings, unsaid) for one in stated])
     except (ValueError, yaml.YAMLError) as error:

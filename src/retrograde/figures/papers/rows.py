@@ -80,8 +80,9 @@ def _stated(of: Preset, claim: Claim) -> dict[str, str]:
         "preset": of.stem, "title": of.title, "source": of.head["Source"], "says": claim.says,
         "models": of.models(claim.where), "quantity": claim.quantity, "aggregate": claim.aggregate,
         "published": cell(claim.published), "band_low": cell(claim.low), "band_high": cell(claim.high),
-        "origin": claim.origin, "command": of.head["Run"], "settings": of.head["Published"], "open": of.head["Open"],
-        "bands": of.head["Band"], "expected_cost": of.head["Cost"], "tried": of.head["Tried"],
+        "origin": claim.origin, "command": of.head["Run"], "rules": of.head["Rules"],
+        "settings": of.head["Published"], "open": of.head["Open"], "bands": of.head["Band"],
+        "expected_cost": of.head["Cost"], "tried": of.head["Tried"],
     }  # fmt: skip
 
 

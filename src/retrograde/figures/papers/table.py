@@ -15,7 +15,7 @@ COLUMNS = (
     "preset", "title", "source", "says", "models", "quantity", "aggregate", "published", "ours", "low", "high", "seeds",
     "max", "band_low", "band_high", "origin", "verdict", "diverged", "trivial_rule", "trivial", "shallow_rule",
     "shallow", "solved_from", "lag", "horizons_before", "horizons_after", "horizon_before", "horizon_after", "runs",
-    "cost", "hardware", "version", "command", "figure", "settings", "open", "bands", "expected_cost", "tried",
+    "cost", "hardware", "version", "command", "rules", "figure", "settings", "open", "bands", "expected_cost", "tried",
 )  # fmt: skip
 
 CLAIMED = ("says", "models", "quantity", "aggregate", "published", "band_low", "band_high", "origin")
@@ -55,6 +55,11 @@ def grouped(rows: Iterable[Row], by: str) -> dict[str, list[Row]]:
 def is_measured(row: Row) -> bool:
     """Whether there were runs."""
     return not row["verdict"].startswith(NOT_RUN)
+
+
+def is_finished(row: Row) -> bool:
+    """Whether all its runs were there."""
+    return is_measured(row) and not row["verdict"].startswith(NOT_FINISHED)
 
 
 def read(path: Path) -> list[dict[str, str]]:
