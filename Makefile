@@ -40,7 +40,7 @@ shapes: $(STAMP) ## shapes and types in signatures
 		tests/contracts/test_models.py -k "not test_models or trace_computes_the_outputs or every_parameter_learns"
 
 heavy: $(STAMP) ## whole runs, sweeps and processes of their own; CI asks for them
-	$(BIN)/python -m pytest -q -m heavy -n logical --dist worksteal
+	$(BIN)/python -m pytest -q -m heavy -n logical --dist worksteal $$(grep -rlE 'mark\.heavy' --include='*.py' src tests)
 
 slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow -n logical
