@@ -50,9 +50,8 @@ def write(papers: Path, outputs: Path, to: Path) -> Path:
             print(f"{outcome_in_words(now)}.")
         made += known or now
     table.write(made, to / TABLE)
-    for old in to.glob("*.png"):
-        if old.name not in {row["figure"] for row in made}:
-            old.unlink()
+    for old in {row["figure"] for row in before} - {row["figure"] for row in made} - {""}:
+        (to / old).unlink(missing_ok=True)
     (to / PAGE).write_text(page(made), encoding="utf-8")
     return to / PAGE
 
@@ -63,15 +62,16 @@ def kept(before: Sequence[dict[str, str]], now: Sequence[table.Row]) -> list[dic
     if not known or all(map(table.is_finished, now)):
         return []
     claims, claimed = ([[row[name] for name in table.CLAIMED] for row in of] for of in (now, known))
-    if not any(map(table.is_measured, now)):
-        why = "" if claims == claimed else "whose claims are others now: run it again"
-    elif claims == claimed and all(map(table.is_finished, known)):
-        why = "of which not all runs are here"
-    else:
+    begun = any(map(table.is_measured, now))
+    if begun and (claims != claimed or not all(map(table.is_finished, known))):
         return []
-    if why:
-        print(f"kept as it was: {now[0]['preset']}, {why}", file=sys.stderr)
-    return known
+    if claims != claimed:
+        print(f"kept as it was: {now[0]['preset']}, which asks for other runs now: run it again", file=sys.stderr)
+        return known
+    if begun:
+        print(f"kept as it was: {now[0]['preset']}, of which not all runs are here", file=sys.stderr)
+    said = [{name: row[name] for name in table.STATED} for row in now]
+    return [row | words for row, words in zip(known, said, strict=True)]
 
 
 def picture(of: Sequence[table.Row], stem: str, to: Path) -> str:

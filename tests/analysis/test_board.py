@@ -9,6 +9,8 @@ from fake_papers import CONF, PAPERS, claim, preset, ran
 from fake_runs import Fake, write_run
 from retrograde.figures.papers import table
 from retrograde.figures.papers.page import page
+from retrograde.figures.papers.presets import presets
+from retrograde.figures.papers.rows import rows as made
 
 
 def board(script, tmp_path: Path, papers: Path, *fakes: Fake) -> list[dict[str, str]]:
@@ -43,7 +45,7 @@ def test_rows_and_figures_of_absent_runs_stay(script, tmp_path: Path, capsys: py
     assert "kept as it was" not in capsys.readouterr().err
     preset(tmp_path, claim(band="[0.1, 1.0]"), seeds="0")
     assert board(script, tmp_path, papers) == after
-    assert "kept as it was: else1997, whose claims are others now" in capsys.readouterr().err
+    assert "kept as it was: else1997, which asks for other runs now" in capsys.readouterr().err
     (papers / "else1997.yaml").unlink()
     assert [row["preset"] for row in board(script, tmp_path, papers)] == ["more1998"]
     assert not (tmp_path / "board" / "else1997.png").exists()
@@ -65,11 +67,38 @@ def test_runs_that_are_not_all_here_do_not_take_the_place_of_finished_rows(scrip
     assert [row["verdict"] for row in board(script, tmp_path, papers)] == ["not finished: 1 of 2 runs"]
 
 
+def test_words_of_a_head_are_renewed_and_other_settings_are_named(script, tmp_path: Path, capsys):
+    papers = preset(tmp_path, claim(), seeds="0")
+    (before,) = board(script, tmp_path, papers, ran("lstm", 0))
+    shutil.rmtree(tmp_path / "outputs" / "paper" / "else1997")
+    file = papers / "else1997.yaml"
+    file.write_text(file.read_text().replace("the batch, here 4", "all else"))
+    (renewed,) = board(script, tmp_path, papers)
+    assert renewed == before | {"open": "all else"}
+    assert capsys.readouterr().err == ""
+    file.write_text(file.read_text().replace("steps: 200", "steps: 99").replace("all else", "nothing"))
+    assert board(script, tmp_path, papers) == [renewed]
+    assert "kept as it was: else1997, which asks for other runs now: run it again" in capsys.readouterr().err
+
+
+def test_pictures_of_others_stay(script, tmp_path: Path):
+    papers = preset(tmp_path, claim(), seeds="0")
+    (tmp_path / "board").mkdir()
+    (tmp_path / "board" / "holiday.png").write_bytes(b"sea")
+    board(script, tmp_path, papers, ran("lstm", 0))
+    assert (tmp_path / "board" / "holiday.png").exists()
+
+
 def test_the_page_of_the_project_is_made_of_its_table():
     folder = CONF.parent / "docs" / "board"
     rows = table.read(folder / "board.csv")
     assert page(rows) == (folder / "README.md").read_text(encoding="utf-8")
-    assert {f"{row['preset']}.yaml" for row in rows} <= {file.name for file in PAPERS}
+    stated = {(row["preset"], row["says"]): row for one in presets(PAPERS[0].parent, CONF) for row in made(one, None)}
+    said = (*table.STATED, *table.CLAIMED)
+    assert [(row["preset"], row["says"]) for row in rows] == list(stated)
+    for row in rows:
+        of_preset = stated[row["preset"], row["says"]]
+        assert {name: row[name] for name in said} == {name: of_preset[name] for name in said}, row["preset"]
     assert {file.name for file in folder.glob("*.png")} == {row["figure"] for row in rows} - {""}
 
 

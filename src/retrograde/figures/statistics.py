@@ -107,7 +107,8 @@ def solve_rate(solved: np.ndarray | int, runs: np.ndarray | int) -> Estimate:
     middle = (solved + square / 2) / (runs + square)
     half = TAIL / (runs + square) * np.sqrt(solved * (1 - solved / np.maximum(runs, 1)) + square / 4)
     rate = np.divide(solved, runs, out=np.full(np.broadcast(solved, runs).shape, np.nan), where=runs > 0)
-    return Estimate(rate, np.maximum(middle - half, 0), np.minimum(middle + half, 1))
+    low, high = np.where(solved == 0, 0, middle - half), np.where(solved == runs, 1, middle + half)  # but for rounding
+    return Estimate(rate, low, high)
 
 
 def steps_to_solve(steps: np.ndarray, solved: np.ndarray) -> Estimate:

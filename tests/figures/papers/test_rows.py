@@ -143,15 +143,22 @@ def test_options_of_a_group_are_told_apart_by_what_they_make(tmp_path: Path):
         presets(papers, CONF)
     probes = "regularizer: 'null,omega'", "probe: 'none,default'"
     file.write_text(text.replace(*probes).replace("regularizer: omega", "probe: none"))
-    with pytest.raises(ValueError, match="no run says which 'probe' it had: name one of its settings"):
+    with pytest.raises(ValueError, match="no run says which 'probe' it had: sweep over one of its settings"):
         presets(papers, CONF)
 
 
-def test_more_runs_than_the_sweep_has_are_refused(tmp_path: Path):
-    papers = preset(tmp_path, claim(), seeds="0")
+def test_two_runs_of_one_seed_are_refused_and_do_not_stand_for_another(tmp_path: Path):
+    papers = preset(tmp_path, claim(), seeds="0,1")
     other = Fake("lstm", 0, "paper/else1997", config={"batch_size": 4, "width": 9})
-    with pytest.raises(ValueError, match=r"else1997\.yaml.* is of 1 run, and .* holds 2"):
+    with pytest.raises(ValueError, match=r"else1997\.yaml.* holds two runs of model=lstm and seed=0: remove one"):
         rows_of(tmp_path, papers, ran("lstm", 0), other)
+
+
+def test_what_is_not_finite_reproduces_nothing(tmp_path: Path):
+    """A loss of at least 0.1 is what a constant makes; a run that diverged is no such constant."""
+    papers = preset(tmp_path, claim(of="loss", band="[0.1, null]"), seeds="0,1")
+    (row,) = rows_of(tmp_path, papers, ran("lstm", 0, loss=math.inf), ran("lstm", 1, loss=0.0001))
+    assert (row["ours"], row["verdict"]) == ("inf", "not reproduced")
 
 
 def test_a_measure_that_no_run_has_is_refused(tmp_path: Path):

@@ -61,7 +61,7 @@ def draw(of: Sequence[Row]) -> Figure | None:
     for place, group in enumerate(groups):
         _draw_claims(figure.add_subplot(grid[place, 0]), group, looks)
     if horizons:
-        _draw_horizons(figure.add_subplot(grid[:, 1]), horizons, looks)
+        _draw_horizons(figure.add_subplot(grid[:, 1]), horizons, looks, len(shown))
     _draw_legend(figure, shown, bool(horizons))
     theme.headline(figure, outcome_in_words(of))
     return figure
@@ -170,8 +170,11 @@ def _name_rows(axes: Axes, names: Sequence[str], quantity: str) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _draw_horizons(axes: Axes, of: Sequence[Row], looks: Mapping[str, theme.Look]) -> None:
-    """Each seed's horizon before and after training, and the lag that the task asks to bridge."""
+def _draw_horizons(axes: Axes, of: Sequence[Row], looks: Mapping[str, theme.Look], beside: int) -> None:
+    """Each seed's horizon before and after training, and the lag that the task asks to bridge.
+
+    Rows are no higher than those ``beside`` them, of which there are so many.
+    """
     cells = [row[name] for row in of for name in ("horizons_before", "horizons_after", "lag")]
     told = [value for one in cells for value in numbers_in(one) if math.isfinite(value)]
     positive = [value for value in told if value > 0]
@@ -194,6 +197,8 @@ def _draw_horizons(axes: Axes, of: Sequence[Row], looks: Mapping[str, theme.Look
             axes.plot(after, heights, look.marker, mfc=look.colour, markersize=3.0, zorder=4, **style)
         _draw_line(axes, number_in(row["lag"]), place, 0.5, **LAG, zorder=1)
     _name_rows(axes, [theme.wrapped(row["models"], 16) for row in of], "gradient's horizon (lags)")
+    middle, half = (len(of) - 1) / 2, max(len(of), beside) / 2
+    axes.set_ylim(middle + half, middle - half)
     if not logarithmic:
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
@@ -216,7 +221,7 @@ def _draw_legend(figure: Figure, of: Sequence[Row], has_horizons: bool) -> None:
     for name, kind in (("trivial", "trivial rule"), ("shallow", "best shallow rule")):
         named = sorted({row[f"{name}_rule"] for row in of if row[name]})
         if named:
-            label = f"{kind}: {theme.wrapped(named[0], 34).partition(chr(10))[0]}" if len(named) == 1 else f"{kind}s"
+            label = f"{kind}: {theme.wrapped(named[0], 34)}" if len(named) == 1 else f"{kind}s"
             handles.append(Line2D([], [], label=label, color=theme.QUIET, lw=1.1, ls=RULES[name]))
     if has_horizons:
         handles.append(mark("horizon before training", "o", ms=5.0, mfc=theme.PAPER))

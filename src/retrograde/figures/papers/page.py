@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from retrograde.figures.papers.presets import SHARE
 from retrograde.figures.papers.table import (
     NOT_FINISHED,
     NOT_REPRODUCED,
@@ -15,6 +16,7 @@ from retrograde.figures.papers.table import (
 )
 from retrograde.figures.papers.words import (
     band_in_words,
+    named,
     ours_in_words,
     outcome_in_words,
     quantity_in_words,
@@ -37,14 +39,15 @@ bands were written. [The numbers](board.csv), every seed among them.
   percentile bootstrap, and with fewer than {FEWEST} seeds no more than their range. The verdict is the value's alone.
 - A run that diverged is a result: it did not solve its task, and scores what the weights of its last finite step score.
   Where a seed's value is no number (–), so is the mean or median over seeds, and that lies in no band.
-- Of sequences until solved, an unsolved run has needed infinitely many (∞).
+- Of sequences until solved ours is the median over all seeds, in which an unsolved run has needed infinitely many (∞);
+  papers print the mean of trials that succeeded.
 - A maximum over seeds, where a paper reports its best run, stands beside the mean; the verdict is then the maximum's.
 - A run that failed or is missing is none: the claim is *not finished*, and no value is given.
 - Values have no more digits than the spread of the seeds supports.
 
 <!-- Written by analysis/board.py from board.csv: change that, or the preset. -->"""
 
-OF_ALL = ("source", "claim", "published", "ours", "every seed", "band", "verdict")
+OF_ALL = ("rerun", "claim", "published", "ours", "every seed", "band", "verdict")
 OF_NONE = ("question", "source", "claims", "what it would cost", "command")
 OF_ONE = ("claim", "models", "compared", "published", "ours", "band", "its origin", "verdict")
 
@@ -83,7 +86,7 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _in_short(row: Row) -> list[str]:
-    said = row["source"], row["says"], number(number_in(row["published"])), ours_in_words(row), seeds_in_words(row)
+    said = named(row), row["says"], number(number_in(row["published"])), ours_in_words(row), seeds_in_words(row)
     return [*map(escaped, (*said, band_in_words(row))), f"[{escaped(row['verdict'])}](#{row['preset']})"]
 
 
@@ -121,7 +124,7 @@ def section(of: Sequence[Row]) -> str:
         "Without learning": f"{rules}." if rules else "",
         "Mechanism": mechanism_in_words(of),
         "Published": sentence(first["settings"]),
-        "Left open": sentence(first["open"]),
+        "Open, or other than published": sentence(first["open"]),
         "Bands": sentence(first["bands"]),
         "Tried": sentence(first["tried"]) if first["tried"] else "",
         "Cost": sentence(_cost_in_words(first)),
@@ -132,7 +135,7 @@ def section(of: Sequence[Row]) -> str:
 
 
 def _rules_in_words(row: Row) -> str:
-    by = "loss" if row["quantity"] == "loss" else "score"
+    by = {SHARE: "score", "score": "score", "loss": "loss"}.get(row["quantity"], quantity_in_words(row))
     kinds = (("trivial rule", "trivial"), ("best shallow rule", "shallow"))
     said = [f"{kind} '{row[f'{name}_rule']}', {by} {number(number_in(row[name]))}" for kind, name in kinds if row[name]]
     if said and row["solved_from"]:

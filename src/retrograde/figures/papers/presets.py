@@ -4,6 +4,8 @@ The comments at a preset's head say what is rerun and what is not known of it; `
 paper claims, each with a band of acceptance. What is wrong with either is said before there is any run.
 """
 
+import hashlib
+import json
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -57,10 +59,10 @@ class Claim:
         return self.of if self.between is None else f"{self.of} {self.between[0]} to {self.between[1]}"
 
     def holds(self, value: float) -> bool:
-        """Whether a value lies in the band, its ends included; what is no number lies in none."""
+        """Whether a value lies in the band, its ends included; what is not finite lies in none."""
         above = self.low is None or value >= self.low or math.isclose(value, self.low)
         below = self.high is None or value <= self.high or math.isclose(value, self.high)
-        return not math.isnan(value) and above and below
+        return math.isfinite(value) and above and below
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,12 @@ class Preset:
     def stem(self) -> str:
         return self.file.stem
 
+    @property
+    def configured(self) -> str:
+        """A name for all that is set or swept, by which a board sees that its rows are of other settings."""
+        said = {key: [str(value) for value in values] for key, values in self.settings.items()}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:10]
+
     def expected(self, where: Mapping[str, Value]) -> int:
         """How many runs of the sweep have these settings."""
         return math.prod(len(values) for key, values in self.settings.items() if key not in where)
@@ -95,12 +103,17 @@ class Preset:
         return f"{name} ({', '.join(rest)})" if rest else name
 
     def has(self, run: Mapping[str, Any], key: str, values: Sequence[Value]) -> bool:
-        """Whether a run has one of these values; where it does not tell them apart, it may."""
+        """Whether a run has one of these values."""
         if key in self.makes:
             one = run.get(f"config.{key}._target_")
-            return not _told_apart(self.makes[key]) or any(same(self.makes[key][value], one) for value in values)
+            return any(same(self.makes[key][value], one) for value in values)
         column = key if key in NAMED else f"config.{key}"
         return column in run and any(same(value, run[column]) for value in values)
+
+    def values_of(self, run: Mapping[str, Any]) -> list[str]:
+        """Which of the values that are swept over a run has, in words."""
+        swept = {key: values for key, values in self.settings.items() if key in self.swept}
+        return [f"{key}={plain(one)}" for key, values in swept.items() for one in values if self.has(run, key, [one])]
 
     def odd(self, run: Mapping[str, Any]) -> str:
         """Why a run is none of the sweep; empty where it is."""
@@ -108,11 +121,6 @@ class Preset:
             if not self.has(run, key, values):
                 return f"its {key} is not in the sweep" if key in self.swept else f"{self.file.name} sets another {key}"
         return ""
-
-
-def _told_apart(makes: Mapping[Value, str | None]) -> bool:
-    """Whether runs with these options can be told apart by what they say of themselves."""
-    return len(set(makes.values())) == len(makes)
 
 
 def presets(folder: Path, conf: Path) -> list[Preset]:
@@ -142,8 +150,10 @@ def preset(file: Path, conf: Path) -> Preset:
         command = f"study=paper/{file.stem}"
         for entry in ("Run", "Rules"):
             _require(not head[entry] or command in head[entry].split(), f"'{entry}:' must hold {command}")
-        unsaid = {key for key, options in makes.items() if not _told_apart(options)}
-        return Preset(file, title, head, settings, set(axes), makes, [_claim(one, settings, unsaid) for one in stated])
+        for key, options in makes.items():
+            alike = len(set(options.values())) < len(options)
+            _require(not alike, f"no run says which '{key}' it had: sweep over one of its settings")
+        return Preset(file, title, head, settings, set(axes), makes, [_claim(one, settings) for one in stated])
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{file}: {error}") from error
 
@@ -167,8 +177,8 @@ def _head(text: str) -> tuple[str, dict[str, str]]:
     return title, head
 
 
-def _claim(stated: Any, settings: Mapping[str, Sequence[Value]], unsaid: Collection[str]) -> Claim:
-    """A claim on runs that have these settings, of which they do not say those that are ``unsaid``."""
+def _claim(stated: Any, settings: Mapping[str, Sequence[Value]]) -> Claim:
+    """A claim on runs that have these settings."""
     _require(isinstance(stated, dict) and isinstance(stated.get("says"), str), "a claim must say something: 'says:'")
     says = " ".join(stated["says"].split())
     try:
@@ -176,7 +186,7 @@ def _claim(stated: Any, settings: Mapping[str, Sequence[Value]], unsaid: Collect
         _require(not unknown, f"there is no '{', '.join(unknown)}'; there are {', '.join(STATED)}")
         missing = [key for key in NEEDED if key not in stated]
         _require(not missing, f"'{', '.join(missing)}' is missing")
-        where = _where(stated.get("where") or {}, settings, unsaid)
+        where = _where(stated.get("where") or {}, settings)
         of = str(stated["of"])
         known = of in (SHARE, SEQUENCES, BY_LENGTH, *OF_RUNS) or re.fullmatch(rf"({'|'.join(TESTS)})\.\w+", of)
         _require(bool(known), f"no quantity is called '{of}'")
@@ -194,13 +204,12 @@ def _claim(stated: Any, settings: Mapping[str, Sequence[Value]], unsaid: Collect
     return Claim(says, where, of, between, aggregate, published, low, high, origin)
 
 
-def _where(stated: Any, settings: Mapping[str, Sequence[Value]], unsaid: Collection[str]) -> dict[str, Value]:
+def _where(stated: Any, settings: Mapping[str, Sequence[Value]]) -> dict[str, Value]:
     _require(isinstance(stated, dict), "'where' must be settings and their values")
     where = {str(key): value_of(value) for key, value in stated.items()}
     for key, value in where.items():
         swept = any(same(value, each) for each in settings.get(key, ()))
         _require(swept, f"no run of the sweep has {key}={plain(value)}")
-        _require(key not in unsaid, f"no run says which '{key}' it had: name one of its settings")
     return where
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,9 @@ ENDED = ("solved", "unsolved", "diverged")
 
 SCORED = ("score", "loss", SHARE)
 """Quantities beside which a trivial rule stands."""
+
+ON_OTHERS = ("longer.score", BY_LENGTH)
+"""Quantities beside which a shallow rule alone stands: what is trivial is known of the test at large."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def _stated(of: Preset, claim: Claim) -> dict[str, str]:
         "published": cell(claim.published), "band_low": cell(claim.low), "band_high": cell(claim.high),
         "origin": claim.origin, "command": of.head["Run"], "rules": of.head["Rules"],
         "settings": of.head["Published"], "open": of.head["Open"], "bands": of.head["Band"],
-        "expected_cost": of.head["Cost"], "tried": of.head["Tried"],
+        "expected_cost": of.head["Cost"], "tried": of.head["Tried"], "configured": of.configured,
     }  # fmt: skip
 
 
@@ -94,11 +97,10 @@ def _found(of: Preset, claim: Claim, runs: Runs | None) -> dict[str, str]:
     mine = runs.table[given]
     ended = mine[mine["outcome"].isin(ENDED)]
     expected = of.expected(claim.where)
-    if len(ended) > expected:
-        raise ValueError(
-            f"it is of {number_of(expected, 'run')}, and {runs.store.root} holds {len(ended)}: remove those that were "
-            "made with other settings"
-        )
+    settings = [tuple(of.values_of(run)) for run in records(ended)]
+    twice = next((one for one in settings if settings.count(one) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{runs.store.root} holds two runs of {listed(twice)}: remove one")
     found = _of_all(runs.table) | {"runs": f"{len(ended)} of {expected}"}
     if len(ended) < expected:
         return found | {"verdict": f"{NOT_FINISHED}: {len(ended)} of {number_of(expected, 'run')}"}
@@ -124,10 +126,10 @@ def _of_all(table: pd.DataFrame) -> dict[str, str]:
 
 def _values(claim: Claim, runs: pd.DataFrame, store: FolderStore) -> np.ndarray:
     """The quantity of each run, in their order; NaN where it is no number."""
-    solved = (runs["outcome"] == "solved").to_numpy()
-    if claim.of == SHARE:
-        return solved.astype(float)
-    if claim.of == SEQUENCES:
+    if claim.of in (SHARE, SEQUENCES):
+        solved = (runs["outcome"] == "solved").to_numpy()
+        if claim.of == SHARE:
+            return solved.astype(float)
         needed = runs.reindex(columns=["solved_step", "config.batch_size"]).astype(float)
         return np.where(solved, needed["solved_step"] * needed["config.batch_size"], np.inf)
     if claim.between is not None:
@@ -194,18 +196,25 @@ def _beside(claim: Claim, runs: pd.DataFrame, of: Runs) -> dict[str, str]:
             said[f"horizons_{when}"] = cells(horizons[column])
             said[f"horizon_{when}"] = cell(float(horizons[column].median()))
     if claim.of not in SCORED:
-        return said
-    by = "loss" if claim.of == "loss" else "score"
+        return said | (_shallow(claim, runs, of) if claim.of in ON_OTHERS else {})
     trivial = [rule for rule in map(trivial_rule, cards) if rule is not None]
     if trivial:
         best = max(trivial, key=lambda rule: (rule["score"], -rule["loss"]))
-        said |= {"trivial_rule": str(best["rule"]), "trivial": cell(best[by])}
+        said |= {"trivial_rule": str(best["rule"]), "trivial": cell(best["loss" if claim.of == "loss" else "score"])}
     if cards:
         said["solved_from"] = cell(max(float(card["solved"]) for card in cards))
+    return said | _shallow(claim, runs, of)
+
+
+def _shallow(claim: Claim, runs: pd.DataFrame, of: Runs) -> dict[str, str]:
+    """The shallow rule that does best in what a claim is on; for a share of runs, in the score."""
     names = set(runs["run"])
-    scores = [one.rule_scores() for one in of.compared if names.intersection(one.runs["run"])]
-    shallow = pd.concat(scores) if scores else pd.DataFrame()
-    if len(shallow):
-        first = records(shallow.sort_values(["score", "loss"], ascending=[False, True], kind="stable"))[0]
-        said |= {"shallow_rule": str(first["rule"]), "shallow": cell(first[by])}
-    return said
+    rules = [one.rules for one in of.compared if names.intersection(one.runs["run"])]
+    if not any(map(len, rules)):
+        return {}
+    table = pd.concat(rules).sort_values(["model", "run"], ignore_index=True)
+    values = _values(replace(claim, of="score") if claim.of == SHARE else claim, table, of.store)
+    if np.isnan(values).all():
+        return {}
+    best = np.nanargmin(values) if claim.of == "loss" else np.nanargmax(values)
+    return {"shallow_rule": str(table["model"][best]).removeprefix("rule: "), "shallow": cell(float(values[best]))}

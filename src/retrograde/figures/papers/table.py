@@ -16,10 +16,16 @@ COLUMNS = (
     "max", "band_low", "band_high", "origin", "verdict", "diverged", "trivial_rule", "trivial", "shallow_rule",
     "shallow", "solved_from", "lag", "horizons_before", "horizons_after", "horizon_before", "horizon_after", "runs",
     "cost", "hardware", "version", "command", "rules", "figure", "settings", "open", "bands", "expected_cost", "tried",
+    "configured",
 )  # fmt: skip
 
-CLAIMED = ("says", "models", "quantity", "aggregate", "published", "band_low", "band_high", "origin")
-"""What a row says before there is any run."""
+STATED = (
+    "title", "source", "command", "rules", "settings", "open", "bands", "expected_cost", "tried",
+)  # fmt: skip
+"""What a row has from the head of its preset, which may be said better at any time."""
+
+CLAIMED = ("says", "models", "quantity", "aggregate", "published", "band_low", "band_high", "origin", "configured")
+"""What a verdict is on: with another one, the runs have to be made again."""
 
 Row = Mapping[str, str]
 

@@ -1,6 +1,7 @@
 """What page and figure both say of a row, with as many digits as its seeds support."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,6 +38,8 @@ def decimals(row: Row) -> int:
     value = compared(row)
     if row["quantity"] == SHARE:
         places = max(1, math.ceil(math.log10(len(seeds))))
+    elif row["quantity"] == SEQUENCES:
+        places = 0
     else:
         size = next((abs(one) for one in (number_in(row["ours"]), value, *seeds) if math.isfinite(one) and one), 1.0)
         first = -math.floor(math.log10(size))
@@ -108,11 +111,21 @@ def quantity_in_words(row: Row) -> str:
     return WORDS.get(of, of.replace("_", " ").replace(".", " "))
 
 
+def named(row: Row) -> str:
+    """Authors, year and what is rerun, of a preset <author><year>_<what>.
+
+    >>> named({"source": "Tay et al. 2020 (Long Range Arena), table", "preset": "tay2020_list_ops"})
+    'Tay et al. 2020, list ops'
+    """
+    dated = re.match(r".*?\b(19|20)\d\d\b", row["source"])
+    who = dated[0] if dated else row["source"].partition(",")[0]
+    return f"{who}, {row['preset'].partition('_')[2].replace('_', ' ')}"
+
+
 def outcome_in_words(of: Sequence[Row]) -> str:
     """How many claims of a preset are reproduced, and which are not, as one sentence without its full stop."""
-    who = of[0]["source"].partition(",")[0]
     good = sum(row["verdict"] == REPRODUCED for row in of)
-    said = f"{who}, rerun: {good} of {number_of(len(of), 'claim')} reproduced"
+    said = f"{named(of[0])}: {good} of {number_of(len(of), 'claim')} reproduced"
     missed = [
         f"{row['says']} ({rounded(compared(row), decimals(row))}, not {band_in_words(row)})"
         for row in of
