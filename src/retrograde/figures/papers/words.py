@@ -19,7 +19,7 @@ WORDS = {
     "longer.score": "score on longer sequences",
 }
 
-NAMED = 2
+NAMED = 1
 """Claims of a kind that a headline says in words; of more, the others are counted."""
 
 
