@@ -32,6 +32,7 @@ UNKNOWN = {
     "Here 'probing' has samples, per_decade, steps, share",
     "probe.attention.smaples=3": "unknown key 'probe.attention.smaples'; did you mean 'samples'? "
     "Here 'probe.attention' has samples, longest, rows, queries",
+    "model@model.encoder=gru": "'model@model.encoder' names no part of what is chosen",
     "model.hidden.x=3": "unknown key 'model.hidden.x': 'model.hidden' is a single value",
 }
 

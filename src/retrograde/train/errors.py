@@ -28,6 +28,7 @@ UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIS
 
 SECOND_CHOICE = r"Multiple values for (\S+)\.|An item is already at '(\S+)'"
 SEVERAL_VALUES = r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'"
+UNKNOWN_PART = r"Could not override '([^']+@[^']+)'\.\s*(?:Did you mean to override (?:one of )?(.+)\?)?"
 UNKNOWN_KEY = r"Could not override '([^'@]+)|Could not delete from config\. '(\S+)' does not exist"
 MERGING = r"Error merging override ([^=]+)="
 
@@ -94,6 +95,10 @@ def _composition(error: ConfigCompositionException, arguments: Sequence[str]) ->
         return f"'{several[1]}' are several values: add --multirun for a run of each{together}"
     if second := re.search(SECOND_CHOICE, message):
         return f"{where}'{second[1] or second[2]}' has a value already: write it without the +"
+    if part := re.search(UNKNOWN_PART, message):
+        parts = [name for name in (part[2] or "").split(", ") if "@" in name]
+        hint = nearest(part[1], parts) or (f"; there are {', '.join(parts)}" if parts else "")
+        return f"{where}'{part[1]}' names no part of what is chosen{hint}"
     if unknown := re.search(UNKNOWN_KEY, message):
         return where + _unknown_key(unknown[1] or unknown[2], arguments)
     if merging := re.search(MERGING, message):
