@@ -221,7 +221,8 @@ def _draw_legend(figure: Figure, of: Sequence[Row], has_horizons: bool) -> None:
     for name, kind in (("trivial", "trivial rule"), ("shallow", "best shallow rule")):
         named = sorted({row[f"{name}_rule"] for row in of if row[name]})
         if named:
-            label = f"{kind}: {theme.wrapped(named[0], 34)}" if len(named) == 1 else f"{kind}s"
+            first, *more = theme.wrapped(named[0], 34).split("\n")  # the page has all of it
+            label = f"{kind}: {first}{' …' if more else ''}" if len(named) == 1 else f"{kind}s"
             handles.append(Line2D([], [], label=label, color=theme.QUIET, lw=1.1, ls=RULES[name]))
     if has_horizons:
         handles.append(mark("horizon before training", "o", ms=5.0, mfc=theme.PAPER))
