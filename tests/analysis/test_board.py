@@ -1,5 +1,6 @@
 """The board of published results, as it is written: which rows and pictures stay, and that all of it is one table's."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -99,6 +100,8 @@ def test_the_page_of_the_project_is_made_of_its_table():
     for row in rows:
         of_preset = stated[row["preset"], row["says"]]
         assert {name: row[name] for name in said} == {name: of_preset[name] for name in said}, row["preset"]
+    (counted,) = re.findall(r"\*\*(.* claims of .*)\.\*\*", page(rows))
+    assert counted in (CONF.parent / "README.md").read_text(encoding="utf-8"), "README.md counts otherwise"
     assert {file.name for file in folder.glob("*.png")} == {row["figure"] for row in rows} - {""}
 
 
