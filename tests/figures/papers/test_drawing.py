@@ -17,7 +17,7 @@ def test_the_figure_says_the_outcome_and_has_a_panel_a_quantity(tmp_path: Path):
     figure = draw(rows)
     assert figure.get_suptitle().replace("\n", " ") == outcome_in_words(rows)
     labels = [axes.get_xlabel() for axes in figure.axes]
-    assert labels == ["test score", "sequences seen until solved", "gradient's horizon (lags)"]
+    assert labels == ["test score", "sequences seen until solved", "horizon (lags)"]
     without = [{**row, "horizons_before": "", "horizons_after": ""} for row in rows]
     assert len(draw(without).axes) == 2
 

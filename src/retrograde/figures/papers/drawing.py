@@ -196,7 +196,7 @@ def _draw_horizons(axes: Axes, of: Sequence[Row], looks: Mapping[str, theme.Look
         if after:
             axes.plot(after, heights, look.marker, mfc=look.colour, markersize=3.0, zorder=4, **style)
         _draw_line(axes, number_in(row["lag"]), place, 0.5, **LAG, zorder=1)
-    _name_rows(axes, [theme.wrapped(row["models"], 16) for row in of], "gradient's horizon (lags)")
+    _name_rows(axes, [theme.wrapped(row["models"], 16) for row in of], "horizon (lags)")
     middle, half = (len(of) - 1) / 2, max(len(of), beside) / 2
     axes.set_ylim(middle + half, middle - half)
     if not logarithmic:
@@ -225,8 +225,8 @@ def _draw_legend(figure: Figure, of: Sequence[Row], has_horizons: bool) -> None:
             label = f"{kind}: {first}{' …' if more else ''}" if len(named) == 1 else f"{kind}s"
             handles.append(Line2D([], [], label=label, color=theme.QUIET, lw=1.1, ls=RULES[name]))
     if has_horizons:
-        handles.append(mark("horizon before training", "o", ms=5.0, mfc=theme.PAPER))
-        handles.append(mark("horizon after training", "o", ms=3.0))
+        handles.append(mark("gradient's horizon before training", "o", ms=5.0, mfc=theme.PAPER))
+        handles.append(mark("gradient's horizon after training", "o", ms=3.0))
         if any(row["lag"] for row in of):
             handles.append(Line2D([], [], label="the task's lags, 90 %", **LAG))
     labels = [str(handle.get_label()) for handle in handles]
