@@ -29,7 +29,7 @@ UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIS
 SECOND_CHOICE = r"Multiple values for (\S+)\.|An item is already at '(\S+)'"
 SEVERAL_VALUES = r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'"
 UNKNOWN_PART = r"Could not override '([^']+@[^']+)'\.\s*(?:Did you mean to override (?:one of )?(.+)\?)?"
-UNKNOWN_KEY = r"Could not override '([^'@]+)|Could not delete from config\. '(\S+)' does not exist"
+UNKNOWN_KEY = r"Could not override '([^']+)|Could not delete from config\. '(\S+)' does not exist"
 MERGING = r"Error merging override ([^=]+)="
 
 
