@@ -151,14 +151,17 @@ class TableWriter:
         return sorted(path.relative_to(self.root).with_suffix("").as_posix() for path in merged)
 
     def merge(self) -> None:
-        """One file per table, ``<name>.parquet``, with what was merged before."""
-        self.flush()
-        for name in {str(path.parent.relative_to(self.root)) for path in self.root.glob("**/part-*.parquet")}:
-            until = {MERGED: str(self.parts).encode()}
-            write_aside(stored(self.root, name).replace_schema_metadata(until), self.root / f"{name}.parquet")
+        """One file per table, ``<name>.parquet``, with what was merged before and what is not yet in a part."""
+        parted = {str(path.parent.relative_to(self.root)) for path in self.root.glob("**/part-*.parquet")}
+        until = {MERGED: str(self.parts).encode()}
+        for name in sorted(parted | self.pending.keys()):
+            table = _together([*_tables(self.root, name), *self.pending.get(name, ())])
+            write_aside(table.replace_schema_metadata(until), self.root / f"{name}.parquet")
+            self.pending.pop(name, None)
             for part in (self.root / name).glob("part-*.parquet"):
                 part.unlink()
-            (self.root / name).rmdir()
+            if name in parted:
+                (self.root / name).rmdir()
 
 
 def replace_readings(root: Path, run: str, step: int, probe: str, readings: "Sequence[Reading]") -> None:
@@ -207,7 +210,7 @@ def cut(root: Path, step: int, without: Sequence[str]) -> None:
 
 def stored(root: Path, name: str) -> pa.Table:
     """All that there is of a table."""
-    return _together([pq.ParquetFile(file).read() for file in table_files(root, name)])
+    return _together(_tables(root, name))
 
 
 def table_files(root: Path, name: str) -> list[Path]:
@@ -318,6 +321,10 @@ def _naming(path: Path) -> Iterator[None]:
 def _together(tables: Sequence[pa.Table]) -> pa.Table:
     plain = [table.replace_schema_metadata(None) for table in tables]
     return pa.concat_tables(plain, promote_options="default").combine_chunks().unify_dictionaries()
+
+
+def _tables(root: Path, name: str) -> list[pa.Table]:
+    return [pq.ParquetFile(file).read() for file in table_files(root, name)]
 
 
 def _repeated(text: str, rows: int) -> pa.DictionaryArray:
