@@ -17,11 +17,14 @@ from retrograde import ProbingSettings, Run, TrainerSettings
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.nonfinite import Place
 from retrograde.core.records import Batch
+from retrograde.models.elman import elman
 from retrograde.models.linear_rnn import linear_rnn
 from retrograde.models.lstm import lstm
+from retrograde.probes.lag_gradient import LagGradient
 from retrograde.probes.parameters import Parameters
 from retrograde.probes.state_gradient import StateGradient
 from retrograde.tasks.adding import Adding
+from retrograde.train.closing import closing_line
 from retrograde.train.load import weights_of
 from retrograde.train.streams import generator
 
@@ -156,6 +159,15 @@ def test_the_losses_of_a_batch_may_be_finite_one_by_one_and_their_mean_not(explo
     assert exploded.metadata["reason"] == reason
     (alert,) = (alert for alert in exploded.metadata["alerts"] if alert["level"] == "error")
     assert alert["text"].startswith(reason)
+
+
+def test_a_horizon_from_before_training_is_not_taken_for_the_one_after_it(small_run: Fit) -> None:
+    far = partial(torch.optim.SGD, lr=1e30)
+    probes = {"lag_gradient": LagGradient()}
+    run = diverged(small_run, model=partial(elman, hidden=8), optimizer=far, probes=probes)
+    assert run.metadata["steps"] == 1
+    assert run.metadata["horizon_start"] >= 0 and run.metadata["horizon"] is None
+    assert "horizon" not in closing_line(run.folder, run.metadata)
 
 
 def test_a_state_that_overflows_is_named_with_its_time(small_run: Fit) -> None:

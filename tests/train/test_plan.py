@@ -207,6 +207,9 @@ def test_an_interrupted_run_goes_on_from_its_newest_checkpoint(finished: Run, tm
     assert standing(planned(folder.path)).words == "runs again, since it was interrupted before it had kept anything"
     folder.checkpoints.mkdir()
     for name in ("best.ckpt", "last.ckpt"):
+        (folder.checkpoints / name).write_bytes(b"torn")
+    assert standing(planned(folder.path)).words == "runs again, since last.ckpt and best.ckpt cannot be gone on from"
+    for name in ("best.ckpt", "last.ckpt"):
         content = torch.load(finished.folder.checkpoints / name, weights_only=True)
         torch.save({**content, "ended": False}, folder.checkpoints / name)
     found = standing(planned(folder.path))

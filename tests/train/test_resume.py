@@ -5,6 +5,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -181,15 +182,17 @@ def test_what_is_read_of_a_damaged_checkpoint_is_nothing_or_all_of_it(finished: 
     read_back = 0
     for _ in range(300):
         (tmp_path / LAST).write_bytes(damaged(file.read_bytes(), chance))
-        if newest(tmp_path) is not None:  # what fills the file up was damaged
-            read_back += 1
+        with suppress(ValueError):
+            newest(tmp_path, "cpu")
+            read_back += 1  # what fills the file up was damaged
             assert same(read(tmp_path / LAST), whole)
     assert 0 < read_back < 100
 
 
 def test_a_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / LAST)
-    assert newest(tmp_path) is None
+    with pytest.raises(ValueError, match=r"^last\.ckpt cannot be gone on from$"):
+        newest(tmp_path, "cpu")
 
 
 def put(content: Any, path: str, value: object) -> None:
@@ -224,7 +227,9 @@ MISSING = object()
         ("training.diverged", {"loss": 1.0}),
         ("training.losses", MISSING),
         ("training.model", None),
+        ("probing.horizons", [1.0]),
         ("probing.horizons", {"one": 1.0}),
+        ("probing.horizons", {1: 2}),
         ("probing.firings", ["1.0"]),
         ("probing.trained", MISSING),
         ("seconds", None),
@@ -236,13 +241,34 @@ def test_what_is_no_moment_of_a_run_is_not_gone_on_from(
 ) -> None:
     content = read(finished.folder.checkpoints / LAST)
     torch.save(content, tmp_path / LAST)
-    assert newest(tmp_path) is not None
+    newest(tmp_path, "cpu")
     if path.startswith("state_dict."):
         content["state_dict"][path.removeprefix("state_dict.")] = value
     else:
         put(content, path, value)
     torch.save(content, tmp_path / LAST)
-    assert newest(tmp_path) is None
+    with pytest.raises(ValueError, match=r"^last\.ckpt cannot be gone on from$"):
+        newest(tmp_path, "cpu")
+
+
+def test_a_run_whose_checkpoints_are_damaged_begins_anew_and_says_so(
+    small_run: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Bell.due = 3, signal.SIGTERM
+    with pytest.raises(Interrupted):
+        small_run(regularizer=Bell(), outputs=tmp_path)
+    folder = only_run(tmp_path)
+    kept = sorted(folder.checkpoints.iterdir())
+    assert kept
+    for file in kept:
+        file.write_bytes(file.read_bytes()[:500])
+    capsys.readouterr()
+    again = small_run(regularizer=Bell(), outputs=tmp_path)
+    names = " and ".join(file.name for file in reversed(kept))
+    note = f"begun anew, since {names} cannot be gone on from"
+    assert again.metadata["notes"] == [note]
+    assert capsys.readouterr().err == f"{folder.path}: {note}\n"
+    assert len(again.metadata["attempts"]) == 1
 
 
 def test_a_moment_of_another_training_is_named_and_the_next_launch_begins_anew(small_run: Fit, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ plain values is read back.
 import io
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from retrograde.core.contracts import Recorder
 from retrograde.record.folder import aside, regular
+from retrograde.record.tables import is_there
 from retrograde.train.marks import Mark, marked
 
 if TYPE_CHECKING:  # which uses this module
@@ -62,7 +64,7 @@ MOMENT = {
     },
     "probing": {
         "last": int,
-        "horizons": [float],
+        "horizons": {int: float},
         "firings": [float],
         "left_out": [int],
         "seconds": {str: float},
@@ -149,18 +151,24 @@ def write_aside(content: State, path: Path) -> None:
         unfinished.write_bytes(buffer.getbuffer())
 
 
-def newest(folder: Path) -> Resumption | None:
-    """What to go on from; None where nothing was kept that can be read.
+def newest(folder: Path, device: str) -> Resumption:
+    """What to go on from, on a device of that kind; ValueError, saying why, where there is nothing.
 
     The best weights carry everything as well, so they serve where they are newer than the last.
     """
+    kept = [folder / name for name in (LAST, BEST) if is_there(folder / name)]
+    if not kept:
+        raise ValueError("it was interrupted before it had kept anything")
     found = []
-    for name in (LAST, BEST):
-        try:
-            found.append(_resumption(folder / name))
-        except ValueError:  # torn, foreign, or of another version
-            continue
-    return max(found, key=lambda one: one.mark.step, default=None)
+    for file in kept:
+        with suppress(ValueError):  # torn, foreign, or of another version
+            found.append(_resumption(file))
+    if not found:
+        raise ValueError(f"{' and '.join(file.name for file in kept)} cannot be gone on from")
+    latest = max(found, key=lambda one: one.mark.step)
+    if latest.mark.device != device:
+        raise ValueError(f"it was interrupted on {latest.mark.device} and {device} is next")
+    return latest
 
 
 def _resumption(file: Path) -> Resumption:
@@ -182,9 +190,12 @@ def _is(value: Any, kind: Any) -> bool:
     if isinstance(kind, list):
         return type(value) is list and all(_is(one, kind[0]) for one in value)
     if isinstance(kind, dict):
-        if type(value) is not dict or (str not in kind and value.keys() != kind.keys()):
+        if type(value) is not dict:
             return False
-        return all(type(name) is str and _is(one, kind.get(name, kind.get(str))) for name, one in value.items())
+        (named, *_) = kind
+        if isinstance(named, type):
+            return all(type(name) is named and _is(one, kind[named]) for name, one in value.items())
+        return value.keys() == kind.keys() and all(_is(one, kind[name]) for name, one in value.items())
     return type(value) in (kind if isinstance(kind, tuple) else (kind,))
 
 

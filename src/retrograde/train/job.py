@@ -119,7 +119,7 @@ def _claimed(prepared: Prepared, progress: bool, interruption: Interruption, mem
         **provenance(),
         "hardware": device_in_words(torch.device(device)),
     }
-    earlier, resumption = _resumed(folder, device)
+    earlier, resumption, notes = _resumed(folder, device)
     if resumption is not None:
         attempt |= {"from_step": resumption.mark.step, "from_seconds": resumption.seconds}
     changes = [changed(one, other) for one, other in itertools.pairwise([*earlier, attempt])]
@@ -140,7 +140,7 @@ def _claimed(prepared: Prepared, progress: bool, interruption: Interruption, mem
         **attempt,
         "attempts": [*earlier, attempt],
         "forms": forms,
-        "notes": [f"begun by code {change[0]}, gone on with by {change[1]}" for change in changes if change],
+        "notes": notes + [f"begun by code {change[0]}, gone on with by {change[1]}" for change in changes if change],
         "config": dict(config),
     }
     view = None
@@ -185,18 +185,20 @@ def _claimed(prepared: Prepared, progress: bool, interruption: Interruption, mem
     return {**recorder.metadata, **summary}
 
 
-def _resumed(folder: RunFolder, device: str) -> tuple[list[dict[str, Any]], Resumption | None]:
-    """Earlier attempts and the moment to go on from, the folder ready for it: emptied where there is none."""
-    resumption = newest(folder.checkpoints) if folder.is_interrupted() else None
-    if resumption is not None and resumption.mark.device == device:
-        earlier = folder.read().get("attempts", [])
+def _resumed(folder: RunFolder, device: str) -> tuple[list[dict[str, Any]], Resumption | None, list[str]]:
+    """Earlier attempts, the moment to go on from, and what is to be noted; where there is none, the folder is emptied."""
+    notes = []
+    if folder.is_interrupted():
         try:
-            cut(folder.tables, resumption.recorded, TESTS)
-            return earlier, resumption
-        except ValueError:  # a damaged table cannot be completed: the run begins anew
-            pass
+            resumption = newest(folder.checkpoints, device)
+            earlier = folder.read().get("attempts", [])
+            cut(folder.tables, resumption.recorded, TESTS)  # a damaged table cannot be completed
+            return earlier, resumption, []
+        except ValueError as error:
+            notes = [f"begun anew, since {error}"]
+            print(f"{folder.path}: {notes[0]}", file=sys.stderr, flush=True)
     folder.clear()
-    return [], None
+    return [], None, notes
 
 
 def fitting(model: SequenceModel, task: Task, identity: Identity) -> SequenceModel:
@@ -291,8 +293,8 @@ def _train(
         "validation_score": training.best_score,
         "solved_step": training.solved_step,
         "steps": steps,
-        "horizon": probing.horizons[-1] if probing.horizons else None,
-        "horizon_start": probing.horizons[0] if probing.horizons else None,
+        "horizon": probing.horizons.get(steps),
+        "horizon_start": probing.horizons.get(0),
         "probing": probing.account,
         "diverged_step": None if found is None else found.step,
         "nonfinite": nonfinite,

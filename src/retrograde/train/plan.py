@@ -117,13 +117,11 @@ def _resumed(job: Planned) -> Standing:
     from retrograde.train.devices import device_kind
     from retrograde.train.options import TrainerSettings
 
-    found = newest(job.folder.checkpoints)
-    if found is None:
-        return Standing(job, AGAIN, "runs again, since it was interrupted before it had kept anything")
     given = {key: value for key, value in job.settings["trainer"].items() if not key.startswith("_")}
-    device = device_kind(TrainerSettings(**given))
-    if found.mark.device != device:
-        return Standing(job, AGAIN, f"runs again, since it was interrupted on {found.mark.device} and {device} is next")
+    try:
+        found = newest(job.folder.checkpoints, device_kind(TrainerSettings(**given)))
+    except ValueError as error:
+        return Standing(job, AGAIN, f"runs again, since {error}")
     place = "its test" if found.ended else f"step {found.mark.step} of {job.settings['steps']}"
     return Standing(job, RESUMED, f"goes on from {place}", found.mark.step, found.ended)
 

@@ -1,5 +1,6 @@
 """When probes fire, what that may cost, and the callback that fires them."""
 
+import math
 import time
 import warnings
 from collections import defaultdict
@@ -111,7 +112,7 @@ class Probing(pl.Callback):
         self.allowance = Allowance(job.probing.share, self.scheduled, job.steps)
         self.recorder = recorder
         self.last = -1
-        self.horizons: list[float] = []
+        self.horizons: dict[int, float] = {}  # by step, but where no gradient is finite
         self.seconds: dict[str, float] = defaultdict(float)
         self.notes: dict[str, None] = {}
         self.begun = self.clock()
@@ -151,9 +152,9 @@ class Probing(pl.Callback):
             self._count(name, before)
             horizons = [reading for reading in readings if reading.name.startswith("horizon/")]
             lowest = [float(r.values) for r in horizons if r.name.removeprefix("horizon/").startswith(LOWEST)]
-            if lowest:
+            if found := [value for value in lowest if not math.isnan(value)]:
                 # the components of a state are one memory: it reaches as far as the best of them
-                self.horizons.append(max(lowest))
+                self.horizons[step] = max(found)
         self.allowance.firings.append(self.clock() - begun)
 
     @property
