@@ -106,7 +106,7 @@ def test_bad_input_gets_one_line(command, tmp_path: Path, argument: str, message
     assert ended.output == ""
     assert ended.message.startswith("retrograde: ")
     assert ended.message.endswith(message)
-    assert not list(tmp_path.rglob("run.json"))
+    assert not list(tmp_path.glob("out/*/*")), "a folder that will be taken for a run"
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,11 @@ def test_the_command_trains_as_python_does(command, finished: Run, tmp_path: Pat
     closing, *warnings = ended.output.splitlines()
     assert closing.startswith("lstm on adding, seed 0: score ") and closing.endswith(f"; {folder}")
     assert warnings == [f"  {alert['level']}: {alert['text']}" for alert in run.metadata["alerts"] if alert["at_end"]]
-    assert warnings and command(*settings).output.splitlines() == [f"{closing} (finished already)", *warnings]
+    before = [f"{closing} (finished already)", *warnings]
+    assert warnings and command(*settings).output.splitlines() == before
+    late = "alerts.vanishing=null, recorder.mode=online came when the run was finished, and what it recorded stays"
+    again = command(*settings, "alerts.vanishing=null", "recorder.mode=online")
+    assert again.output.splitlines() == [*before, f"  note: {late}; analysis/sync.py uploads it"]
 
 
 def test_a_run_whose_alerts_cannot_be_made_has_failed(small_run, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

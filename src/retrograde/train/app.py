@@ -1,6 +1,7 @@
 """``retrograde``: the command that trains one run or a sweep of them."""
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from retrograde.record.folder import FAILED, FINISHED, Claimed, RunFolder, run_name
-from retrograde.train.closing import alert_lines, closing_line, other_code
+from retrograde.record.folder import CLAIM, FAILED, FINISHED, Claimed, RunFolder, run_name
+from retrograde.train.closing import alert_lines, closed_before, closing_line
 from retrograde.train.configuration import common_keys, config_folder, options
 from retrograde.train.errors import first_line, flags_first, in_one_line
 from retrograde.train.jobs import Composer, Planned, settings_of, study_name
@@ -152,6 +153,7 @@ def job(config: DictConfig) -> float | None:
             raise
         message = in_one_line(error, sys.argv[1:])
         if not in_sweep:
+            _leave_nothing()
             sys.exit(f"retrograde: {message}")  # past Hydra, which would add lines of its own
         print(f"retrograde: {message}", file=sys.stderr, flush=True)  # at once, since the sweep goes on
         _record_failure(RunFolder(Path(HydraConfig.get().runtime.output_dir)), run_config(config), message)
@@ -164,6 +166,15 @@ def job(config: DictConfig) -> float | None:
 def is_first() -> bool:
     """Of the processes of one run, as torchrun counts them."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _leave_nothing() -> None:
+    """Of a command that was refused before it became a run, what Hydra has put down is no run either."""
+    folder, own = RunFolder(Path(HydraConfig.get().runtime.output_dir)), HydraConfig.get().output_subdir
+    if own is None or not folder.path.is_dir() or folder.owner() is not None:
+        return
+    if {path.name for path in folder.path.iterdir()} <= {own, CLAIM}:
+        shutil.rmtree(folder.path)
 
 
 def _record_failure(folder: RunFolder, settings: dict[str, Any], reason: str) -> None:
@@ -217,8 +228,7 @@ def _carried_out(config: DictConfig) -> tuple[str, float]:
     if folder.is_finished():
         require_same_source(folder, _made(settings["task"], "task"))
         result = folder.read()
-        line = f"{prefix}{closing_line(folder, result)} (finished already{other_code(result)})"
-        return "\n".join([line, *alert_lines(result)]), result["score"]
+        return f"{prefix}{closed_before(folder, result, settings)}", result["score"]
     run, identity, settings = _ready(config, settings, choices)
     result = carry_out(Prepared(run, folder, identity, settings), settings["progress"])
     return "\n".join([f"{prefix}{closing_line(folder, result)}", *alert_lines(result)]), result["score"]

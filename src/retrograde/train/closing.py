@@ -1,6 +1,6 @@
 """What a person reads when a run ends; from run.json alone, so that nothing has to be loaded for it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from retrograde.record.folder import RunFolder
@@ -31,6 +31,25 @@ def alert_lines(result: Mapping[str, Any]) -> list[str]:
     warned = [f"  {alert['level']}: {alert['text']}" for alert in result.get("alerts", ()) if alert["at_end"]]
     notes = [*result.get("notes", ()), *result.get("probing", {}).get("notes", ())]
     return warned + [f"  note: {note}" for note in notes]
+
+
+def closed_before(folder: RunFolder, result: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """What is said of a run that is finished already, where it is launched with these settings."""
+    line = f"{closing_line(folder, result)} (finished already{other_code(result)})"
+    return "\n".join([line, *alert_lines(result), *_too_late(result["config"], settings)])
+
+
+def _too_late(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Of settings that are no part of what a run is, those that its record was made with otherwise."""
+    changed = [
+        f"{group}.{name}={'null' if value is None else value}"
+        for group in ("alerts", "recorder")
+        for name, value in now.get(group, {}).items()
+        if name in then.get(group, {}) and then[group][name] != value
+    ]
+    if changed:
+        upload = "; analysis/sync.py uploads it" if "recorder.mode=online" in changed else ""
+        yield f"  note: {', '.join(changed)} came when the run was finished, and what it recorded stays{upload}"
 
 
 def other_code(result: Mapping[str, Any]) -> str:

@@ -186,7 +186,7 @@ def _claimed(prepared: Prepared, progress: bool, interruption: Interruption, mem
 
 
 def _resumed(folder: RunFolder, device: str) -> tuple[list[dict[str, Any]], Resumption | None, list[str]]:
-    """Earlier attempts, the moment to go on from, and what is to be noted; where there is none, the folder is emptied."""
+    """Earlier attempts, the moment to go on from and what is to be noted; the folder emptied where there is none."""
     notes = []
     if folder.is_interrupted():
         try:

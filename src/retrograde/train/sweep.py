@@ -34,7 +34,7 @@ from retrograde.record.folder import (
     status_of,
 )
 from retrograde.record.metadata import number_of
-from retrograde.train.closing import alert_lines, closing_line, other_code
+from retrograde.train.closing import closed_before
 from retrograde.train.errors import first_line
 from retrograde.train.jobs import Planned
 
@@ -143,8 +143,7 @@ def said_before(job: Planned, total: int) -> str:
     require_same_data(job)
     result = job.folder.read()
     with a_whole_record(job.folder):
-        line = f"[{job.number}/{total}] {closing_line(job.folder, result)} (finished already{other_code(result)})"
-        return "\n".join([line, *alert_lines(result)])
+        return f"[{job.number}/{total}] {closed_before(job.folder, result, job.settings)}"
 
 
 @contextmanager
