@@ -168,7 +168,9 @@ def test_unreadable_runs_are_named_below_the_outputs_not_by_machine(page, made):
 
 def test_summary_says_who_solved_beside_the_trivial_rule(page):
     text = " ".join("".join(Elements(page).words).split())
-    assert "1 of 5 models solve adding with every seed: transformer; lstm with some." in text
+    verdict = "1 of 4 models solve adding with every finished seed: transformer; lstm with some. No run of <script>"
+    assert verdict in text
+    assert "<script>alert(1)</script> – Not counted: 1 failed none" in text
     assert "lstm 1 of 2 9 to 91 % 0.970 · 0.020 0.495 200 200 or more 6 → 7" in text
     assert "Trivial rule 0 (always 1) asked: 7" in text
     assert "Validation selects each run’s checkpoint" in text
@@ -442,7 +444,7 @@ def test_a_study_whose_own_reading_nobody_recorded_says_so(script, capsys, tmp_p
 
 def test_all_studies_stand_in_one_table_on_the_page_and_as_a_file(page, made):
     text = " ".join("".join(Elements(page).words).split())
-    assert "demo 5 6 1 diverged, 1 failed 2 of 6 10 to 70 %" in text
+    assert "demo 5 6 1 diverged, 1 failed 2 of 5 12 to 77 %" in text
     lines = (made[1] / "tables/studies.csv").read_text().splitlines()
     assert len(lines) == 2 and lines[1].startswith("demo,1,5,6,2,2,1,1,0,0,")
 
