@@ -145,8 +145,8 @@ def finding(tables: Tables) -> str:
         is_told_apart = len(set(kinds.values())) == len(kinds)
         who = kinds[str(attention)] if is_told_apart else str(attention)
         sentences.append(f"{who} {listed(parts)}")
-    said = [f"Without encoding {'; '.join(sentences)}", _generalises(numbers), uncounted(tables[NUMBERS]["outcome"])]
-    return ". ".join(filter(None, said))
+    parts = [f"Without encoding {'; '.join(sentences)}", _generalises(numbers), uncounted(tables[NUMBERS]["outcome"])]
+    return ". ".join(filter(None, parts))
 
 
 def _counted(tables: Tables) -> pd.DataFrame:

@@ -176,6 +176,24 @@ def test_summary_says_who_solved_beside_the_trivial_rule(page):
     assert "Validation selects each run’s checkpoint" in text
 
 
+def test_who_leads_as_far_and_what_has_no_score_is_said(tmp_path: Path, script, capsys):
+    for fake in (Fake("gru"), Fake("lstm"), Fake("elman", more={"diverged_step": 7, "score": None})):
+        write_run(tmp_path, fake)
+    assert report(script, capsys, tmp_path)[0] == 0
+    text = " ".join("".join(Elements((tmp_path / "report" / "index.html").read_text()).words).split())
+    assert "How probably does a run of elman score above one of another model?" in text
+    assert "as a mean over the variants; that of gru and lstm is as high. 1 run without a score, as where one" in text
+
+
+def test_of_several_variants_the_verdict_is_of_finished_runs(tmp_path: Path, script, capsys):
+    for task in ("adding", "copying"):
+        for fake in (Fake("gru", task=task), Fake("gru", 1, task=task, status="running")):
+            write_run(tmp_path, fake)
+    assert report(script, capsys, tmp_path)[0] == 0
+    text = " ".join("".join(Elements((tmp_path / "report" / "index.html").read_text()).words).split())
+    assert "2 of 2 runs on 2 variants solve their task: a rate of 34 to 100 %. Not counted: 2 running." in text
+
+
 def test_figures_are_named_by_their_findings(page):
     named = re.findall(r'<svg role="img" aria-label="([^"]+)"', page)
     assert len(set(named)) == len(named) == page.count('<article id="') == 4
