@@ -4,7 +4,7 @@ Question:  how does the gradient change from layer to layer without the residual
 Expect:    with the residual path the gradient reaches the lowest layer undiminished, whatever the norm; without it
            every layer takes its share, so that it falls by a constant factor a layer and a deep stack does not learn.
 Data:      readings state_gradient/total of the first and the last snapshot; the settings model.residual and
-           model.normalisation; the step at which a run solved its task.
+           model.normalisation; how the runs ended.
 
     python analysis/depth.py outputs/depth
 """
@@ -22,12 +22,14 @@ from retrograde.figures import question, theme
 from retrograde.figures.comparison import (
     AFTER,
     BEFORE,
+    COUNTED,
     NUMBERS,
     Comparison,
     NothingToDraw,
     Tables,
     ends,
     outcomes,
+    uncounted,
 )
 from retrograde.figures.provenance import number, seeds_each
 from retrograde.figures.statistics import interval, interval_in_words
@@ -152,10 +154,12 @@ def finding(tables: Tables) -> str:
     )
     parts: list[str] = []
     for (has_path, has_norm), of_setting in numbers.groupby(["residual path", "LayerNorm"]):
-        learn = f"{int(of_setting['solved at step'].notna().sum())} of {len(of_setting)}"
+        counted = of_setting.loc[of_setting["outcome"].isin(COUNTED), "outcome"]
+        learn = f"{int((counted == 'solved').sum())} of {len(counted)}" if len(counted) else "none finished"
         learn += " learn" if (has_path, has_norm) == (True, True) else ""
         parts.insert(0, f"{NAMES[bool(has_path), bool(has_norm)]} {_share(of_setting[change])} ({learn})")
-    return f"{verdict}. The lowest gets: {', '.join(parts)}"
+    said = [verdict, f"The lowest gets: {', '.join(parts)}", uncounted(numbers["outcome"])]
+    return ". ".join(filter(None, said))
 
 
 def details(tables: Tables) -> str:

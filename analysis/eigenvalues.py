@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcomes, records
+from retrograde.figures.comparison import COUNTED, NUMBERS, Comparison, NothingToDraw, Tables, listed, outcomes, records
 from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import LEVEL, Estimate, in_percent, interval, interval_in_words, solve_rate
 
@@ -41,9 +41,6 @@ RESULTS = ("score", "longer.score", "solved_step")
 """Of runs that came to an end; where none did, nothing has them."""
 
 TRAINED, LONGER = "test score", "score on longer strings"
-
-COUNTED = ("solved", "unsolved", "diverged")
-"""Endings that answer the question; the others are shown beside them."""
 
 
 def load(comparison: Comparison) -> Tables:

@@ -11,7 +11,7 @@ Data:      how each run ended and at which step, its test score; the settings ta
 
 import sys
 from dataclasses import replace
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcomes, records
+from retrograde.figures.comparison import (
+    COUNTED,
+    NUMBERS,
+    STUDY,
+    Comparison,
+    NothingToDraw,
+    Tables,
+    listed,
+    outcomes,
+    records,
+)
 from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import (
     FEWEST,
@@ -41,9 +51,6 @@ RESULTS = ("score", "solved_step", "steps")
 """Of runs that came to an end; where none did, nothing has them."""
 
 CONSTANT, CHRONO = "lstm", "lstm_chrono"
-
-COUNTED = ("solved", "unsolved", "diverged")
-"""Endings that answer the question; the others are drawn and not counted."""
 
 
 def load(comparison: Comparison) -> Tables:
@@ -129,10 +136,13 @@ def _against(cells: pd.DataFrame, start: str) -> str:
     of = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     ours, theirs = pairs[lengths[-1]]
     apart = ours["steps, high"] < theirs["steps, low"] or ours["steps, low"] > theirs["steps, high"]
+    told = f"intervals {'apart' if apart else 'overlap'}"
+    if single := [name for name, one in (("chrono", ours), (start, theirs)) if one["runs"] == 1]:
+        told = "one seed each" if len(single) == 2 else f"one seed with {single[0]}"
     return (
         f"At T = {at} {start} takes {times} times the steps that chrono takes to solve the task; {solved[0]} of {of} "
         f"runs solve it with chrono, {solved[1]} with {start}. {_verdict(list(pairs.values()))} (at T = {lengths[-1]}: "
-        f"{_span(ours)} steps against {_span(theirs)}, intervals {'apart' if apart else 'overlap'})"
+        f"{_span(ours)} steps against {_span(theirs)}, {told})"
     )
 
 
@@ -149,14 +159,15 @@ def _verdict(pairs: list[tuple[pd.Series, pd.Series]]) -> str:
     open_ended = [bool(np.isinf(theirs["steps to solve"])) for _, theirs in pairs]
     if np.isnan(factors).any():
         return "Where most seeds do not solve it with chrono either, nothing can be said of its lead"
-    shrinks = any(
-        later < earlier and not bound
-        for earlier, later, bound in zip(factors, factors[1:], open_ended[1:], strict=False)
-    )
     if factors[-1] <= 1:
         return "Against expectation chrono does not lead at the longest T"
-    if shrinks:
+    if len(pairs) < 2:
+        return "Chrono leads at this T, and whether its lead grows takes another"
+    rises = [later > earlier for earlier, later in pairwise(factors)]
+    if any(not rise and not bound for rise, bound in zip(rises, open_ended[1:], strict=True)):
         return "Chrono leads at the longest T, but against expectation its lead does not grow throughout"
+    if not all(rises):
+        return "Chrono leads at the longest T, and too few runs solve the task there to tell whether its lead grows"
     return f"As expected, chrono's lead grows with T{', as far as unsolved runs tell' if any(open_ended) else ''}"
 
 

@@ -30,6 +30,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import (
+    COUNTED,
     NUMBERS,
     Comparison,
     NothingToDraw,
@@ -38,6 +39,7 @@ from retrograde.figures.comparison import (
     listed,
     outcome,
     records,
+    uncounted,
 )
 from retrograde.figures.maps import spread
 from retrograde.figures.provenance import number, seeds_each
@@ -173,8 +175,10 @@ def arrives(ratio: pd.Series) -> float:
 
 def finding(tables: Tables) -> str:
     """From which step on the gradient at the first time is about that at the last: of which models, how many seeds."""
-    numbers = tables[NUMBERS]
-    numbers = numbers[numbers["snapshots"] > 0]
+    drawn = tables[NUMBERS][tables[NUMBERS]["snapshots"] > 0]
+    numbers, beside = drawn[drawn["outcome"].isin(COUNTED)], uncounted(drawn["outcome"])
+    if numbers.empty:
+        return f"No run that is drawn has finished. {beside}"
     said: dict[tuple[str, int, int], list[str]] = {}
     for model, of_model in numbers.groupby("model", observed=True):
         steps, seeds = of_model[ARRIVES].dropna(), len(of_model)
@@ -194,10 +198,10 @@ def finding(tables: Tables) -> str:
         each = "each with " if len(models) > 1 else "with "
         rate = in_percent(solve_rate(count, seeds))
         parts.append(f"{kind} {listed(models)}, {each}{count} of {number_of(seeds, 'seed')} ({rate})")
-    of_all = not set(tables["left_out"]["model"]) <= set(numbers["model"])
-    scope = f"of the {number_of(numbers['model'].nunique(), 'model')} drawn, " if of_all else ""
+    of_all = not set(tables["left_out"]["model"]) <= set(drawn["model"])
+    scope = f"of the {number_of(drawn['model'].nunique(), 'model')} drawn, " if of_all else ""
     start = f"{scope}the gradient at the first time stays within a factor 100 of that at the last"
-    return f"{start[0].upper()}{start[1:]}: {'; '.join(parts)}"
+    return ". ".join(filter(None, [f"{start[0].upper()}{start[1:]}: {'; '.join(parts)}", beside]))
 
 
 def scale(values: np.ndarray) -> tuple[float, float]:

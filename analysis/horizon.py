@@ -22,6 +22,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import (
     AFTER,
+    COUNTED,
     NUMBERS,
     STUDY,
     Comparison,
@@ -64,7 +65,7 @@ BAND = 0.6
 
 
 def load(comparison: Comparison) -> Tables:
-    """``numbers`` one row a run that has a snapshot after training; the horizon is NaN where it is none."""
+    """``numbers`` one row a run; the horizon is NaN where it is none, or no snapshot after training began has it."""
     asked = {run: lag_quantiles(card).get("90 %") for run, card in comparison.cards.items()}
     if all(lag is None for lag in asked.values()):
         raise NothingToDraw("the tasks' cards name no lag to bridge")
@@ -75,8 +76,8 @@ def load(comparison: Comparison) -> Tables:
     last = ends(table)
     last = last[last["when"] == AFTER].groupby("run").agg(horizon=("value", _furthest), step=("step", "max"))
     runs = comparison.runs.reindex(columns=list(dict.fromkeys([*comparison.runs.columns, "diverged_step", "solved"])))
-    runs = runs[runs["run"].isin(last.index) & runs["run"].map(asked).notna()]
-    if runs.empty:
+    runs = runs[runs["run"].map(asked).notna()]
+    if not runs["run"].isin(last.index).any():
         raise NothingToDraw("no run on a task with a lag has lag_gradient/horizon of a snapshot after training began")
     numbers = pd.DataFrame(
         {
@@ -101,7 +102,7 @@ def _furthest(values: pd.Series) -> float:
 
 def reach(numbers: pd.DataFrame) -> pd.DataFrame:
     """Runs that came to their end and have a horizon, by whether it reaches the lag: how many, and how many solved."""
-    counted = numbers[numbers["outcome"].isin(ENDS[SOLVED] + ENDS[UNSOLVED]) & numbers[HORIZON].notna()]
+    counted = numbers[numbers["outcome"].isin(COUNTED) & numbers[HORIZON].notna()]
     of_kind = np.where(counted[HORIZON] >= counted[LAG], REACHES, FALLS_SHORT)
     table = counted.assign(solved=counted["outcome"] == "solved").groupby(of_kind)["solved"].agg(["sum", "size"])
     return table.reindex([REACHES, FALLS_SHORT], fill_value=0).rename(columns={"sum": "solved", "size": "runs"})
@@ -151,12 +152,13 @@ def draw(tables: Tables) -> Figure:
         of_panel = numbers if together else numbers[numbers["architecture"] == title]
         axes.set_title(title, fontweight="bold", color=colours[title])
         _draw_lags(axes, lags, set(of_panel[LAG]), logarithmic)
+        missing = int(of_panel[HORIZON].isna().sum())
+        of_panel = of_panel.dropna(subset=HORIZON)
         place = beside(of_panel[LAG], lags, logarithmic)
         for end, style in marks(colours[title]).items():
             ended = of_panel["outcome"].isin(ENDS[end])
             if ended.any():  # the layout would make room for a line of no points at the figure's corner
                 axes.plot(place[ended], of_panel.loc[ended, HORIZON], lw=0, clip_on=False, zorder=4, **style)
-        missing = int(of_panel[HORIZON].isna().sum())
         theme.note(axes, f"without a horizon: {number_of(missing, 'run')}" if missing else "", (0.03, 0.9))
     theme.label(panels, "lag that the task asks for", "horizon (lags)")
     _draw_legend(figure, numbers)
@@ -232,7 +234,7 @@ def _draw_legend(figure: Figure, numbers: pd.DataFrame) -> None:
     handles = [
         Line2D([], [], lw=0, label=end, **style)
         for end, style in marks(theme.QUIET).items()
-        if numbers["outcome"].isin(ENDS[end]).any()
+        if numbers.loc[numbers[HORIZON].notna(), "outcome"].isin(ENDS[end]).any()
     ]
     handles.append(Line2D([], [], color=theme.QUIET, lw=0.8, dashes=(4, 3), label="horizon = lag"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
@@ -243,7 +245,7 @@ def caption(tables: Tables) -> str:
     numbers = tables[NUMBERS]
     steps = f"step {number(numbers['step'].min())} to {number(numbers['step'].max())}"
     unfinished = int(numbers["outcome"].isin(ENDS[UNFINISHED]).sum())
-    without = int(numbers[HORIZON].isna().sum())
+    without = int((numbers[HORIZON].isna() & numbers["outcome"].isin(COUNTED)).sum())
     left = [
         f"{number_of(count, 'run')} {why}"
         for count, why in ((unfinished, "that did not finish"), (without, "without a horizon"))

@@ -23,6 +23,7 @@ from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import (
+    COUNTED,
     LONGEST_DRAWN,
     NUMBERS,
     Comparison,
@@ -31,6 +32,7 @@ from retrograde.figures.comparison import (
     in_short,
     listed,
     outcomes,
+    uncounted,
 )
 from retrograde.figures.provenance import number, seeds_in_words
 from retrograde.figures.statistics import interval
@@ -81,20 +83,22 @@ def load(comparison: Comparison) -> Tables:
 def finding(tables: Tables) -> str:
     """Which models solve the task with how many seeds, how fast, and how the others compare with the trivial rule."""
     numbers, lines = tables[NUMBERS], tables["lines"]
+    beside = uncounted(numbers["outcome"])
     solved, partly, unsolved, without = [], [], [], []
     for model in theme.present(numbers["model"]):
-        of_model = numbers[numbers["model"] == model]
+        of_model = numbers[(numbers["model"] == model) & numbers["outcome"].isin(COUNTED)]
         is_solved = of_model["outcome"] == SOLVED
         step = f"step {number(of_model.loc[is_solved, 'solved at step'].median())}"
         best = number(round(float(of_model["test score"].astype(float).max()), 3))
-        if is_solved.all():
+        if of_model.empty:
+            without.append(model)
+        elif is_solved.all():
             solved.append(f"{model} ({step})")
         elif is_solved.any():
             partly.append(f"{model} with {is_solved.sum()} of {len(of_model)} seeds ({step})")
-        elif of_model["test score"].notna().any():
-            unsolved.append(f"{model} (best seed {best})")
         else:
-            without.append(model)
+            tested = of_model["test score"].notna().any()
+            unsolved.append(f"{model} ({f'best seed {best}' if tested else 'diverged'})")
     rules = lines[lines["rule"] != SOLVED].sort_values(["score", "loss"], ascending=[False, True])
     trivial = ""
     if len(rules):
@@ -103,15 +107,15 @@ def finding(tables: Tables) -> str:
         trivial = f", where {kind} scores {score}"
     parts = []
     if solved:
-        parts.append(f"solved with every seed by {listed(solved)}")
+        parts.append(f"solved with every {'finished ' if beside else ''}seed by {listed(solved)}")
     if partly:
         parts.append(f"solved by {listed(partly)}")
     if unsolved:
         parts.append(f"not solved by {listed(unsolved)}{trivial}")
     if without:
-        parts.append(f"no run of {listed(without)} has been tested")
+        parts.append(f"no run of {listed(without)} has finished")
     sentence = "; ".join(parts)
-    return sentence[:1].upper() + sentence[1:]
+    return ". ".join(filter(None, [sentence[:1].upper() + sentence[1:], beside]))
 
 
 @theme.applied()

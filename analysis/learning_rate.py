@@ -20,9 +20,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcomes, records
+from retrograde.figures.comparison import COUNTED, NUMBERS, Comparison, NothingToDraw, Tables, listed, outcomes, records
 from retrograde.figures.provenance import number, seeds_each
 from retrograde.figures.statistics import interval, interval_in_words, solve_rate
+from retrograde.record.metadata import number_of
 
 RATE = "config.optimizer.lr"
 
@@ -35,9 +36,6 @@ FEWEST_RATES = 9
 ATTENTION = ("transformer",)
 STATE_SPACE = ("lru", "s4d", "mamba")
 """Families of which a claim is made, by how their names begin."""
-
-COUNTED = ("solved", "unsolved", "diverged")
-"""Endings that answer the question; the others are not counted."""
 
 LOWEST = -0.25
 """Score at which the axis ends; what lies below it, or is no number, is marked there."""
@@ -103,8 +101,9 @@ def _windows(numbers: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
             of_seed = of_seed.sort_values("learning rate")
             own = widest(of_seed["learning rate"].to_numpy(), (of_seed["ended"] == "solved").to_numpy())
             seeds.append(own["decades"])
-        rows.append({"network": network, **window, "narrowest seed": min(seeds), "widest seed": max(seeds),
-                     "rates": len(rates), "seeds": len(seeds)})  # fmt: skip
+        # one that solves at no rate is narrower than any other
+        edges = {"narrowest seed": np.min(seeds), "widest seed": np.fmax.reduce(seeds)}
+        rows.append({"network": network, **window, **edges, "rates": len(rates), "seeds": len(seeds)})
     return pd.DataFrame(rows)
 
 
@@ -146,7 +145,8 @@ def finding(tables: Tables) -> str:
     parts = [f"Learning rates at which most seeds solve the task: {'; '.join(said)}"]
     few = int(windows["rates"].min())
     if few < FEWEST_RATES:
-        parts.append(f"{few} rates are too few to rank ({FEWEST_RATES} at least)")
+        rates = f"{number_of(few, 'rate')} {'is' if few == 1 else 'are'}"
+        parts.append(f"{rates} too few to rank ({FEWEST_RATES} at least)")
     elif len(windows) > 1:
         parts += filter(None, [_verdict(windows, ATTENTION, +1), _verdict(windows, STATE_SPACE, -1)])
     return ". ".join(part[0].upper() + part[1:] for part in parts)
@@ -168,7 +168,8 @@ def _verdict(windows: pd.DataFrame, kind: tuple[str, ...], sign: int) -> str:
     of_kind = windows["network"].str.startswith(kind)
     if of_kind.all() or not of_kind.any():
         return ""
-    ours, others = windows[of_kind].fillna({"decades": -1}), windows[~of_kind].fillna({"decades": -1})
+    widths = windows.fillna(dict.fromkeys(["decades", "narrowest seed", "widest seed"], -1))  # none is below any other
+    ours, others = widths[of_kind], widths[~of_kind]
     holds = (
         ours["decades"].min() > others["decades"].max() if sign > 0 else ours["decades"].max() < others["decades"].min()
     )
@@ -180,8 +181,7 @@ def _verdict(windows: pd.DataFrame, kind: tuple[str, ...], sign: int) -> str:
     edges = (ours["narrowest seed"].min(), others["widest seed"].max())
     if sign < 0:
         edges = (others["narrowest seed"].min(), ours["widest seed"].max())
-    apart = bool(edges[0] > edges[1])  # NaN, a seed that solves at no rate, is not apart
-    return f"as expected, {who} {have} the {word} ({'in every seed' if apart else 'seeds overlap'})"
+    return f"as expected, {who} {have} the {word} ({'in every seed' if edges[0] > edges[1] else 'seeds overlap'})"
 
 
 @theme.applied()

@@ -20,7 +20,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcomes
+from retrograde.figures.comparison import (
+    COUNTED,
+    NUMBERS,
+    STUDY,
+    Comparison,
+    NothingToDraw,
+    Tables,
+    listed,
+    outcomes,
+    uncounted,
+)
 from retrograde.figures.provenance import number, seeds_each, trivial_rule
 from retrograde.figures.statistics import solve_rate
 
@@ -118,7 +128,7 @@ def falls(numbers: pd.DataFrame) -> str:
 
 def finding(tables: Tables) -> str:
     """Which tasks fall without an encoding, by kind of attention, and whether distance holds on longer sequences."""
-    numbers = tables[NUMBERS]
+    numbers = _counted(tables)
     kinds = {str(kind): str(kind).partition(" (")[0] for kind in numbers["attention"]}
     sentences = []
     for attention, of_kind in numbers.groupby("attention"):
@@ -135,12 +145,18 @@ def finding(tables: Tables) -> str:
         is_told_apart = len(set(kinds.values())) == len(kinds)
         who = kinds[str(attention)] if is_told_apart else str(attention)
         sentences.append(f"{who} {listed(parts)}")
-    return f"Without encoding {'; '.join(sentences)}. {_generalises(numbers)}"
+    parts = [f"Without encoding {'; '.join(sentences)}", _generalises(numbers), uncounted(tables[NUMBERS]["outcome"])]
+    return ". ".join(filter(None, parts))
+
+
+def _counted(tables: Tables) -> pd.DataFrame:
+    numbers = tables[NUMBERS]
+    return numbers[numbers["outcome"].isin(COUNTED)]
 
 
 def details(tables: Tables) -> str:
     """Median scores by kind of attention, task and encoding, beside a trivial rule's; and who holds on longer ones."""
-    numbers, rules = tables[NUMBERS], tables["rules"].set_index("task")
+    numbers, rules = _counted(tables), tables["rules"].set_index("task")
     said = []
     for (attention, task), of_task in numbers.groupby(["attention", "task"]):
         medians = of_task.groupby("position", sort=False)["test score"].median()

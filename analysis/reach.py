@@ -36,7 +36,7 @@ DASHES = {BEFORE: (0, (3, 1.5)), AFTER: "-"}
 
 
 def load(comparison: Comparison) -> Tables:
-    """``curves`` run, when, lag, relative; ``lags`` of the task; ``numbers`` one row a run.
+    """``curves`` run, when, lag, relative; ``lags`` of the task; ``scored`` positions by sample; ``numbers`` runs.
 
     A state with several components (an LSTM's hidden and cell) is one memory: at each lag the component counts that
     kept most of its own size at lag 0. The curve's horizon is then that of the component that reaches furthest.
@@ -54,8 +54,15 @@ def load(comparison: Comparison) -> Tables:
     return {
         "curves": curves,
         "lags": lags,
+        "scored": _scored(comparison, curves["run"].iloc[0]),
         NUMBERS: _numbers(horizons, curves, comparison.card),
     }
+
+
+def _scored(comparison: Comparison, run: str) -> pd.DataFrame:
+    """How many positions of each sample of the probe batch are scored."""
+    labels = comparison.labels(run)
+    return labels.groupby("sample")["scored"].sum().reset_index(name="positions")
 
 
 def _lowest(readings: pd.DataFrame) -> pd.DataFrame:
@@ -231,10 +238,19 @@ def caption(tables: Tables) -> str:
     curves = tables["curves"]
     steps = {when: curves.loc[curves["when"] == when, "step"] for when in (BEFORE, AFTER)}
     at = [f"{when} is step {_span(of_when)}" for when, of_when in steps.items() if len(of_when)]
+    measured = (
+        "the loss's total gradient at the state that lies the given number of positions back from the scored one, mean "
+        "of the probe batch's samples"
+    )
+    if (tables["scored"]["positions"] != 1).any():
+        measured = (
+            "the total gradient, of the loss at one scored position alone, at the state that lies the given number of "
+            "positions back from it, mean over a few samples of the probe batch and a few scored positions of each, "
+            "the last among them"
+        )
     return (
-        "Norm of the loss's total gradient at the state that lies the given number of positions back from the scored "
-        "one, mean of the probe batch's samples, relative to its size at lag 0; lowest layer (for a model without "
-        "recurrence: its embedded input). Of a state with several components, such as an LSTM's hidden and cell, the "
+        f"Norm of {measured}, relative to its size at lag 0; lowest layer (for a model without recurrence: its "
+        "embedded input). Of a state with several components, such as an LSTM's hidden and cell, the "
         "one counts that kept most. The horizon, over each panel as median before → after, is the largest lag that "
         f"keeps 1 %. Here {', '.join(at)}: the last snapshot of each run. {seeds_in_words(curves)} "
         "Triangles stand for what is zero, censored, infinite or beyond the axis, and are counted in the panel; a run "

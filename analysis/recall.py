@@ -21,6 +21,7 @@ from matplotlib.ticker import NullLocator
 
 from retrograde.figures import question, theme
 from retrograde.figures.comparison import (
+    COUNTED,
     NUMBERS,
     STUDY,
     Comparison,
@@ -46,9 +47,6 @@ OF = STUDY
 PAIRS, WIDTH, LENGTH = "config.task.pairs", "config.width", "config.task.length"
 
 TASK = "recall"
-
-COUNTED = ("solved", "unsolved", "diverged")
-"""Endings that answer the question; the others are named in the caption."""
 
 
 def load(comparison: Comparison) -> Tables:

@@ -31,7 +31,17 @@ from markupsafe import Markup, escape
 
 from retrograde.figures import alerts, overview, summary, theme
 from retrograde.figures.asking import Outcome, ask
-from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, comparisons, exceptions, listed, records
+from retrograde.figures.comparison import (
+    COUNTED,
+    NUMBERS,
+    STUDY,
+    Comparison,
+    comparisons,
+    exceptions,
+    listed,
+    records,
+    uncounted,
+)
 from retrograde.figures.provenance import card_in_words, lag_quantiles, number, trivial_rule
 from retrograde.figures.question import Answer, Question, asked, compared, imported, parser, target
 from retrograde.figures.save import without_headline, write_csv, write_numbers
@@ -103,8 +113,7 @@ class Study:
     own: list[Answer]
     sections: list[Section]
     across: list[Answer]
-    leader: str
-    leads: list[overview.Lead]
+    leads: overview.Leads | None
     not_drawn: list[tuple[str, str]]
     unrecorded: list[tuple[str, str]]
 
@@ -233,9 +242,8 @@ def study(
     if whole.study in across.answers:
         own.insert(0, ("", across.answers[whole.study]))
     several = len(own) > 1
-    verdicts = [(name if several else "", f"{one.finding}.") for name, one in own] or [("", solved(sections))]
+    verdicts = [(name if several else "", f"{one.finding}.") for name, one in own] or [("", solved(sections, runs))]
     row = overview.per_study(whole.study, list(zip(variants, runs, strict=True)))
-    leader, leads = overview.leads(runs)
     others = [one for stem, one in across.answers.items() if stem != whole.study]
     made = Study(
         name=whole.study,
@@ -245,22 +253,24 @@ def study(
         own=[one for _, one in own],
         sections=sections,
         across=sorted(others, key=_most_models),
-        leader=leader,
-        leads=leads,
+        leads=overview.leads(runs),
         not_drawn=across.not_drawn,
         unrecorded=across.unrecorded,
     )
     return made, row
 
 
-def solved(sections: Sequence[Section]) -> str:
-    """How much of a study is solved, in one sentence."""
+def solved(sections: Sequence[Section], runs: Sequence[pd.DataFrame]) -> str:
+    """How much of a study is solved, in a sentence or two; ``runs`` are the sections' own."""
     if len(sections) == 1:
         return sections[0].verdict
-    rows = [row for one in sections for row in one.rows]
-    solved, runs = sum(row.solved for row in rows), sum(row.runs for row in rows)
-    rate = in_percent(solve_rate(solved, runs))
-    return f"{solved} of {runs} runs on {len(sections)} variants solve their task: a rate of {rate}."
+    ended = pd.concat(runs)["outcome"]
+    solved, counted = int((ended == "solved").sum()), int(ended.isin(COUNTED).sum())
+    said = f"No run on {len(sections)} variants has finished"
+    if counted:
+        rate = in_percent(solve_rate(solved, counted))
+        said = f"{solved} of {counted} runs on {len(sections)} variants solve their task: a rate of {rate}"
+    return " ".join(f"{part}." for part in (said, uncounted(ended)) if part)
 
 
 def inlined(svg: str, stem: str, words: str) -> Markup:

@@ -25,15 +25,17 @@ from retrograde.figures import question, theme
 from retrograde.figures.comparison import (
     AFTER,
     BEFORE,
+    COUNTED,
     NUMBERS,
     Comparison,
     NothingToDraw,
     Tables,
     ends,
     outcomes,
+    uncounted,
 )
 from retrograde.figures.provenance import number, seeds_each
-from retrograde.figures.statistics import interval, interval_in_words, solve_rate
+from retrograde.figures.statistics import in_percent, interval, interval_in_words, solve_rate
 
 SCALING, HEADS, HIDDEN = "config.model.scaling", "config.model.heads", "config.model.hidden"
 
@@ -177,7 +179,8 @@ def finding(tables: Tables) -> str:
     left = f"{spread(ENTROPY)} of the entropy and {spread(GRADIENT)} of the gradient"
     said = f"Without 1/√d scores grow as d to the power {spread(PLAIN)} and at d = {widest} leave {left}"
     said += f"; with it they grow as d to the power {spread(DIVIDED)}" if DIVIDED in odd else ""
-    return f"{said}{'' if odd else ', as theory says'}. {_learnt(numbers, widest)}"
+    said = f"{said}{'' if odd else ', as theory says'}. {_learnt(numbers, widest)}"
+    return ". ".join(filter(None, [said, uncounted(numbers["outcome"])]))
 
 
 def _growth(numbers: pd.DataFrame) -> dict[str, tuple[np.ndarray, float]]:
@@ -233,7 +236,7 @@ def _spread(low: Any, high: Any) -> str:
 
 def _learnt(numbers: pd.DataFrame, d: int) -> str:
     """Whether fewer seeds solve the task without 1/√d or, where that cannot be told, whether each takes longer."""
-    times = {scores: _at(numbers, scores, d)["solved at step"].fillna(np.inf) for scores in (PLAIN, DIVIDED)}
+    times = {scores: _times(numbers, scores, d) for scores in (PLAIN, DIVIDED)}
     solved = {scores: int(np.isfinite(of).sum()) for scores, of in times.items()}
     if not any(solved.values()):
         return "Of learning nothing is shown: no run solves the task there"
@@ -249,20 +252,26 @@ def _learnt(numbers: pd.DataFrame, d: int) -> str:
     return f"That learning suffers is not shown: {counts}"
 
 
+def _times(numbers: pd.DataFrame, scores: str, d: int) -> pd.Series:
+    """The steps that each finished run took to solve the task, infinite where it did not."""
+    runs = _at(numbers, scores, d)
+    runs = runs[runs["outcome"].isin(COUNTED)]
+    return runs["solved at step"].where(runs["outcome"] == "solved").fillna(np.inf)
+
+
 def _solved(numbers: pd.DataFrame, d: int) -> str:
     """How many seeds solve the task at a width and when, or the scores that they come to where none does."""
-    tables = {words: _at(numbers, scores, d) for scores, words in ((PLAIN, "without"), (DIVIDED, "with 1/√d"))}
-    if all(table["solved at step"].isna().all() for table in tables.values()):
-        scores = [f"{number(round(table['test score'].median(), 3))} {words}" for words, table in tables.items()]
-        return f"median test score {', '.join(scores)}"
+    kinds = {PLAIN: "without", DIVIDED: "with 1/√d"}
+    times = {scores: _times(numbers, scores, d) for scores in kinds}
+    if not any(np.isfinite(of).any() for of in times.values()):
+        medians = {scores: _at(numbers, scores, d)["test score"].median() for scores in kinds}
+        return f"median test score {', '.join(f'{number(round(medians[one], 3))} {kinds[one]}' for one in kinds)}"
     said = []
-    for words, table in tables.items():
-        steps = table["solved at step"].dropna()
-        rate = solve_rate(len(steps), len(table))
+    for scores, words in kinds.items():
+        steps = times[scores][np.isfinite(times[scores])]
+        rate = solve_rate(len(steps), len(times[scores]))
         at = f", step {_steps(steps)}" if len(steps) else ""
-        said.append(
-            f"{words} by {len(steps)} of {len(table)} seeds ({100 * rate.low:.0f} to {100 * rate.high:.0f} %){at}"
-        )
+        said.append(f"{words} by {len(steps)} of {len(times[scores])} seeds ({in_percent(rate)}){at}")
     return f"solved {'; '.join(said)}"
 
 

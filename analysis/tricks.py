@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcomes
+from retrograde.figures.comparison import COUNTED, NUMBERS, STUDY, Comparison, NothingToDraw, Tables, listed, outcomes
 from retrograde.figures.provenance import number
 from retrograde.figures.statistics import LEVEL, in_percent, solve_rate
 
@@ -34,9 +34,6 @@ TRICKS = {
     "gates": (PLAIN, ("lstm", "gru")),
 }
 """What a trick is added to, and which models have it."""
-
-COUNTED = ("solved", "unsolved", "diverged")
-"""Endings that answer the question; the others are shown beside them."""
 
 MARKS = {"solved": "o", "unsolved": "o", "diverged": "x", "other": "+"}
 

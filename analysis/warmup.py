@@ -21,8 +21,18 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import NUMBERS, Comparison, NothingToDraw, Tables, listed, outcomes
+from retrograde.figures.comparison import (
+    COUNTED,
+    NUMBERS,
+    Comparison,
+    NothingToDraw,
+    Tables,
+    listed,
+    outcomes,
+    uncounted,
+)
 from retrograde.figures.provenance import number, seeds_each
+from retrograde.record.metadata import number_of
 
 START, OVER, RATE = "config.scheduler.start_factor", "config.scheduler.total_iters", "config.optimizer.lr"
 
@@ -44,6 +54,9 @@ def load(comparison: Comparison) -> Tables:
     is_warmed = runs[START].astype(float) < 1
     if is_warmed.nunique() < 2:
         raise NothingToDraw("no rate warms up in one run and not in another: scheduler.start_factor=1,0.01")
+    ended = pd.Series(outcomes(runs), runs.index)
+    if not ended.isin(COUNTED).any():
+        raise NothingToDraw("no run has come to its end yet")
     numbers = pd.DataFrame(
         {
             "model": runs["model"],
@@ -52,7 +65,7 @@ def load(comparison: Comparison) -> Tables:
             "learning rate": runs[RATE].astype(float),
             "rate": np.where(is_warmed, WITH, WITHOUT),
             "warm-up (steps)": runs[OVER].astype(float).where(is_warmed, 0.0),
-            "outcome": outcomes(runs),
+            "outcome": ended,
             "solved at step": runs["solved_step"].astype(float),
             "steps": runs["steps"].astype(float),
             "test score": runs["score"].astype(float),
@@ -64,7 +77,7 @@ def load(comparison: Comparison) -> Tables:
 
 def pairs(numbers: pd.DataFrame) -> tuple[int, int, int]:
     """Of runs that differ in the warm-up alone: the pairs, those that only the one with it solves, only the other."""
-    solved = numbers.assign(solved=numbers["solved at step"].notna())
+    solved = numbers.assign(solved=numbers["outcome"] == "solved")
     both = solved.pivot_table(index=["learning rate", "seed"], columns="rate", values="solved", aggfunc="all").dropna()
     if both.shape[1] < 2:
         return 0, 0, 0
@@ -84,47 +97,57 @@ def by_chance(one: int, other: int) -> float:
 
 
 def finding(tables: Tables) -> str:
-    """For each stack how many runs solve the task with and without warm-up, and whether that is as theory says."""
-    numbers = tables[NUMBERS]
+    """For each stack how many runs solve the task with and without warm-up, and whether that is as theory says.
+
+    It is where a warm-up helps every stack with the norm last, and of no other one, with enough pairs, is a difference
+    shown.
+    """
+    numbers = _counted(tables)
     said, agrees, against = [], [], []
     for stack, of_stack in numbers.groupby("stack"):
-        number_of, only_with, only_without = pairs(of_stack)
+        paired, only_with, only_without = pairs(of_stack)
         p = by_chance(only_with, only_without)
         differs = p < CHANCE
         helps = differs and only_with > only_without
         is_expected = stack in NORM_LAST
-        agrees.append(helps if is_expected else not differs)
+        agrees.append(helps if is_expected else not differs and by_chance(0, paired) < CHANCE)
         against += [str(stack)] if differs and not (helps and is_expected) else []
         verdict = "helps" if helps else "hurts" if differs else "makes no difference that is shown"
         counts = [_solved(of_stack[of_stack["rate"] == rate]) for rate in (WITH, WITHOUT)]
         said.append(
             f"{stack} it {verdict}: {counts[0]} runs solve the task with it (every seed {_up_to(of_stack, WITH)}), "
-            f"{counts[1]} without (every seed {_up_to(of_stack, WITHOUT)}); of {number_of} pairs {only_with} are won "
-            f"by it and {only_without} lost (p = {p:.2g})"
+            f"{counts[1]} without (every seed {_up_to(of_stack, WITHOUT)}); of {number_of(paired, 'pair')} "
+            f"{only_with} {'is' if only_with == 1 else 'are'} won by it and {only_without} lost (p = {p:.2g})"
         )
     verdict = "What theory says of a warm-up is not shown"
-    if all(agrees):
+    if all(agrees) and numbers["stack"].isin(NORM_LAST).any():
         verdict = "A warm-up does what theory says"
     elif against:
         verdict = f"A warm-up does not do what theory says in {listed(against)}"
-    return f"{verdict}. In {'. In '.join(said)}"
+    beside = uncounted(tables[NUMBERS]["outcome"])
+    return ". ".join(filter(None, [f"{verdict}. In {'. In '.join(said)}", beside]))
+
+
+def _counted(tables: Tables) -> pd.DataFrame:
+    numbers = tables[NUMBERS]
+    return numbers[numbers["outcome"].isin(COUNTED)]
 
 
 def _solved(numbers: pd.DataFrame) -> str:
-    return f"{numbers['solved at step'].notna().sum()} of {len(numbers)}"
+    return f"{(numbers['outcome'] == 'solved').sum()} of {len(numbers)}"
 
 
 def _up_to(numbers: pd.DataFrame, rate: str) -> str:
     """The rates at which every seed solves the task, in words."""
     of_rate = numbers[numbers["rate"] == rate]
-    rates = [number(lr) for lr, of in of_rate.groupby("learning rate") if of["solved at step"].notna().all()]
+    rates = [number(lr) for lr, of in of_rate.groupby("learning rate") if (of["outcome"] == "solved").all()]
     return f"at rate {listed(rates)}" if rates else "at no rate"
 
 
 @theme.applied()
 def draw(tables: Tables) -> Figure:
     """A column a stack: test score over the rate, and below it the steps to solve the task."""
-    numbers = tables[NUMBERS]
+    numbers = _counted(tables)
     stacks = sorted(numbers["stack"].unique())
     figure = Figure(figsize=(theme.WIDTH, 5.6), layout="constrained")
     grid = figure.subplots(2, len(stacks), sharex=True, sharey="row", squeeze=False)
@@ -137,7 +160,7 @@ def draw(tables: Tables) -> Figure:
             x = of_rate["learning rate"] * aside ** (1 + 0.7 * of_rate.groupby("learning rate").cumcount())
             is_inside = of_rate["test score"] >= low
             _draw(above, x, of_rate["test score"], is_inside, low, LOOKS[rate], of_rate["learning rate"], aside)
-            is_solved = of_rate["solved at step"].notna()
+            is_solved = of_rate["outcome"] == "solved"
             _draw(
                 below,
                 x,
@@ -193,18 +216,19 @@ def _draw(
 
 def caption(tables: Tables) -> str:
     """What is drawn, what the two kinds of runs differ in, and the test of the difference."""
-    numbers = tables[NUMBERS]
+    numbers = _counted(tables)
     seeds = sorted(map(int, numbers.groupby(["stack", "rate", "learning rate"])["run"].nunique().unique()))
     each = seeds_each(seeds)
+    kept = " Runs that did not finish are not drawn." if len(numbers) < len(tables[NUMBERS]) else ""
     over = sorted(numbers.loc[numbers["rate"] == WITH, "warm-up (steps)"].unique())
     return (
         f"With warm-up the learning rate rises in a straight line over the first {listed([number(n) for n in over])} "
         "steps to the one below the axis and stays there; without, it is that from the first step on, and nothing else "
         "differs. Above, the score on the test set of the checkpoint that validation chose; below, the steps until "
-        "validation first reached the task's threshold, a cross for a seed that never did or that diverged. "
+        "validation first reached the task's threshold, a cross for a seed that did not solve the task or diverged. "
         "A warm-up is said to help where pairs of runs that differ in it alone are won by it in a sign test, "
         f"p < {CHANCE:g}. {each} for each, every one a mark; lines are medians, broken where a seed has none; there is "
-        "no band."
+        f"no band.{kept}"
     )
 
 

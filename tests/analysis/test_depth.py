@@ -1,5 +1,6 @@
 """The gradient over depth, on runs whose gradient keeps a known share of itself at every layer."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def deep(keeps: float, residual: bool, norm: bool = True, seed: int = 0, solved:
         return readings
 
     config = {"model": {"_target_": model, "residual": residual, "normalisation": norm}}
-    return Fake(model, seed, config=config, also=also, more={"solved_step": solved})
+    return Fake(model, seed, config=config, also=also, solved=solved is not None, more={"solved_step": solved})
 
 
 def load(script, outputs: Path, *fakes: Fake):
@@ -72,6 +73,16 @@ def test_without_the_start_there_is_nothing_to_draw(script, tmp_path: Path):
 def test_what_does_not_is_said_too(script, tmp_path: Path):
     said = script("depth").finding(load(script, tmp_path, deep(0.9, False), deep(0.1, True)))
     assert "fades over 4 layers in 0 of 1 runs without residual path, 1 of 1 with it" in said
+
+
+def test_what_did_not_finish_has_a_gradient_and_has_not_failed_to_learn(script, tmp_path: Path):
+    running = replace(deep(1.0, True, seed=1), status="running", more={})
+    failed = replace(deep(0.1, False), status="failed", more={})
+    said = script("depth").finding(load(script, tmp_path, deep(1.0, True), running, failed))
+    assert said.startswith("At the start the gradient fades over 4 layers without residual path and does not with it")
+    assert said.endswith(
+        "both 1.7 (1 of 1 learn), LayerNorm alone 0.00017 (none finished). Not counted: 1 failed, 1 running"
+    )
 
 
 def test_a_gradient_of_nothing_is_marked_and_not_dropped(script, tmp_path: Path):

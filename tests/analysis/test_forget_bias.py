@@ -77,15 +77,35 @@ def test_what_does_not_is_said_too(script, tmp_path: Path, chrono, said):
     assert said in script("forget_bias").finding(tables)
 
 
-def test_a_lead_that_is_only_known_to_be_at_least_so_large_does_not_shrink(script, tmp_path: Path):
+def test_a_lead_that_is_only_known_to_be_at_least_so_large_neither_shrinks_nor_grows(script, tmp_path: Path):
     """Four times the steps at T = 20, and at T = 40 at least twice as many."""
     tables = load(
         script, tmp_path, runs("lstm_chrono", 20, 25), runs("lstm_chrono", 40, 100), runs("lstm", 20, 100),
         runs("lstm", 40, None),
     )  # fmt: skip
-    assert "As expected, chrono's lead grows with T, as far as unsolved runs tell" in script("forget_bias").finding(
-        tables
+    said = script("forget_bias").finding(tables)
+    assert "too few runs solve the task there to tell whether its lead grows" in said
+
+
+def test_equal_leads_do_not_grow(script, tmp_path: Path):
+    tables = load(
+        script, tmp_path, runs("lstm_chrono", 20, 50, 50), runs("lstm_chrono", 40, 80, 80),
+        runs("lstm", 20, 100, 100), runs("lstm", 40, 160, 160),
+    )  # fmt: skip
+    said = script("forget_bias").finding(tables)
+    assert "takes 2.0 and 2.0 times" in said and "its lead does not grow throughout" in said
+
+
+def test_one_shared_length_and_one_seed_tell_of_no_growth_and_have_no_interval(script, tmp_path: Path):
+    """Chrono at T = 20 and 40, a constant bias at 20 alone."""
+    chrono = [runs("lstm_chrono", 20, 50), runs("lstm_chrono", 40, 80)]
+    said = script("forget_bias").finding(load(script, tmp_path / "one", *chrono, runs("lstm", 20, 100)))
+    assert said.endswith(
+        "Chrono leads at this T, and whether its lead grows takes another (at T = 20: 50 to 50 steps against 100 to "
+        "100, one seed each)"
     )
+    more = script("forget_bias").finding(load(script, tmp_path / "more", *chrono, runs("lstm", 20, 100, 110)))
+    assert more.endswith("(at T = 20: 50 to 50 steps against 100 to 110, one seed with chrono)")
 
 
 def test_every_run_is_drawn_and_failures_are_not_counted(script, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Maps of the gradient over time and training, from gradients that are known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,16 @@ def test_the_finding_names_the_step_from_which_the_gradient_arrives(script, tmp_
         "with 2 of 2 seeds (34 to 100 %); later in gru (from step 10 to 200 on), with 2 of 2 seeds (34 to 100 %); "
         "never in elman, with 0 of 2 seeds (0 to 66 %)"
     )
+
+
+def test_of_runs_that_did_not_finish_none_has_lost_its_gradient_for_good(script, tmp_path: Path) -> None:
+    gradient_map = script("gradient_map")
+    going_on = [replace(vanishing("gru", seed), status="running") for seed in range(3)]
+    said = gradient_map.finding(load(script, tmp_path / "beside", vanishing("elman"), *going_on))
+    assert said.endswith("never in elman, with 0 of 1 seed (0 to 79 %). Not counted: 3 running")
+    alone = load(script, tmp_path / "alone", *going_on)
+    assert gradient_map.finding(alone) == "No run that is drawn has finished. Not counted: 3 running"
+    gradient_map.draw(alone)
 
 
 def test_a_gradient_that_arrives_and_is_lost_again_does_not_stay(script) -> None:

@@ -112,6 +112,23 @@ def test_a_run_without_a_horizon_is_counted_apart(script, tmp_path: Path) -> Non
     assert "without a horizon: 1 run" in [text.get_text() for text in axes.texts]
 
 
+def test_a_run_of_which_no_snapshot_has_a_horizon_is_counted_apart(script, tmp_path: Path) -> None:
+    """Of five runs one was never read and one is not finished, which is said once of it."""
+    fakes = [Fake("gru", seed, card=far(6)) for seed in range(4)]
+    folders = [write_run(tmp_path, fake) for fake in (*fakes, Fake("elman", card=far(6), status="failed"))]
+    for folder in folders[-2:]:
+        (folder.tables / "readings/lag_gradient/horizon.parquet").unlink()
+    tables = load(script, tmp_path)
+    said = "5 runs, of which 1 run that did not finish and 1 run without a horizon are not counted"
+    assert said in script("horizon").caption(tables)
+    assert script("horizon").finding(tables).startswith("3 of 3 runs")
+    figure = script("horizon").draw(tables)
+    notes = [text.get_text() for axes in figure.axes for text in axes.texts if text.get_text()]
+    assert notes == ["without a horizon: 1 run"] * 2
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["solved", "horizon = lag"]
+
+
 def test_tasks_without_a_lag_have_nothing_to_draw(script, tmp_path: Path) -> None:
     with pytest.raises(NothingToDraw, match="name no lag"):
         load(script, tmp_path, Fake("gru", card=replace(CARD, lags=())))

@@ -36,9 +36,22 @@ def test_finding_tells_all_some_and_none(script, tmp_path: Path):
         Fake("tcn", 0, status="failed"),
     )
     assert script("learning").finding(tables) == (
-        "Solved with every seed by gru (step 200); solved by lstm with 1 of 2 seeds (step 200); not solved by elman "
-        "(best seed 0.02), where the trivial rule scores 0; no run of tcn has been tested"
+        "Solved with every finished seed by gru (step 200); solved by lstm with 1 of 2 seeds (step 200); not solved by "
+        "elman (best seed 0.02), where the trivial rule scores 0; no run of tcn has finished. Not counted: 1 failed"
     )
+
+
+def test_what_did_not_finish_is_no_seed_that_did_not_solve(script, tmp_path: Path):
+    fakes = [Fake("gru", 0), Fake("gru", 1, status="running"), Fake("gru", 2, status="failed")]
+    assert script("learning").finding(load(script, tmp_path, *fakes)) == (
+        "Solved with every finished seed by gru (step 200). Not counted: 1 failed, 1 running"
+    )
+
+
+def test_a_model_that_diverged_has_not_solved_the_task(script, tmp_path: Path):
+    diverged = Fake("gru", solved=False, more={"diverged_step": 7, "score": None, "solved_step": None})
+    said = script("learning").finding(load(script, tmp_path, Fake("lstm"), diverged))
+    assert said.startswith("Solved with every seed by lstm (step 200); not solved by gru (diverged), where")
 
 
 def test_a_seed_that_stopped_as_solved_keeps_its_last_value_in_the_median(script, tmp_path: Path):

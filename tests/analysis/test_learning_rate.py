@@ -72,6 +72,22 @@ def test_what_does_not_is_said_too(script, tmp_path: Path):
     assert said.endswith("Against expectation, transformer has not the widest")
 
 
+def test_seeds_that_solve_at_no_rate_are_the_narrowest_in_whatever_order(script, tmp_path: Path):
+    """Of three seeds of attention one solves at no rate: its window is not the widest in every seed."""
+    none, wide = (2, 3), (1e-4, 1e-1)
+    for name, solving in (("first", (none, wide, wide)), ("last", (wide, wide, none))):
+        tables = load(script, tmp_path / name, swept("gru", *[(1e-3, 1e-2)] * 3), swept("transformer", *solving))
+        window = tables["windows"].set_index("network").loc["transformer"]
+        assert np.isnan(window["narrowest seed"]) and window["widest seed"] == 3
+        assert script("learning_rate").finding(tables).endswith("transformer has the widest (seeds overlap)")
+
+
+def test_against_a_network_that_solves_at_no_rate_every_window_is_wider(script, tmp_path: Path):
+    tables = load(script, tmp_path, swept("gru", *[(2, 3)] * 2), swept("transformer", *[(1e-3, 1e-2)] * 2))
+    assert script("learning_rate").finding(tables).endswith("transformer has the widest (in every seed)")
+    assert np.isnan(tables["windows"].set_index("network").loc["gru", "widest seed"])
+
+
 def test_few_rates_are_not_ranked(script, tmp_path: Path):
     few = RATES[2:5]
     said = script("learning_rate").finding(

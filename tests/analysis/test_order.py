@@ -97,6 +97,15 @@ def test_one_seed_that_does_without_is_enough_for_a_task_not_to_fall(script, tmp
     assert script("order").falls(numbers) == "open"
 
 
+def test_runs_that_did_not_finish_score_not_nothing(script, tmp_path: Path):
+    """Of those without an encoding none has been tested: not that they fall."""
+    fakes = [placed("Rope", "adding", 0.99, seed=seed) for seed in (0, 1)]
+    fakes += [replace(placed("NoPosition", "adding", 0.1, seed=seed), status="running", more={}) for seed in (0, 1)]
+    said = script("order").finding(load(script, tmp_path, *fakes))
+    assert said.startswith("Without encoding causal attention shows nothing on adding.")
+    assert said.endswith("Not counted: 2 running")
+
+
 def test_every_panel_has_its_marks(script, tmp_path: Path):
     fakes = [*both_tasks((0.96, 0.75)), *both_tasks((0.96, -3.0), "transformer_encoder")]
     tables = load(script, tmp_path, *fakes)

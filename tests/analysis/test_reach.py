@@ -104,6 +104,14 @@ def test_finding_counts_seeds_and_tells_what_was_so_before(script, tmp_path: Pat
     )
 
 
+def test_the_caption_says_of_which_positions_the_loss_is(script, tmp_path: Path):
+    tables = load(script, tmp_path, Fake("gru"))
+    assert tables["scored"]["positions"].tolist() == [1]
+    several = {**tables, "scored": pd.DataFrame({"sample": [0, 1], "positions": [1, 3]})}
+    assert "back from the scored one, mean of the probe batch's samples, relative" in script("reach").caption(tables)
+    assert "of the loss at one scored position alone" in script("reach").caption(several)
+
+
 def test_runs_without_the_probe_give_nothing_to_draw(script, tmp_path: Path):
     folder = write_run(tmp_path, Fake("gru"))
     (folder.tables / "readings/lag_gradient/horizon.parquet").unlink()

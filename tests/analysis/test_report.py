@@ -168,10 +168,30 @@ def test_unreadable_runs_are_named_below_the_outputs_not_by_machine(page, made):
 
 def test_summary_says_who_solved_beside_the_trivial_rule(page):
     text = " ".join("".join(Elements(page).words).split())
-    assert "1 of 5 models solve adding with every seed: transformer; lstm with some." in text
+    verdict = "1 of 4 models solve adding with every finished seed: transformer; lstm with some. No run of <script>"
+    assert verdict in text
+    assert "<script>alert(1)</script> – Not counted: 1 failed none" in text
     assert "lstm 1 of 2 9 to 91 % 0.970 · 0.020 0.495 200 200 or more 6 → 7" in text
     assert "Trivial rule 0 (always 1) asked: 7" in text
     assert "Validation selects each run’s checkpoint" in text
+
+
+def test_who_leads_as_far_and_what_has_no_score_is_said(tmp_path: Path, script, capsys):
+    for fake in (Fake("gru"), Fake("lstm"), Fake("elman", more={"diverged_step": 7, "score": None})):
+        write_run(tmp_path, fake)
+    assert report(script, capsys, tmp_path)[0] == 0
+    text = " ".join("".join(Elements((tmp_path / "report" / "index.html").read_text()).words).split())
+    assert "How probably does a run of elman score above one of another model?" in text
+    assert "as a mean over the variants; that of gru and lstm is as high. 1 run without a score, as where one" in text
+
+
+def test_of_several_variants_the_verdict_is_of_finished_runs(tmp_path: Path, script, capsys):
+    for task in ("adding", "copying"):
+        for fake in (Fake("gru", task=task), Fake("gru", 1, task=task, status="running")):
+            write_run(tmp_path, fake)
+    assert report(script, capsys, tmp_path)[0] == 0
+    text = " ".join("".join(Elements((tmp_path / "report" / "index.html").read_text()).words).split())
+    assert "2 of 2 runs on 2 variants solve their task: a rate of 34 to 100 %. Not counted: 2 running." in text
 
 
 def test_figures_are_named_by_their_findings(page):
@@ -442,7 +462,7 @@ def test_a_study_whose_own_reading_nobody_recorded_says_so(script, capsys, tmp_p
 
 def test_all_studies_stand_in_one_table_on_the_page_and_as_a_file(page, made):
     text = " ".join("".join(Elements(page).words).split())
-    assert "demo 5 6 1 diverged, 1 failed 2 of 6 10 to 70 %" in text
+    assert "demo 5 6 1 diverged, 1 failed 2 of 5 12 to 77 %" in text
     lines = (made[1] / "tables/studies.csv").read_text().splitlines()
     assert len(lines) == 2 and lines[1].startswith("demo,1,5,6,2,2,1,1,0,0,")
 

@@ -1,5 +1,6 @@
 """Attention with and without 1/√d, on runs whose second query looks at two keys with known weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ def attentive(d: int, is_divided: bool, apart: float, seed: int = 0, solved: int
         ]
 
     model = {"_target_": "transformer", "hidden": WIDTH, "heads": heads, "scaling": is_divided}
-    return Fake("transformer", seed, config={"model": model}, also=also, more={"solved_step": solved})
+    more = {"solved_step": solved}
+    return Fake("transformer", seed, config={"model": model}, also=also, solved=solved is not None, more=more)
 
 
 def as_theory_says(d: int, is_divided: bool, seed: int = 0, solved: int | None = 100) -> Fake:
@@ -102,6 +104,16 @@ def test_learning_suffers_where_each_seed_takes_longer_or_fails(script, tmp_path
     late = "3 of 3 seeds solve the task, 3 of 3 with it, each that does later than all with it"
     counts = late if solved else "0 of 3 seeds solve the task, 3 of 3 with it"
     assert f"Learning suffers: {counts} (by chance 1 in 20)" in said
+
+
+def test_runs_that_did_not_finish_have_not_failed_to_learn(script, tmp_path: Path):
+    fakes = [as_theory_says(4, divided) for divided in (True, False)]
+    fakes += [as_theory_says(16, divided, seed) for divided in (True, False) for seed in range(5)]
+    fakes[7:] = [replace(fake, status="running", more={}) for fake in fakes[7:]]
+    tables = load(script, tmp_path, *fakes)
+    said = script("scaling").finding(tables)
+    assert said.endswith("is not shown: 0 of 0 seeds solve the task, 5 of 5 with it. Not counted: 5 running")
+    assert "solved without by 0 of 0 seeds" in script("scaling").caption(tables)
 
 
 def test_every_panel_has_its_marks_and_unsolved_runs_a_cross(script, tmp_path: Path):

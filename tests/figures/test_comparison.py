@@ -18,6 +18,7 @@ from retrograde.figures.comparison import (
     model_names,
     outcome,
     slug,
+    uncounted,
 )
 from retrograde.record.store import FolderStore
 
@@ -152,6 +153,13 @@ def test_outcome_tells_divergence_from_failure():
     assert outcome({"status": "finished", "solved": False, "diverged_step": float("nan")}) == "unsolved"
     assert outcome({"status": "finished", "solved": False, "diverged_step": 7}) == "diverged"
     assert outcome({"status": "failed"}) == "failed"
+
+
+def test_outcomes_that_do_not_tell_are_counted_apart():
+    assert uncounted(["solved", "unsolved", "diverged"]) == ""
+    assert (
+        uncounted(["running", "failed", "interrupted", "running"]) == "Not counted: 1 failed, 1 interrupted, 2 running"
+    )
 
 
 def test_every_run_that_did_not_end_well_is_named(tmp_path: Path):

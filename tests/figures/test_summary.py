@@ -7,16 +7,26 @@ from pathlib import Path
 import pytest
 
 from fake_runs import CARD, Fake, shallow, write_run
-from retrograde.figures.comparison import comparisons
-from retrograde.figures.summary import Row, doubts, per_model, per_run, steps_taken
+from retrograde.figures.comparison import Comparison, comparisons
+from retrograde.figures.summary import Row, doubts, per_model, per_run, score_in_words, steps_taken, verdict
 from retrograde.record.store import FolderStore
 
 
-def rows(outputs: Path, *fakes: Fake) -> list[Row]:
+def compared(outputs: Path, *fakes: Fake) -> Comparison:
     for fake in fakes:
         write_run(outputs, fake)
     (comparison,), _ = comparisons(FolderStore(outputs))
+    return comparison
+
+
+def rows(outputs: Path, *fakes: Fake) -> list[Row]:
+    comparison = compared(outputs, *fakes)
     return per_model(per_run(comparison), comparison)
+
+
+def said(outputs: Path, *fakes: Fake) -> str:
+    comparison = compared(outputs, *fakes)
+    return verdict(per_model(per_run(comparison), comparison), comparison)
 
 
 def test_scores_lie_on_a_line_from_a_little_below_the_best_rule_to_perfect(tmp_path: Path):
@@ -61,10 +71,7 @@ def test_a_run_that_diverged_stays_at_risk_and_one_that_failed_leaves(tmp_path: 
         ("failed", {"status": "failed", "steps": 20}, 30),
     ):
         others = [Fake("gru", seed, solved=False, more=more) for seed in (3, 4)]
-        for fake in (*solved, *others):
-            write_run(tmp_path / name, fake)
-        (comparison,), _ = comparisons(FolderStore(tmp_path / name))
-        found = steps_taken(per_run(comparison))
+        found = steps_taken(per_run(compared(tmp_path / name, *solved, *others)))
         assert found.value == expected
         assert (found.low, found.high) == (10, math.inf)
 
@@ -76,6 +83,43 @@ def test_few_seeds_are_warned_of_once_for_all_models_alike(tmp_path: Path):
         "elman and lstm: 0 of 3 solved is not told apart from a solve rate of one half (0 to 56 %)",
         "gru: 3 of 3 solved is not told apart from a solve rate of one half (44 to 100 %)",
     ]
+
+
+def test_runs_that_did_not_finish_are_in_no_rate_and_are_told_of(tmp_path: Path):
+    """One of two solves: the one that diverged did not."""
+    fakes = [Fake("gru", 0), Fake("gru", 1, solved=False, more={"diverged_step": 7})]
+    fakes += [Fake("gru", 2, status="running"), Fake("gru", 3, status="running"), Fake("gru", 4, status="failed")]
+    (row,) = rows(tmp_path, *fakes)
+    assert (row.solved, row.runs, row.rate) == (1, 2, "9 to 91 %")
+    assert row.beside == "Not counted: 1 failed, 2 running"
+    assert doubts([row])[0].startswith("2 seeds are few")
+
+
+def test_of_runs_that_all_go_on_nothing_is_said(tmp_path: Path):
+    fakes = [Fake("gru", seed, status="running") for seed in range(10)]
+    (row,) = rows(tmp_path, *fakes)
+    assert (row.solved, row.runs, row.rate, doubts([row])) == (0, 0, "", [])
+    (comparison,), _ = comparisons(FolderStore(tmp_path))
+    assert verdict([row], comparison) == "No run on adding has finished. Not counted: 10 running."
+
+
+def test_the_verdict_is_of_finished_runs(tmp_path: Path):
+    ended = [Fake("elman", solved=False), Fake("gru", 0), Fake("lstm", 0), Fake("lstm", 1, solved=False)]
+    beside = [Fake("gru", 1, status="interrupted"), Fake("tcn", status="failed")]
+    whole = "1 of 3 models solve adding with every seed: gru; lstm with some."
+    assert said(tmp_path / "ended", *ended) == whole
+    assert said(tmp_path / "beside", *ended, *beside) == (
+        "1 of 3 models solve adding with every finished seed: gru; lstm with some. No run of tcn has finished. "
+        "Not counted: 1 failed, 1 interrupted."
+    )
+    none = "No model solves adding. No run of tcn has finished. Not counted: 1 failed."
+    assert said(tmp_path / "none", ended[0], beside[1]) == none
+
+
+def test_an_infinite_score_is_written_as_in_every_table(tmp_path: Path):
+    (row,) = rows(tmp_path, Fake("gru", solved=False, more={"score": -math.inf}))
+    assert (row.scores, row.median) == (["−∞"], "−∞")
+    assert score_in_words(-0.5) == "−0.500"
 
 
 def test_enough_seeds_are_warned_of_with_nothing(tmp_path: Path):

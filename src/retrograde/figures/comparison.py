@@ -9,7 +9,8 @@ asked of all runs of a study at once.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -32,6 +33,9 @@ NO_MODEL = ("seed", "study", "task", "probe", "probing", *NOT_PART_OF_THE_RESULT
 
 RULE, REACH = "config.model.rule", "config.model.k"
 """The settings that say which shallow rule a run is of, and how many steps one sees that looks at the last few."""
+
+COUNTED = ("solved", "unsolved", "diverged")
+"""Outcomes that tell whether a run solves its task, as one that diverged does not; the others do not tell yet."""
 
 BEFORE, AFTER = "before", "after"
 
@@ -276,6 +280,16 @@ def outcome(run: Mapping[str, Any]) -> str:
 def outcomes(runs: pd.DataFrame) -> list[str]:
     """How each ended."""
     return [outcome(run) for run in records(runs.reindex(columns=["status", "diverged_step", "solved"]))]
+
+
+def uncounted(ended: Iterable[str]) -> str:
+    """How many runs there were beside those that count, by how they ended; empty where all count.
+
+    >>> uncounted(["solved", "running", "failed", "running", "diverged"])
+    'Not counted: 1 failed, 2 running'
+    """
+    beside = Counter(one for one in ended if one not in COUNTED)
+    return f"Not counted: {', '.join(f'{beside[one]} {one}' for one in sorted(beside))}" if beside else ""
 
 
 def exceptions(runs: pd.DataFrame) -> list[str]:

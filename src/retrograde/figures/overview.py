@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from retrograde.figures.comparison import Comparison
+from retrograde.figures.comparison import COUNTED, Comparison, listed
 from retrograde.figures.provenance import number
 from retrograde.figures.statistics import Estimate, improvement, in_percent, interquartile_mean, solve_rate
 from retrograde.figures.summary import ASKED, score_in_words, seconds_in_words
@@ -26,6 +26,7 @@ class OfStudy:
     runs: int
     ended: str
     solved: int
+    counted: int
     rate: str
     score: str
     between: str
@@ -47,7 +48,7 @@ def per_study(study: str, parts: Sequence[tuple[Comparison, pd.DataFrame]]) -> d
     """
     runs = pd.concat([table.astype({"model": str}).assign(variant=place) for place, (_, table) in enumerate(parts)])
     solved = int((runs["outcome"] == "solved").sum())
-    rate = solve_rate(solved, len(runs))
+    rate = solve_rate(solved, int(runs["outcome"].isin(COUNTED).sum()))
     scored = runs[np.isfinite(runs["test score"].astype(float))]
     strata = [of_one["test score"].to_numpy(dtype=float) for _, of_one in scored.groupby(["variant", "model"])]
     score = interquartile_mean(strata) if strata else Estimate(*[np.asarray(np.nan)] * 3)
@@ -96,7 +97,7 @@ def in_words(numbers: Mapping[str, object], stem: str) -> OfStudy:
         low, high = (number(value(f"{name}, {end}")) for end in ("least", "most"))
         return low if low == high else f"{low} to {high}"
 
-    measured = count("runs with a horizon")
+    measured, counted = count("runs with a horizon"), sum(map(count, COUNTED))
     low, high = value("score, low"), value("score, high")
     score = value("interquartile mean score")
     return OfStudy(
@@ -106,7 +107,8 @@ def in_words(numbers: Mapping[str, object], stem: str) -> OfStudy:
         runs=count("runs"),
         ended=", ".join(f"{count(name)} {name}" for name in ODD if count(name)),
         solved=count("solved"),
-        rate=in_percent(solve_rate(count("solved"), count("runs"))),
+        counted=counted,
+        rate=in_percent(solve_rate(count("solved"), counted)) if counted else "",
         score="–" if math.isnan(score) else score_in_words(score),
         between="" if math.isnan(low) else f"{score_in_words(low)} to {score_in_words(high)}",
         scored=count("runs with a score"),
@@ -131,27 +133,35 @@ class Lead:
     told: str
 
 
-def leads(parts: Sequence[pd.DataFrame]) -> tuple[str, list[Lead]]:
+@dataclass(frozen=True)
+class Leads:
+    """A model against all others. ``tied`` are those that lead as far as it, ``lost`` is how many runs rank lowest."""
+
+    leader: str
+    tied: str
+    lost: int
+    over: list[Lead]
+
+
+def leads(parts: Sequence[pd.DataFrame]) -> Leads | None:
     """The model that leads on validation, and what its test scores say against the others; ``per_run`` by variant.
 
-    Compared are models with a score on every variant; empty where there are not two.
+    Compared are models with a run that counts on every variant; None where there are not two, or none was validated. A
+    run without a score, such as one that diverged, ranks below all that have one.
     """
-    tables = [part.assign(model=part["model"].astype(str)) for part in parts]
-    scores = [
-        {model: of_model[np.isfinite(of_model)].to_numpy() for model, of_model in table.groupby("model")["test score"]}
-        for table in (table.astype({"test score": float}) for table in tables)
+    columns = ["test score", "best validation score"]
+    tables = [
+        part[part["outcome"].isin(COUNTED)].astype({"model": str} | dict.fromkeys(columns, float)) for part in parts
     ]
-    everywhere = [
-        model for model in dict.fromkeys(tables[0]["model"]) if all(len(one.get(model, ())) for one in scores)
-    ]
+    tables = [table.fillna(dict.fromkeys(columns, -np.inf)) for table in tables]
+    scores = [{str(model): of.to_numpy() for model, of in table.groupby("model")[columns[0]]} for table in tables]
+    everywhere = [model for model in dict.fromkeys(tables[0]["model"]) if all(model in one for one in scores)]
     if len(everywhere) < 2:
-        return "", []
-    chosen_by = pd.DataFrame(
-        [table.groupby("model")["best validation score"].median().reindex(everywhere) for table in tables], dtype=float
-    ).mean(skipna=False)  # one that is known on the easier variants alone would be ahead by that
-    if chosen_by.isna().all():
-        return "", []
-    leader = str(chosen_by.idxmax())
+        return None
+    chosen_by = pd.DataFrame([table.groupby("model")[columns[1]].median()[everywhere] for table in tables]).mean()
+    if not np.isfinite(chosen_by.max()):
+        return None
+    leader, *tied = chosen_by.index[chosen_by == chosen_by.max()]
     rows = []
     for model in everywhere:
         if model == leader:
@@ -167,7 +177,8 @@ def leads(parts: Sequence[pd.DataFrame]) -> tuple[str, list[Lead]]:
                 told=told if has_interval else "too few seeds",
             )
         )
-    return leader, rows
+    lost = sum(int(np.isneginf(one[model]).sum()) for one in scores for model in everywhere)
+    return Leads(leader, listed(tied) if tied else "", lost, rows)
 
 
 def _least(values: Sequence[float]) -> float:

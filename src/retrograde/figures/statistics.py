@@ -174,7 +174,7 @@ def improvement(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], seed: 
     ours, theirs = _scores(ours), _scores(theirs)
     if len(ours) != len(theirs):
         raise ValueError(f"scores on {len(ours)} tasks cannot be compared with scores on {len(theirs)}")
-    above = [(np.sign(one[:, None] - other) + 1) / 2 for one, other in zip(ours, theirs, strict=True)]
+    above = [(one[:, None] > other) + (one[:, None] == other) / 2 for one, other in zip(ours, theirs, strict=True)]
     value = np.asarray(np.mean([pairs.mean() for pairs in above]))
     sizes = [list(map(len, side)) for side in (ours, theirs)]
     if any(sum(size) < FEWEST or min(size) < FEWEST_IN_STRATUM for size in sizes):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from retrograde.figures import theme
-from retrograde.figures.comparison import Comparison, listed, listed_in_short, outcomes
+from retrograde.figures.comparison import COUNTED, Comparison, listed, listed_in_short, outcomes, uncounted
 from retrograde.figures.provenance import lag_quantiles, number
 from retrograde.figures.statistics import Estimate, in_percent, not_told, solve_rate, steps_to_solve, too_few
 
@@ -49,7 +49,8 @@ class Scores:
 class Row:
     """What the summary says of one model, in words as they are to be read.
 
-    ``rate`` is the interval of the solve rate, ``steps`` the median number to solve and ``between`` its interval.
+    ``runs`` are those that count, ``beside`` tells of the others. ``rate`` is the interval of the solve rate, ``steps``
+    the median number to solve and ``between`` its interval.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Row:
     solved: int
     runs: int
     rate: str
+    beside: str
     scores: list[str]
     median: str
     line: Scores
@@ -88,15 +90,16 @@ def per_model(runs: pd.DataFrame, comparison: Comparison) -> list[Row]:
         of_model = runs[runs["model"] == model]
         scores = of_model["test score"].dropna().astype(float).tolist()
         horizons = [_middle(of_model[f"horizon {when} (lags)"]) for when in ("before", "after")]
-        solved = int((of_model["outcome"] == "solved").sum())
+        solved, counted = int((of_model["outcome"] == "solved").sum()), int(of_model["outcome"].isin(COUNTED).sum())
         taken = steps_taken(of_model)
         rows.append(
             Row(
                 model=model,
                 colour=looks[model].colour,
                 solved=solved,
-                runs=len(of_model),
-                rate=in_percent(solve_rate(solved, len(of_model))),
+                runs=counted,
+                rate=in_percent(solve_rate(solved, counted)) if counted else "",
+                beside=uncounted(of_model["outcome"]),
                 scores=[score_in_words(score) for score in scores[:SHOWN]]
                 + [f"and {len(scores) - SHOWN} more"] * (len(scores) > SHOWN),
                 median=score_in_words(float(np.median(scores))) if scores else "–",
@@ -126,19 +129,30 @@ def steps_taken(runs: pd.DataFrame) -> Estimate | None:
 
 def verdict(rows: list[Row], comparison: Comparison) -> str:
     """How many models solve the task, in one sentence."""
-    always = [row.model for row in rows if row.solved == row.runs]
-    partly = [row.model for row in rows if 0 < row.solved < row.runs]
-    if not always and not partly:
-        return f"No model solves {comparison.task}."
-    sentence = f"{len(always)} of {len(rows)} models solve {comparison.task} with every seed"
-    if always and len(always) < len(rows):
+    beside = uncounted(outcomes(comparison.runs))
+    finished = [row for row in rows if row.runs]
+    always = [row.model for row in finished if row.solved == row.runs]
+    partly = [row.model for row in finished if 0 < row.solved < row.runs]
+    every = "every finished seed" if beside else "every seed"
+    sentence = f"{len(always)} of {len(finished)} models solve {comparison.task} with {every}"
+    if always and len(always) < len(finished):
         sentence += f": {listed(always)}"
-    return f"{sentence}; {listed(partly)} with some." if partly else f"{sentence}."
+    if partly:
+        sentence += f"; {listed(partly)} with some"
+    if not always and not partly:
+        sentence = f"No model solves {comparison.task}" if finished else f"No run on {comparison.task} has finished"
+    without = [row.model for row in rows if not row.runs] if finished else []
+    return " ".join(
+        f"{part}."
+        for part in (sentence, f"No run of {listed_in_short(without)} has finished" if without else "", beside)
+        if part
+    )
 
 
 def doubts(rows: list[Row]) -> list[str]:
     """What these seeds are too few for, in sentences without their full stop."""
     found = []
+    rows = [row for row in rows if row.runs]
     for seeds in sorted({row.runs for row in rows}):
         of_size = [row.model for row in rows if row.runs == seeds]
         if warning := too_few(seeds, "a model's median"):
@@ -165,8 +179,12 @@ def _middle(values: pd.Series) -> str:
 
 
 def score_in_words(value: float) -> str:
-    """Three digits, with a true minus."""
-    return f"{value:.3f}".replace("-", "−")
+    """Three digits, with a true minus.
+
+    >>> [score_in_words(score) for score in (0.5, -0.787, -math.inf)]
+    ['0.500', '−0.787', '−∞']
+    """
+    return number(value) if math.isinf(value) else f"{value:.3f}".replace("-", "−")
 
 
 def _reached(steps: float) -> str:

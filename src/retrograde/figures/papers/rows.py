@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from retrograde.figures.comparison import Comparison, comparisons, listed, outcomes, records
+from retrograde.figures.comparison import COUNTED, Comparison, comparisons, listed, outcomes, records
 from retrograde.figures.papers.presets import BY_LENGTH, SEQUENCES, SHARE, TESTS, Claim, Preset
 from retrograde.figures.papers.table import (
     COLUMNS,
@@ -23,9 +23,6 @@ from retrograde.figures.provenance import lag_quantiles, trivial_rule
 from retrograde.figures.statistics import Estimate, interval, mean_interval, solve_rate
 from retrograde.record.metadata import number_of
 from retrograde.record.store import FolderStore
-
-ENDED = ("solved", "unsolved", "diverged")
-"""Outcomes that are results: a run that diverged did not solve its task; one that failed says nothing of it."""
 
 SCORED = ("score", "loss", SHARE)
 """Quantities beside which a trivial rule stands."""
@@ -95,7 +92,7 @@ def _found(of: Preset, claim: Claim, runs: Runs | None) -> dict[str, str]:
         return {"verdict": f"{NOT_RUN}: {of.head['Cost'].removeprefix(f'{NOT_RUN}: ')}"}
     given = [all(of.has(run, key, [value]) for key, value in claim.where.items()) for run in records(runs.table)]
     mine = runs.table[given]
-    ended = mine[mine["outcome"].isin(ENDED)]
+    ended = mine[mine["outcome"].isin(COUNTED)]
     expected = of.expected(claim.where)
     settings = [tuple(of.values_of(run)) for run in records(ended)]
     twice = next((one for one in settings if settings.count(one) > 1), None)
