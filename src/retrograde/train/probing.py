@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 
 from retrograde.core.choices import LeftOut
@@ -152,8 +153,8 @@ class Probing(pl.Callback):
             horizons = [reading for reading in readings if reading.name.startswith("horizon/")]
             lowest = [float(r.values) for r in horizons if r.name.removeprefix("horizon/").startswith(LOWEST)]
             if lowest:
-                # the components of a state are one memory: it reaches as far as the best of them
-                self.horizons.append(max(lowest))
+                # the components of a state are one memory: it reaches as far as the best of those that can be told
+                self.horizons.append(float(np.fmax.reduce(lowest)))
         self.allowance.firings.append(self.clock() - begun)
 
     @property
