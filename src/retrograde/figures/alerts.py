@@ -106,8 +106,8 @@ def unjudged(comparison: Comparison) -> str:
             kinds.setdefault(without, []).append(kind)
     parts = []
     for runs, of_runs in kinds.items():
-        needed = dict.fromkeys(probe for kind in of_runs for probe in NEEDS[kind])
-        wanting = [probe for probe in needed if any(probe not in probes[run] for run in runs)]
+        of_kinds = dict.fromkeys(probe for kind in of_runs for probe in NEEDS[kind])
+        wanting = [probe for probe in of_kinds if any(probe not in probes[run] for run in runs)]
         titles = listed([TITLES[kind].lower() for kind in of_runs])
         parts.append(f"{titles} could not be judged in {number_of(len(runs), 'run')}, for want of {listed(wanting)}")
     return "; ".join(parts)
