@@ -10,6 +10,7 @@ Data:      the test score of each run and how it ended; the setting optimizer.lr
 
 import re
 import sys
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,12 @@ STATE_SPACE = ("lru", "s4d", "mamba")
 
 LOWEST = -0.25
 """Score at which the axis ends; what lies below it, or is no number, is marked there."""
+
+SHORT, LONG = 20, 28
+"""Characters of a name that three panels beside each other have room for, and of a line above one of two."""
+
+LINE, HEADLINE = 0.14, 0.19
+"""Inches that a line of a name takes, and one of the headline."""
 
 
 def load(comparison: Comparison) -> Tables:
@@ -77,8 +84,10 @@ def without_rate(model: str) -> str:
 
     >>> without_rate("lstm (lr=0.01)"), without_rate("lstm (hidden=8, lr=0.01)")
     ('lstm', 'lstm (hidden=8)')
+    >>> without_rate("lstm (optimizer.lr=0.01, regularizer.lr=1)")
+    'lstm (regularizer.lr=1)'
     """
-    return re.sub(r"(, )?\blr=[^,)]*", "", model).replace("(, ", "(").replace(" ()", "")
+    return re.sub(r"(, )?(?<![\w.])(optimizer\.)?lr=[^,)]*", "", model).replace("(, ", "(").replace(" ()", "")
 
 
 def _cells(numbers: pd.DataFrame) -> pd.DataFrame:
@@ -189,11 +198,14 @@ def draw(tables: Tables) -> Figure:
     """A panel a network: test scores over the rate, every seed; the window shaded; below, all windows side by side."""
     numbers, windows = tables[NUMBERS], tables["windows"]
     networks = list(windows["network"])
-    columns = min(len(networks), 3)
+    columns = min(len(networks), 3 if max(map(len, networks)) <= SHORT else 2)
     rows = -(-len(networks) // columns)
-    height = 0.5 + 0.4 * len(networks)
-    figure = Figure(figsize=(theme.WIDTH, 2.3 * rows + height + 1.6), layout="constrained")
-    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[2.3] * rows + [height])
+    names = ["\n".join(textwrap.wrap(network, LONG, break_on_hyphens=False)) for network in networks]
+    lines = max(name.count("\n") + 1 for name in names)
+    panel = 2.3 + LINE * (lines - 1)
+    height = 0.5 + max(0.4, LINE * (lines + 1)) * len(networks)
+    figure = Figure(figsize=(theme.WIDTH, panel * rows + height + 1.6), layout="constrained")
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[panel] * rows + [height])
     families = theme.looks(numbers["model"])
     looks = {theme.family(model): look for model, look in families.items()}
     solved = float(tables["lines"]["score"].iloc[0])
@@ -204,7 +216,7 @@ def draw(tables: Tables) -> Figure:
         window = windows[windows["network"] == network].iloc[0]
         _draw_scores(axes, numbers[numbers["network"] == network], looks[theme.family(network)], window)
         axes.axhline(solved, color=theme.QUIET, lw=0.7, dashes=(5, 3), zorder=1)
-        axes.set_title(network, fontweight="bold")
+        axes.set_title(names[place], fontweight="bold")
         axes.tick_params(labelleft=place % columns == 0)
         axes.set_xlabel("learning rate")
         if place % columns == 0:
@@ -212,9 +224,13 @@ def draw(tables: Tables) -> Figure:
     assert first is not None  # there is a network
     first.set_xscale("log")
     first.set_ylim(LOWEST, 1.08)
-    _draw_windows(figure.add_subplot(grid[rows, :]), windows, looks, numbers["learning rate"])
+    beside = figure.add_subplot(grid[rows, :])
+    _draw_windows(beside, windows, looks, numbers["learning rate"])
+    beside.set_yticks(range(len(names)), names)
     _draw_legend(figure, solved, numbers)
     theme.headline(figure, finding(tables))
+    beyond = figure.get_suptitle().count("\n") - 2  # for three lines there is room
+    figure.set_figheight(figure.get_figheight() + HEADLINE * max(beyond, 0))
     return figure
 
 
@@ -261,7 +277,6 @@ def _draw_windows(axes: Axes, windows: pd.DataFrame, looks: dict[str, theme.Look
         axes.text(place[0], y - 0.22, words, ha=place[1], va="center", fontsize=theme.SMALL, color=theme.INK)
     axes.set_xscale("log")
     axes.set_xlim(rates.min() / 1.5, rates.max() * 1.5)
-    axes.set_yticks(range(len(windows)), list(windows["network"]))
     axes.set_ylim(len(windows) - 0.5, -0.5)
     axes.set_xlabel("learning rates at which most seeds solve the task")
     for rate in sorted(rates.unique()):

@@ -85,6 +85,7 @@ class Section:
     alerts: list[alerts.Raised]
     alert_rows: pd.DataFrame
     asked: int
+    unjudged: str
     answers: list[Answer]
     not_drawn: list[tuple[str, str]]
     unrecorded: list[tuple[str, str]]
@@ -214,7 +215,8 @@ def section(comparison: Comparison, given: Asked, runs: pd.DataFrame, folder: Pa
         exceptions=exceptions(comparison.runs),
         alerts=alerts.per_kind(raised, comparison),
         alert_rows=raised,
-        asked=alerts.asked(comparison),
+        asked=len(alerts.asked(comparison)),
+        unjudged=alerts.unjudged(comparison),
         answers=sorted(others, key=_most_models),
         not_drawn=given.not_drawn,
         unrecorded=given.unrecorded,

@@ -5,6 +5,7 @@ The launcher launches through another one, Hydra's own or a plugin's: ``launcher
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -55,11 +56,13 @@ class SweepLauncher(Launcher):
         """As Hydra calls it."""
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise ValueError("a sweep starts the processes of its runs itself: launch it without torchrun")
-        total = self.total or initial_job_idx + len(job_overrides)
-        jobs = [
+        asked = [
             self.composer.planned(number, overrides)
             for number, overrides in enumerate(job_overrides, initial_job_idx + 1)
         ]
+        once = {job.folder.path: job for job in asked}  # 0.1 and 0.10 are one run
+        jobs = [replace(job, number=number) for number, job in enumerate(once.values(), initial_job_idx + 1)]
+        total = self.total or initial_job_idx + len(jobs)
         if self.composer.master.get("plan", False) is not False:
             if not self.by_itself:
                 raise ValueError("plan: what this sweeper tries next hangs on what comes of it; it cannot be planned")
@@ -96,7 +99,7 @@ class SweepLauncher(Launcher):
                 print(line, flush=True)
             if outcome.bad:
                 raise SweepError(f"{outcome.bad} of {number_of(len(jobs), 'run')} did not finish")
-        return [_returned(job) for job in jobs]
+        return [_returned(job) for job in asked]
 
 
 class StudySweeper(BasicSweeper):

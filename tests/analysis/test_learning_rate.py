@@ -1,12 +1,15 @@
 """Windows of learning rates, on runs that solve at known ones."""
 
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from fake_runs import Fake, write_run
+from retrograde.figures import theme
 from retrograde.figures.comparison import NothingToDraw, comparisons
 from retrograde.record.store import FolderStore
 
@@ -114,6 +117,28 @@ def test_divergence_is_marked_and_every_panel_has_its_runs(script, tmp_path: Pat
     crosses = [line for line in axes[0].lines if line.get_marker() == "x"]
     assert sum(len(line.get_xdata()) for line in crosses) == 2
     assert tables["windows"].set_index("network").loc["gru", "to"] == 0.3
+
+
+@pytest.mark.parametrize("words", ["a note of some words", "n" * 60])
+def test_long_names_stay_within_their_panels(script, tmp_path: Path, words: str):
+    """Also where a value is one long word that no line has room for."""
+    settings = [{"trainer": {"clip": clip}, "note": f"{words} {place}"} for place, clip in enumerate([None, 1, 2, 3])]
+    groups = [
+        [replace(fake, config=fake.config | of_group) for fake in swept("gru", (1e-3, 1e-1))] for of_group in settings
+    ]
+    tables = load(script, tmp_path, *groups)
+    with theme.applied():
+        figure = script("learning_rate").draw(tables)
+        theme.write_powers(figure)
+        FigureCanvasAgg(figure).draw()
+        *panels, beside = figure.axes
+        for axes in panels:
+            (title,) = (text for text in (axes.title, axes._left_title) if text.get_text())
+            assert title.get_window_extent().x1 <= axes.get_window_extent().x1
+        names = [label.get_window_extent() for label in beside.get_yticklabels()]
+        assert min(name.x0 for name in names) >= 0
+        assert all(below.y1 < above.y0 for above, below in pairwise(names))
+        assert max(axes.get_tightbbox().y1 for axes in panels) < figure._suptitle.get_window_extent().y0
 
 
 def test_what_did_not_end_is_marked_and_not_counted(script, tmp_path: Path):

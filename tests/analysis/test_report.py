@@ -157,9 +157,20 @@ def test_what_readings_warn_of_is_counted_and_said_in_the_runs_own_words(page, m
 
 
 def test_a_page_of_runs_that_warn_of_nothing_says_so_once_they_were_asked(tmp_path, script, capsys):
-    write_run(tmp_path, Fake("lstm", 0, more={"alerts": []}))
-    assert report(script, capsys, tmp_path)[0] == 0
-    assert "No alert holds at the end of the run." in (tmp_path / "report" / "index.html").read_text()
+    names = ("state_gradient", "lag_gradient", "attention", "parameters", "health")
+    probes = {name: {"_target_": name} for name in names}
+    write_run(tmp_path / "all", Fake("lstm", 0, more={"alerts": []}, config={"probe": probes}))
+    assert report(script, capsys, tmp_path / "all")[0] == 0
+    assert "No alert holds at the end of the run." in (tmp_path / "all" / "report" / "index.html").read_text()
+    del probes["health"]
+    for seed in (0, 1):
+        write_run(tmp_path / "some", Fake("lstm", seed, more={"alerts": []}, config={"probe": probes}))
+    assert report(script, capsys, tmp_path / "some")[0] == 0
+    said = (
+        "No alert of the kinds that could be judged holds at the end of any of the 2 runs; dead units and saturated "
+        "states could not be judged in 2 runs, for want of health."
+    )
+    assert said in (tmp_path / "some" / "report" / "index.html").read_text()
 
 
 def test_unreadable_runs_are_named_below_the_outputs_not_by_machine(page, made):

@@ -373,6 +373,7 @@ def test_whatever_lies_there_is_a_row(shown, rows, tmp_path: Path, content) -> N
         (["full", "--where", "gru"], "'gru' is no condition: write column=value"),
         (["full", "--where", "score>much"], "'score>much': score is a number, 'much' is none"),
         (["full", "--sort", "-scroe"], "there is no column 'scroe'; did you mean 'score'"),
+        (["full", "--sort", "stepps"], "there is no column 'stepps'; did you mean 'steps' or 'step' or"),
         (["full", "--columns", "run,stat"], "there is no column 'stat'; did you mean 'status'"),
         (["full", "--csv", "nowhere/runs.csv"], "[Errno 2] No such file or directory: 'nowhere/runs.csv'"),
         (["full", "--command", "lstm"], "there is no run 'lstm' below '{}/full'"),

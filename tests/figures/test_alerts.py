@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fake_runs import Fake, write_run
-from retrograde.figures.alerts import OfModel, Raised, asked, per_alert, per_kind
+from retrograde.figures.alerts import OfModel, Raised, asked, per_alert, per_kind, unjudged
 from retrograde.figures.comparison import Comparison, comparisons
 from retrograde.record.store import FolderStore
 
@@ -28,7 +28,7 @@ def test_a_hundred_runs_with_one_alert_are_one_sentence_with_a_count(tmp_path: P
     assert per_kind(per_alert(comparison), comparison) == [
         Raised("Vanishing gradient", "warning", 100, [OfModel("elman", 100, 100, "seed 50", 50)], "")
     ]
-    assert asked(comparison) == 100
+    assert len(asked(comparison)) == 100
 
 
 def test_kinds_come_by_weight_and_models_with_their_counts(tmp_path: Path) -> None:
@@ -50,7 +50,39 @@ def test_kinds_come_by_weight_and_models_with_their_counts(tmp_path: Path) -> No
     assert lines[0].models == [OfModel("lstm", 1, 2, "NaN", 1)]
     assert lines[1].models == [OfModel("gru", 1, 1, "below", 0)]  # two alerts of one run
     assert table["text"].to_list() == ["NaN", "above", "below", "clipped", "lost"]
-    assert asked(comparison) == 4
+    assert len(asked(comparison)) == 4
+
+
+def test_a_model_has_as_many_runs_as_were_asked(tmp_path: Path) -> None:
+    runs = {("gru", 0): [alert("vanishing", "lost")], ("gru", 1): [], ("gru", 2): None}
+    comparison = compared(tmp_path, runs)
+    (line,) = per_kind(per_alert(comparison), comparison)
+    assert (line.runs, line.models[0].runs, line.models[0].asked, len(asked(comparison))) == (1, 1, 2, 2)
+
+
+EVERY = ("state_gradient", "lag_gradient", "attention", "parameters", "health")
+
+
+def probed(outputs: Path, *probes: tuple[str, ...]) -> Comparison:
+    """A run with each of these sets of probes, and no alert."""
+    for seed, names in enumerate(probes):
+        config = {"probe": {name: {"_target_": name} for name in names}}
+        write_run(outputs, Fake("lstm", seed, more={"alerts": []}, config=config))
+    ((one,), _) = comparisons(FolderStore(outputs))
+    return one
+
+
+def test_what_no_probe_was_asked_about_is_not_taken_for_sound(tmp_path: Path) -> None:
+    assert unjudged(probed(tmp_path / "every", EVERY)) == ""
+    assert unjudged(probed(tmp_path / "some", EVERY, EVERY[1:], EVERY[1:4])) == (
+        "exploding gradient and vanishing gradient could not be judged in 2 runs, for want of state_gradient; "
+        "dead units and saturated states could not be judged in 1 run, for want of health"
+    )
+    assert unjudged(probed(tmp_path / "none", ())) == (
+        "exploding gradient, vanishing gradient, dead units, saturated states, collapsed attention and clipping on "
+        "most steps could not be judged in 1 run, for want of lag_gradient, state_gradient, health, attention and "
+        "parameters"
+    )
 
 
 def test_what_ended_a_run_is_said_before_what_followed_from_it(tmp_path: Path) -> None:

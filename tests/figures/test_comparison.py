@@ -82,19 +82,69 @@ def test_rules_alone_are_compared_with_one_another(tmp_path: Path):
     assert found.rules.empty and found.rule_scores().empty
 
 
-def test_seed_probes_and_where_results_go_make_no_model():
-    runs = pd.DataFrame(
-        {
-            "model": ["gru", "gru"],
-            "config.seed": [0, 1],
-            "config.probe.attention.samples": [1, 2],
-            "config.recorder.mode": ["online", "offline"],
-            "config.trainer.accelerator": ["cpu", "gpu"],
-            "config.probing.samples": [8, 16],
-        }
-    )
-    assert model_names(runs) == ["gru", "gru"]
-    assert model_names(runs.assign(**{"config.trainer.clip": [1.0, 0.5]})) == ["gru (clip=1)", "gru (clip=0.5)"]
+def test_what_is_asked_of_a_run_and_how_it_is_recorded_make_no_model():
+    run = {
+        "model": "gru",
+        "config.seed": 0,
+        "config.probe.attention.samples": 1,
+        "config.recorder.mode": "online",
+        "config.trainer.accelerator": "cpu",
+        "config.trainer.validate_every": 50,
+        "config.trainer.test_samples": 64,
+        "config.probing.samples": 8,
+    }
+    other = {key: value * 2 for key, value in run.items() if key != "model"}
+    assert model_names([run, run | other]) == ["gru", "gru"]
+    clipped = [run | {"config.trainer.clip": clip} for clip in (1.0, 0.5)]
+    assert model_names(clipped) == ["gru (clip=1)", "gru (clip=0.5)"]
+
+
+def named(tmp_path: Path, *configs: dict) -> list[str]:
+    """The models' names of runs with these settings, of one model."""
+    for config in configs:
+        write_run(tmp_path, Fake("elman", config=config))
+    (found,), _ = comparisons(FolderStore(tmp_path))
+    return list(found.runs["model"].cat.categories)
+
+
+def test_nothing_is_called_null_and_a_number_as_it_is_written(tmp_path: Path):
+    clips = [{"trainer": {"clip": clip}} for clip in (None, 1.0, 1e30)]
+    assert named(tmp_path, *clips) == ["elman (clip=1)", "elman (clip=1e+30)", "elman (clip=null)"]
+
+
+WARMUP = {"_target_": "retrograde.train.schedules.transformer_warmup", "_partial_": True, "width": 8, "warmup": 4000}
+
+
+def test_a_choice_is_named_and_not_what_comes_with_it(tmp_path: Path):
+    """The scheduler's width is no width of the model's."""
+    runs = [
+        {"scheduler": None, "optimizer": {"lr": 0.003}, "width": 8},
+        {"scheduler": WARMUP, "optimizer": {"lr": 1.0}, "width": 8},
+    ]
+    assert named(tmp_path, *runs) == ["elman (scheduler=none, lr=0.003)", "elman (scheduler=transformer_warmup, lr=1)"]
+
+
+def test_optimizers_go_by_name_with_what_is_varied_of_each(tmp_path: Path):
+    adam = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.003}
+    sgd = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.003, "momentum": 0.0}
+    assert named(tmp_path / "two", {"optimizer": adam}, {"optimizer": sgd}) == [
+        "elman (optimizer=adam)",
+        "elman (optimizer=sgd)",
+    ]
+    three = [{"optimizer": one} for one in (adam, sgd, sgd | {"momentum": 0.9})]
+    assert named(tmp_path / "three", *three) == [
+        "elman (optimizer=adam)",
+        "elman (optimizer=sgd, momentum=0)",
+        "elman (optimizer=sgd, momentum=0.9)",
+    ]
+
+
+def test_settings_that_end_alike_are_told_apart(tmp_path: Path):
+    runs = [{"width": width, "scheduler": WARMUP | {"width": width}} for width in (8, 16)]
+    assert named(tmp_path, *runs) == [
+        "elman (width=8, scheduler.width=8)",
+        "elman (width=16, scheduler.width=16)",
+    ]
 
 
 def test_categories_are_the_models_of_the_whole_store(tmp_path: Path):

@@ -79,6 +79,7 @@ UNREADABLE = {
     "steps": "'steps' cannot be read: write key=value, and quote what is not a plain word or number",
     "a=1 b=2": "'a=1 b=2' cannot be read: write key=value, and quote what is not a plain word or number",
     "steps=1,2": "'steps=1,2' are several values: add --multirun for a run of each",
+    "study=demo,reach": "'study=demo,reach': one study at a time; give the command once for each",
     "probe=default,gates": "run of each, or brackets for all of them in one run: probe=[default,gates]",
     "+study=reach": "'study' has a value already: write it without the +",
     "+steps=3": "'steps' has a value already: write it without the +",
@@ -107,6 +108,13 @@ def test_bad_input_gets_one_line(command, tmp_path: Path, argument: str, message
     assert ended.message.startswith("retrograde: ")
     assert ended.message.endswith(message)
     assert not list(tmp_path.glob("out/*/*")), "a folder that will be taken for a run"
+
+
+@pytest.mark.parametrize("several", ["study=demo,powers", "study=choice(demo,powers)"])
+def test_several_studies_are_no_sweep(command, tmp_path: Path, several: str) -> None:
+    ended = command("-m", several, f"outputs={tmp_path}/out")
+    assert ended.message == f"retrograde: '{several}': one study at a time; give the command once for each"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from retrograde import ProbingSettings, Run
-from retrograde.core.records import Update
+from retrograde.core.records import Reading, Update
 from retrograde.models.gru import gru
 from retrograde.models.lstm import lstm
 from retrograde.probes.health import Health
@@ -139,6 +139,26 @@ def test_the_horizon_of_a_run_is_that_of_its_last_snapshot(finished: Run) -> Non
     furthest = horizons.groupby("step")["value"].max()  # of the hidden state and the cell
     assert finished.metadata["horizon_start"] == furthest[0]
     assert finished.metadata["horizon"] == furthest[20]
+
+
+@pytest.mark.parametrize(
+    ("horizons", "furthest"),
+    [([np.nan, 3.0, 2.0], 3.0), ([3.0, 2.0, np.nan], 3.0), ([np.nan, np.nan, np.nan], None)],
+)
+def test_a_component_whose_horizon_cannot_be_told_hides_no_other(small_run, horizons, furthest: float | None) -> None:
+    run = small_run(probes={"horizons": Horizons(horizons)}, steps=1)
+    assert run.metadata["horizon"] == furthest
+
+
+class Horizons:
+    """As of a state of three components."""
+
+    def __init__(self, horizons: list[float]) -> None:
+        self.horizons = horizons
+
+    def __call__(self, snapshot: object) -> list[Reading]:
+        names = [f"horizon/0.forward.{component}" for component in "abc"]
+        return [Reading(name, np.array(one), {}, "lags") for name, one in zip(names, self.horizons, strict=True)]
 
 
 @pytest.mark.parametrize("model", [lstm, gru])

@@ -130,6 +130,14 @@ def test_what_is_not_finished_is_done_again(command, sweep: Sweep, tmp_path: Pat
     assert not (folder.path / "tables" / "leftover.parquet").exists()
 
 
+def test_jobs_of_one_run_count_once(command, tmp_path: Path) -> None:
+    rates = "optimizer.lr=0.1,0.10,0.2"
+    ended = command("-m", "model=elman", *SETTINGS, rates, "recorder.mode=disabled", f"outputs={tmp_path}")
+    *lines, counts = ended.output.splitlines()
+    assert [line[:6] for line in lines if line.startswith("[")] == ["[1/2] ", "[2/2] "]
+    assert counts == f"2 runs: 2 finished; {tmp_path / 'single'}"
+
+
 def test_a_job_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PLACE, "7/24")
     assert place() == (7, 24)

@@ -2,7 +2,7 @@
 each model, however many runs that is about.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ import pandas as pd
 
 from retrograde.figures.comparison import Comparison, listed, records
 from retrograde.figures.theme import present
-from retrograde.record.alerts import KINDS, LEVELS, TITLES
+from retrograde.record.alerts import KINDS, LEVELS, NEEDS, TITLES, Kind
+from retrograde.record.metadata import number_of
 
 COLUMNS = ["model", "seed", "alert", "level", "layer", "component", "from step", "to step", "at the end", "text", "run"]
 
@@ -20,11 +21,12 @@ SPOKEN, NAMED = 4, 8
 
 @dataclass(frozen=True)
 class OfModel:
-    """Some runs of one model that raised the same kind of alert, and of its gravest the sentence in the middle."""
+    """Some of a model's ``asked`` runs, which raised the same kind of alert, and of its gravest the sentence in the
+    middle."""
 
     model: str
     runs: int
-    seeds: int
+    asked: int
     text: str
     seed: int
 
@@ -79,8 +81,9 @@ def per_kind(table: pd.DataFrame, comparison: Comparison) -> list[Raised]:
 def _of_model(alerts: pd.DataFrame, comparison: Comparison) -> OfModel:
     gravest = alerts[alerts["level"] == min(alerts["level"], key=lambda level: _place(LEVELS, level))]
     middle = records(gravest.sort_values("value", kind="stable"))[(len(gravest) - 1) // 2]
-    seeds = int((comparison.runs["model"] == middle["model"]).sum())
-    return OfModel(str(middle["model"]), int(alerts["run"].nunique()), seeds, str(middle["text"]), int(middle["seed"]))
+    of_model = set(comparison.runs.loc[comparison.runs["model"] == middle["model"], "run"])
+    those = len(of_model.intersection(asked(comparison)))
+    return OfModel(str(middle["model"]), int(alerts["run"].nunique()), those, str(middle["text"]), int(middle["seed"]))
 
 
 def _place(known: Sequence[str], name: str) -> int:
@@ -88,6 +91,28 @@ def _place(known: Sequence[str], name: str) -> int:
     return known.index(name) if name in known else len(known)
 
 
-def asked(comparison: Comparison) -> int:
-    """How many of the runs were asked for alerts: those that ended, and were not recorded before there were any."""
-    return sum("alerts" in comparison.store.metadata(run) for run in comparison.runs["run"])
+def asked(comparison: Comparison) -> list[str]:
+    """The runs that were asked for alerts: those that ended, and were not recorded before there were any."""
+    return [run for run in comparison.runs["run"] if "alerts" in comparison.store.metadata(run)]
+
+
+def unjudged(comparison: Comparison) -> str:
+    """Which kinds could not be judged in how many of these runs, for want of which probes; nothing where all could."""
+    probes = {run: _probes(comparison.store.metadata(run)) for run in asked(comparison)}
+    kinds: dict[tuple[str, ...], list[Kind]] = {}
+    for kind, needed in NEEDS.items():
+        without = tuple(run for run, there in probes.items() if not there.issuperset(needed))
+        if without:
+            kinds.setdefault(without, []).append(kind)
+    parts = []
+    for runs, of_runs in kinds.items():
+        of_kinds = dict.fromkeys(probe for kind in of_runs for probe in NEEDS[kind])
+        wanting = [probe for probe in of_kinds if any(probe not in probes[run] for run in runs)]
+        titles = listed([TITLES[kind].lower() for kind in of_runs])
+        parts.append(f"{titles} could not be judged in {number_of(len(runs), 'run')}, for want of {listed(wanting)}")
+    return "; ".join(parts)
+
+
+def _probes(metadata: Mapping[str, Any]) -> set[str]:
+    probes = metadata["config"].get("probe")
+    return set(probes) if isinstance(probes, Mapping) else set()

@@ -21,18 +21,24 @@ import pandas as pd
 from retrograde.record.folder import FAILED, FINISHED, NOT_PART_OF_THE_RESULT, RUNNING
 from retrograde.record.metadata import number_of, shown
 from retrograde.record.store import BEGUN, FolderStore
-from retrograde.record.tables import is_there
+from retrograde.record.survey import differing, settings_of
+from retrograde.record.tables import columns_of, is_there
 
 Tables = Mapping[str, pd.DataFrame]
 """What a figure is drawn from, by name. ``numbers`` is the one that is reported; the others hold what is drawn."""
 
 NUMBERS = "numbers"
 
-NO_MODEL = ("seed", "study", "task", "probe", "probing", *NOT_PART_OF_THE_RESULT)
-"""Settings that do not make another model."""
+NO_MODEL = (
+    *("seed", "study", "task", "probe", "probing", *NOT_PART_OF_THE_RESULT),
+    *("trainer.log_every", "trainer.validate_every"),
+    *("trainer.validation_samples", "trainer.test_samples", "trainer.longer_samples"),
+)
+"""Settings that do not make another model: what it is asked, and how often and on how much it is looked at."""
 
-RULE, REACH = "config.model.rule", "config.model.k"
-"""The settings that say which shallow rule a run is of, and how many steps one sees that looks at the last few."""
+RULE, REACH = "model.rule", "model.k"
+"""The settings that say which shallow rule a run is of, and how many steps one sees that looks at the last few; the
+name of a rule says both."""
 
 COUNTED = ("solved", "unsolved", "diverged")
 """Outcomes that tell whether a run solves its task, as one that diverged does not; the others do not tell yet."""
@@ -151,7 +157,9 @@ def comparisons(store: FolderStore, of: tuple[str, ...] = VARIANT) -> tuple[list
     runs = runs[runs["run"].isin(list(cards))].reset_index(drop=True)
     runs["variant"] = [cards[run]["variant"] for run in runs["run"]]
     groups = [frame for _, frame in runs.groupby(list(of), sort=True)]
-    named = [frame.assign(model=model_names(frame)) for frame in groups]
+    named = [
+        frame.assign(model=model_names([columns_of(store.metadata(run)) for run in frame["run"]])) for frame in groups
+    ]
     trained = {name for frame in named for name in frame.loc[_learns(frame), "model"]}
     rules = {name for frame in named for name in frame["model"]} - trained
     models = pd.CategoricalDtype([*sorted(trained, key=in_order), *sorted(rules, key=in_order)])
@@ -188,47 +196,40 @@ def _reason(run: Mapping[str, Any], store: FolderStore) -> str | None:
     return None if pd.isna(reason) else in_short(str(reason), LONGEST_REASON)
 
 
-def model_names(runs: pd.DataFrame) -> list[str]:
+def model_names(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The model of each run, with the settings in which runs of that model differ.
 
-    >>> model_names(pd.DataFrame({"model": ["lstm"] * 2, "seed": [0, 1], "config.seed": [0, 1]}))
+    >>> model_names([{"model": "lstm", "seed": seed, "config.seed": seed} for seed in (0, 1)])
     ['lstm', 'lstm']
-    >>> model_names(pd.DataFrame({"model": ["lstm"] * 2, "seed": [0, 0], "config.model.hidden": [8.0, 16.0]}))
+    >>> model_names([{"model": "lstm", "config.model.hidden": hidden} for hidden in (8.0, 16.0)])
     ['lstm (hidden=8)', 'lstm (hidden=16)']
 
     A shallow rule is called by what it is; of a model that learns, a setting named as one of a rule is like any other.
 
-    >>> rules = pd.DataFrame({"model": "rule", "learns": False, "config.model.rule": ["bag", "window"]})
-    >>> model_names(rules.assign(**{"config.model.k": 10}))
+    >>> rules = [{"model": "rule", "learns": False, "config.model.rule": rule} for rule in ("bag", "window")]
+    >>> model_names([rule | {"config.model.k": 10} for rule in rules])
     ['rule: bag', 'rule: last 10 steps']
-    >>> model_names(pd.DataFrame({"model": ["mine"] * 2, "config.model.k": [4.0, 8.0]}))
+    >>> model_names([{"model": "mine", "config.model.k": k} for k in (4.0, 8.0)])
     ['mine (k=4)', 'mine (k=8)']
     """
-    settings = [
-        column
-        for column in runs.columns
-        if column.startswith("config.") and not any(f"{column}.".startswith(f"config.{name}.") for name in NO_MODEL)
-    ]
-    texts = runs[settings].map(_plain)
-    learns = _learns(runs)
-    stems = runs["model"].astype(str).where(learns, [_rule(run) for run in records(texts)])
-    differing: dict[str, list[str]] = {}
-    varies = texts.groupby(stems).nunique().gt(1)
-    all_learn = learns.groupby(stems).all()
-    for model, vary in zip(map(str, varies.index), varies.to_dict("records"), strict=True):
-        said = () if all_learn[model] else (RULE, REACH)  # by the name of a rule
-        differing[model] = [column for column in settings if column not in said and vary[column]]
-    names = []
-    for stem, text in zip(map(str, stems), records(texts), strict=True):
-        entries = [f"{column.rpartition('.')[2]}={text[column]}" for column in differing[stem]]
-        names.append(f"{stem} ({', '.join(entries)})" if entries else stem)
+    of_stem: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
+        of_stem.setdefault(_rule(run) if run.get("learns") is False else str(run["model"]), []).append(place)
+    names = [""] * len(runs)
+    for stem, places in of_stem.items():
+        settings = settings_of([runs[place] for place in places])
+        learn = all(runs[place].get("learns") is not False for place in places)
+        told = differing(settings, NO_MODEL if learn else (*NO_MODEL, RULE, REACH), _plain)
+        for place, of_run in zip(places, settings, strict=True):
+            entries = [f"{name}={_plain(of_run[key])}" for key, name in told.items() if key in of_run]
+            names[place] = f"{stem} ({', '.join(entries)})" if entries else stem
     return names
 
 
 def _rule(run: Mapping[str, Any]) -> str:
     """What a run of a shallow rule is called."""
-    name = str(run.get(RULE, "unnamed"))
-    return f"rule: last {run.get(REACH)} steps" if name == "window" else f"rule: {name.replace('_', ' ')}"
+    name, reach = (_plain(run.get(f"config.{setting}", "unnamed")) for setting in (RULE, REACH))
+    return f"rule: last {reach} steps" if name == "window" else f"rule: {name.replace('_', ' ')}"
 
 
 def _learns(runs: pd.DataFrame) -> pd.Series:
@@ -344,6 +345,10 @@ def listed_in_short(names: Sequence[str]) -> str:
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return in_short(str(value), LONGEST_SETTING)
+    """
+    >>> [_plain(value) for value in (1.0, 0.003, 1e30, True, None)]
+    ['1', '0.003', '1e+30', 'True', 'null']
+    """
+    if value is None:
+        return "null"
+    return str(value).removesuffix(".0") if isinstance(value, float) else in_short(str(value), LONGEST_SETTING)

@@ -388,6 +388,16 @@ FINDERS: Mapping[Kind, tuple[Callable[[Evidence], Iterator[Found]], str]] = {
 }
 """What finds each kind, and the readings whose steps it could have been found at."""
 
+NEEDS: Mapping[Kind, tuple[str, ...]] = {
+    "exploding": ("lag_gradient", "state_gradient"),
+    "vanishing": ("lag_gradient", "state_gradient"),
+    "dead": ("health",),
+    "saturated": ("health",),
+    "collapsed": ("attention",),
+    "clipping": ("parameters",),
+}
+"""The probes without which a kind cannot be judged; of numbers that are none, training's own tell as well."""
+
 
 def diverged(evidence: Evidence) -> Iterator[Alert]:
     """The step that ended training, where one did."""

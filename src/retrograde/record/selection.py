@@ -72,7 +72,7 @@ def require_known(names: Iterable[str], rows: Sequence[Row], columns: Sequence[s
     known = dict.fromkeys([*columns, *(key for row in rows for key in row)])
     for name in names:
         if name not in known:
-            hint = nearest(name, [*known, *(key.rpartition(".")[2] for key in known)])
+            hint = nearest(name, dict.fromkeys([*known, *(key.rpartition(".")[2] for key in known)]))
             whole = [key for key in known if key.endswith(f".{name}")]
             hint = f"; did you mean {' or '.join(map(repr, whole))}?" if whole else hint
             raise ValueError(f"there is no column '{name}'{hint or '; known: ' + ', '.join(columns)}")

@@ -8,10 +8,11 @@ not begun or unreadable. Whatever lies in a folder, there is a row for it; looki
 """
 
 import math
+import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -244,24 +245,57 @@ def compare(runs: Sequence[Run]) -> None:
         for run in of_one:
             run.row.update({"seeds": len(of_one), "seeds_finished": finished})
     for of_model in alike.values():
-        names = differing([run.row for run in of_model])
-        for run in of_model:
-            run.row["settings"] = ", ".join(f"{name}={words(run.row.get(key))}" for key, name in names.items()) or None
+        settings = settings_of([run.row for run in of_model])
+        names = differing(settings, ("seed", "study", *NOT_PART_OF_THE_RESULT), words)
+        for run, of_run in zip(of_model, settings, strict=True):
+            run.row["settings"] = ", ".join(f"{name}={words(of_run.get(key))}" for key, name in names.items()) or None
 
 
-def differing(rows: Sequence[Row]) -> dict[str, str]:
-    """The settings, other than the seed, in which runs differ, each with the shortest name that tells it.
+def settings_of(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The settings of each, a choice under the name of its group: none, or what is made of it.
 
-    >>> differing([{"config.model.hidden": 8, "config.seed": 0}, {"config.model.hidden": 16, "config.seed": 1}])
-    {'config.model.hidden': 'hidden'}
-    >>> list(differing([{"config.model.size": 1, "config.task.size": 1}, {"config.model.size": 2}]).values())
-    ['model.size', 'task.size']
+    >>> settings_of([{"config.optimizer._target_": "torch.optim.SGD", "config.optimizer._partial_": True}])
+    [{'config.optimizer': 'sgd'}]
+    >>> settings_of([{"config.position": None}, {"config.position._target_": "retrograde.layers.positions.NoPosition"}])
+    [{'config.position': 'none'}, {'config.position': 'no_position'}]
     """
-    left_out = tuple(f"config.{name}." for name in ("seed", "study", *NOT_PART_OF_THE_RESULT))
-    keys = dict.fromkeys(key for row in rows for key in row if key.startswith("config."))
-    chosen = [
-        key for key in keys if not f"{key}.".startswith(left_out) and len({words(row.get(key)) for row in rows}) > 1
-    ]
+    groups = {key.removesuffix(TARGET) for row in rows for key in row if key.endswith(TARGET)}
+    made = []
+    for row in rows:
+        settings: Row = {}
+        for key, value in row.items():
+            if key.endswith(TARGET):
+                last = str(value).rpartition(".")[2]
+                settings[key.removesuffix(TARGET)] = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", last).lower()
+            elif key.startswith("config.") and not key.endswith("._partial_"):
+                settings[key] = "none" if value is None and key in groups else value
+        made.append(settings)
+    return made
+
+
+TARGET = "._target_"
+
+
+def differing(settings: Sequence[Row], left_out: Sequence[str], words: Callable[[Any], str]) -> dict[str, str]:
+    """The settings in which runs differ in ``words``, each with the shortest name that tells it.
+
+    Of a choice, the settings that come with it are not told: those are in which runs with the same choice differ.
+
+    >>> differing([{"config.model.hidden": 8, "config.seed": 0}, {"config.model.hidden": 16}], ["seed"], str)
+    {'config.model.hidden': 'hidden'}
+    >>> list(differing([{"config.model.size": 1, "config.task.size": 1}, {"config.model.size": 2}], [], str).values())
+    ['model.size', 'task.size']
+    >>> sgd, adam = {"config.optimizer": "sgd", "config.optimizer.momentum": 0.0}, {"config.optimizer": "adam"}
+    >>> list(differing([sgd, adam], [], str)), list(differing([sgd, sgd | {"config.optimizer.momentum": 0.9}], [], str))
+    (['config.optimizer'], ['config.optimizer.momentum'])
+    """
+    beginnings = tuple(f"config.{name}." for name in left_out)
+    chosen = []
+    for key in dict.fromkeys(key for row in settings for key in row if not f"{key}.".startswith(beginnings)):
+        group = key.rpartition(".")[0]
+        told = {(row.get(group), words(row.get(key))) for row in settings}
+        if len(told) > len({row.get(group) for row in settings}):
+            chosen.append(key)
     last = Counter(key.rpartition(".")[2] for key in chosen)
     return {
         key: (short if last[short := key.rpartition(".")[2]] == 1 else key.removeprefix("config.")) for key in chosen

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -71,10 +72,18 @@ def settle() -> None:
 
 
 def _command() -> None:
+    require_one_study(sys.argv[1:])
     sys.argv[1:] = flags_first(spelled_out(sys.argv[1:]))
     if any(argument.lstrip("+").startswith("plan=") and argument != "plan=false" for argument in sys.argv[1:]):
         sys.argv += NO_FOLDER
     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")(job)()
+
+
+def require_one_study(arguments: Sequence[str]) -> None:
+    """Raise ValueError for several: Hydra would take each for a setting of one run, and leave out what it sweeps."""
+    for argument in arguments:
+        if argument.startswith("study=") and OverridesParser.create().parse_override(argument).is_sweep_override():
+            raise ValueError(f"'{argument}': one study at a time; give the command once for each")
 
 
 def spelled_out(arguments: Sequence[str]) -> list[str]:

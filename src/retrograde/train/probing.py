@@ -153,7 +153,7 @@ class Probing(pl.Callback):
             horizons = [reading for reading in readings if reading.name.startswith("horizon/")]
             lowest = [float(r.values) for r in horizons if r.name.removeprefix("horizon/").startswith(LOWEST)]
             if found := [value for value in lowest if not math.isnan(value)]:
-                # the components of a state are one memory: it reaches as far as the best of them
+                # the components of a state are one memory: it reaches as far as the best of those that can be told
                 self.horizons[step] = max(found)
         self.allowance.firings.append(self.clock() - begun)
 
