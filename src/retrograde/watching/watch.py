@@ -6,7 +6,8 @@
     flow.frame()
 
 Inside the block the ``forward`` of every module of the model is called through a stand-in, which is taken away at the
-end, however that comes. Outputs, gradients of parameters and random numbers are what they are without it. See
+end, however that comes. Outputs, gradients of parameters and random numbers are what they are without it: those of the
+fused recurrent layers to rounding, and but for what their dropout draws on CUDA and of packed sequences. See
 docs/watch.md.
 """
 
