@@ -11,8 +11,8 @@ from torch import Tensor
 
 from retrograde.core.records import Batch
 from retrograde.models.lstm_chrono import lstm_chrono
-from retrograde.tasks.adding import Adding
 from retrograde.models.seq2seq import seq2seq
+from retrograde.tasks.adding import Adding
 from retrograde.tasks.copying import Copying
 from retrograde.tasks.duplicate import Duplicate
 

@@ -119,7 +119,7 @@ def test_a_decay_of_known_rate_has_its_horizon_half_life_and_slope() -> None:
 
 @pytest.mark.parametrize(("radius", "reached"), [(0.5, 6.0), (0.9, math.nan)])
 def test_lags_that_no_target_measures_are_left_out_and_the_others_kept(radius: float, reached: float) -> None:
-    """The longest sample has no gradient at lag 0. 0.5^6 = 0.016 is kept and 0.5^7 not; 0.9^k is as far as it is told."""
+    """The longest has no gradient at lag 0. 0.5^6 = 0.016 is kept, 0.5^7 is not; 0.9^k is as far as it is told."""
     task = Adding(length=12)
     batch = task.sample(3, torch.Generator().manual_seed(0))
     at = torch.tensor([11, 8, 8])

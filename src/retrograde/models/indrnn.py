@@ -4,8 +4,9 @@ r"""Recurrent network of units that each remember themselves alone.
     y_t = V h_t + d
 
 x input (batch, width), h hidden and u recurrent weights (hidden), T the sequence's length, of source and target the
-longer one's; ⊙ is elementwise. Units mix in the next layer only. While a unit stays active its gradient over k steps is u_n^k: over the whole sequence it grows
-to at most γ times its size, and by choice of u_n it lasts for as long as is wanted.
+longer one's; ⊙ is elementwise. Units mix in the next layer only. While a unit stays active its gradient over k steps
+is u_n^k: over the whole sequence it grows to at most γ times its size, and by choice of u_n it lasts for as long as is
+wanted.
 
 At the start u ~ U[0, γ^{1/T}]; with ``long_memory`` the last layer's u ~ U[γ^{-1/T}, γ^{1/T}], so that it keeps at
 least 1/γ over the sequence: for tasks whose answer is due at the end.
