@@ -9,9 +9,9 @@ r"""What attention looks at.
     induction              A_{i,p+1}, p the last earlier position with the token of i; token tasks alone
 
 per head, the mean over samples and queries (over those that have such a key). S_ij = A_ij / Σ_j A_ij, because a window
-between a target and its source may take from the weights, which then sum to less than 1; all others sum to 1. Between a target and
-its source, where positions cannot be compared, the first two and confidence alone. On demand, of the samples whose map
-is stored:
+between a target and its source may take from the weights, which then sum to less than 1; all others sum to 1. Between a
+target and its source, where positions cannot be compared, the first two and confidence alone. On demand, of the samples
+whose map is stored:
 
     row                    A_ij of the queries i asked for, of all keys j
     query_entropy          entropy and distance of each query by itself
