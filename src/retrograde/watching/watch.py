@@ -149,7 +149,9 @@ class Watching:
             finally:
                 self.depth -= 1
         if outermost and step is not None:
-            step.sure = step.sure or _agrees((args, kwargs), made)
+            result = _first(made)
+            if isinstance(result, Tensor):
+                step.compare(result.shape)
             for _, value in tensors(made):
                 if value.grad_fn is not None:  # a hook on a parameter would stay there
                     value.register_hook(step.reach)
@@ -163,6 +165,8 @@ class Watching:
             self.current = Step(self.flow, number, self.when(number), self.scaler)
         if self.current is not None and self.current.samples is None:
             self.current.samples = _samples((args, kwargs), self.layout.batch_first)
+            given = _first((args, kwargs))
+            self.current.given = given.shape if isinstance(given, Tensor) else ()
 
     def _unrecorded(self, stand_in: "StandIn", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with self._muted():
@@ -285,9 +289,9 @@ def watch(
     module, by name, whether to look at it. ``batch_first`` says where the batch is in what the model is given and in
     results that have (batch, time, width). By default that is found by the batch's size, which a recurrent layer or an
     attention of ``torch.nn`` tells. Without these the first axis of what the model is given is taken to be the batch;
-    unless a layer says ``batch_first`` or the model's result has that axis alone, ``left_out`` tells of it.
-    ``per_sample`` keeps every sample's norm. ``scaler`` is the ``torch.amp.GradScaler`` of the loop, if it has one.
-    ``wandb`` is a W&B run to send to.
+    unless a layer says ``batch_first``, or a cell's state or the model's result has that axis and not the next,
+    ``left_out`` tells of it. ``per_sample`` keeps every sample's norm. ``scaler`` is the ``torch.amp.GradScaler`` of the
+    loop, if it has one. ``wandb`` is a W&B run to send to.
 
     Raises ValueError for a model that is compiled, TorchScript or nn.DataParallel.
     """
@@ -323,15 +327,6 @@ def _samples(given: Any, batch_first: bool | None) -> int | None:
     if first is None:
         return None
     return first.shape[1 if batch_first is False and first.ndim > 1 else 0]
-
-
-def _agrees(given: Any, made: Any) -> bool:
-    """Whether a result without time begins as what the model is given does, and not with the axis behind that."""
-    first, result = _first(given), _first(made)
-    if not isinstance(first, Tensor) or not isinstance(result, Tensor) or first.ndim < 2 or result.ndim > 2:
-        return False
-    batch, time = first.shape[:2]
-    return result.shape[0] == batch and time not in result.shape
 
 
 def _first(given: Any) -> Tensor | PackedSequence | None:
