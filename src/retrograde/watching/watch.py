@@ -290,8 +290,8 @@ def watch(
     results that have (batch, time, width). By default that is found by the batch's size, which a recurrent layer or an
     attention of ``torch.nn`` tells. Without these the first axis of what the model is given is taken to be the batch;
     unless a layer says ``batch_first``, or a cell's state or the model's result has that axis and not the next,
-    ``left_out`` tells of it. ``per_sample`` keeps every sample's norm. ``scaler`` is the ``torch.amp.GradScaler`` of the
-    loop, if it has one. ``wandb`` is a W&B run to send to.
+    ``left_out`` tells of it. ``per_sample`` keeps every sample's norm. ``scaler`` is the ``torch.amp.GradScaler`` of
+    the loop, if it has one. ``wandb`` is a W&B run to send to.
 
     Raises ValueError for a model that is compiled, TorchScript or nn.DataParallel.
     """
