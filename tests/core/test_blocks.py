@@ -15,6 +15,8 @@ from retrograde.core.statuses import CENSORED, FINITE
 from retrograde.layers.cells import ElmanCell, LSTMCell
 from retrograde.models.clockwork_rnn import ClockworkCell
 from retrograde.models.linear_rnn import LinearCell
+from retrograde.models.lru import lru
+from retrograde.tasks.adding import Adding
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -247,6 +249,23 @@ def test_what_is_too_small_to_be_handed_from_stack_to_stack_is_censored_and_not_
     _, status = log10_norm(ledger.gradients["encoder0.forward.hidden"].total)
     assert (status[0] == CENSORED).all()
     assert status[1, -1] == FINITE
+
+
+def test_in_training_a_trace_is_drawn_nothing_for_and_has_its_own_gradient() -> None:
+    """Beside the model in eval mode; the mode stays what it was."""
+    task = Adding(length=6)
+    model = lru(task, hidden=4, layers=2, state=3, dropout=0.5)
+    batch = task.sample(2, torch.Generator().manual_seed(0))
+    expected = model.eval()(batch)
+    direction = torch.randn_like(expected)
+    parameters = list(model.parameters())
+    of_forward = torch.autograd.grad((expected * direction).sum(), parameters)
+    made = model.train().trace(batch).outputs
+    assert all(module.training for module in model.modules())
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-12)
+    of_trace = torch.autograd.grad((made * direction).sum(), parameters)
+    for one, other in zip(of_trace, of_forward, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_clocks_count_in_half_precision_too() -> None:

@@ -1,12 +1,16 @@
 """IndRNN against plain loops over single units, and its bound: what it means, where it starts, how it learns."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
 from retrograde.core.recurrence import sequence
 from retrograde.models.indrnn import IndependentCell, indrnn
+from retrograde.models.seq2seq import seq2seq
 from retrograde.tasks.adding import Adding
+from retrograde.tasks.duplicate import Duplicate
 from retrograde.tasks.temporal_order import TemporalOrder
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -115,6 +119,16 @@ def test_the_bound_follows_the_length_of_the_tasks_sequences() -> None:
         indrnn(Adding(length=33), length=0)
     with pytest.raises(ValueError, match=r"growth must be at least 1, not 0\.5"):
         indrnn(Adding(length=33), growth=0.5)
+
+
+def test_a_decoder_grows_no_more_than_it_may_over_a_target_longer_than_its_source() -> None:
+    task = Duplicate(symbols=2, shortest=1, longest=20)
+    decoder = seq2seq(task, *[partial(indrnn, hidden=4)] * 2).decoder.placed[0][0].recurrence
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.fill_(9.0)
+    # two copies of 20 symbols and the end
+    torch.testing.assert_close(decoder.weights()["recurrent"] ** 41, torch.full((4,), 2.0))
 
 
 def test_the_network_is_that_of_torchrecurrent() -> None:

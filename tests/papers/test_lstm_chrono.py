@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from retrograde.core.records import Batch
 from retrograde.models.lstm_chrono import lstm_chrono
+from retrograde.models.seq2seq import seq2seq
 from retrograde.tasks.adding import Adding
 from retrograde.tasks.copying import Copying
+from retrograde.tasks.duplicate import Duplicate
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -54,6 +57,18 @@ def test_t_max_comes_from_the_longest_lag_of_the_task() -> None:
     for task, t_max in ((Copying(length=4, symbols=3, recall=3), 8), (Adding(length=12), 12)):
         drawn = lstm_chrono(task, hidden=400).stack.placed[0][0].recurrence.weights()["input_bias"][400:800].exp()
         assert t_max - 1.1 < drawn.max() <= t_max - 1
+
+
+def test_of_an_encoder_decoder_each_side_bridges_its_part_of_a_lag() -> None:
+    """The first of 12 symbols lies 11 before the end; its second copy is due at 12, 13 after the beginning at -1."""
+    task = Duplicate(symbols=3, shortest=12, longest=12)
+    first = task.needs(task.sample(1, torch.Generator().manual_seed(0)))[:2].tolist()
+    assert first == [[0, 0, 0], [0, 0, 12]]
+    assert max(lag for lag, _ in task.card.lags) == 24
+    model = seq2seq(task, *[partial(lstm_chrono, hidden=400)] * 2)
+    for stack, longest in ((model.encoder, 11), (model.decoder, 24)):
+        drawn = stack.placed[0][0].recurrence.weights()["input_bias"][400:800].exp()
+        assert longest - 0.2 < drawn.max() <= longest  # T_max - 1
 
 
 def test_the_network_is_torch_nn_lstm_in_values_and_gradients() -> None:

@@ -58,6 +58,7 @@ def test_an_even_spread_over_a_window_is_an_even_spread_also_where_weights_sum_t
     made = numbers(on(0.6 * window / window.sum(-1, keepdim=True), [0, 1, 2, 3], 4))
     assert made["entropy_share/0"] == pytest.approx(1.0)
     assert made["entropy/0"] == pytest.approx(math.log(2) * 3 / 4)
+    assert made["confidence/0"] == pytest.approx((1 + 3 * 0.5) / 4)
 
 
 def test_entropy_share_is_of_the_keys_that_are_visible() -> None:

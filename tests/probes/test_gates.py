@@ -197,6 +197,24 @@ def test_units_are_measured_each_by_itself() -> None:
     np.testing.assert_allclose(path[1:], 5 * np.log10(shares))
 
 
+@pytest.mark.parametrize(
+    ("biases", "median"),
+    [
+        ([2.0, 0.0, -4.0, 60.0], (1 / math.log(2) + 1 / math.log1p(math.exp(-2))) / 2),
+        ([60.0, 0.0, 60.0, 0.0], math.inf),
+        ([60.0, 60.0, 60.0, 0.0], math.inf),
+    ],
+)
+def test_of_an_even_number_of_units_the_median_lies_between_two(biases: list[float], median: float) -> None:
+    """σ(60) is 1 in float64: such a unit never forgets."""
+    task = Adding(length=6)
+    model = fixed(task, 0.0, hidden=4)
+    with torch.no_grad():
+        model.stack.placed[0][0].recurrence.weights()["input_bias"][4:8] = torch.tensor(biases)
+    made = readings(taken(model, task))
+    np.testing.assert_allclose(made[f"median_time_constant/{LAYER}.cell"].values, median)
+
+
 def test_a_cell_that_never_forgets_has_an_infinite_time_constant() -> None:
     task = Adding(length=6)
     made = readings(taken(lstm_1997(task, hidden=3), task))

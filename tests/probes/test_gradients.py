@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from retrograde.core.contracts import Snapshot
 from retrograde.core.records import Reading
+from retrograde.core.scaled import Scaled
 from retrograde.core.snapshot import snapshot
 from retrograde.models.elman import elman
 from retrograde.models.linear_rnn import linear_rnn
@@ -113,6 +115,34 @@ def test_a_decay_of_known_rate_has_its_horizon_half_life_and_slope() -> None:
     assert float(readings[f"horizon/{KEY}"].values) == 20
     np.testing.assert_allclose(readings[f"slope/{KEY}"].values, math.log10(0.8), rtol=1e-6)
     np.testing.assert_allclose(readings[f"half_life/{KEY}"].values, math.log(2) / -math.log(0.8), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("radius", "reached"), [(0.5, 6.0), (0.9, math.nan)])
+def test_lags_that_no_target_measures_are_left_out_and_the_others_kept(radius: float, reached: float) -> None:
+    """The longest has no gradient at lag 0. 0.5^6 = 0.016 is kept, 0.5^7 is not; 0.9^k is as far as it is told."""
+    task = Adding(length=12)
+    batch = task.sample(3, torch.Generator().manual_seed(0))
+    at = torch.tensor([11, 8, 8])
+    batch = replace(batch, lengths=at + 1, scored=torch.arange(12) == at[:, None])
+    on = snapshot(linear_rnn(task, hidden=4, radius=radius), task, batch, 0)
+    gradient = on.gradients[KEY]
+    total = gradient.total.value()
+    total[0] = 0.0
+    readings = by_name(LagGradient()(replace(on, gradients={KEY: replace(gradient, total=Scaled.of(total))})))
+    assert list(readings[f"norm/{KEY}"].dims["lag"]) == list(range(13))
+    relative = readings[f"relative/{KEY}"]
+    assert list(relative.dims["lag"]) == list(range(10))
+    np.testing.assert_allclose(relative.values[0], np.arange(10) * math.log10(radius), rtol=1e-10, atol=1e-12)
+    np.testing.assert_equal(float(readings[f"horizon/{KEY}"].values), reached)
+    np.testing.assert_allclose(readings[f"slope/{KEY}"].values, math.log10(radius), rtol=1e-10)
+
+
+def test_where_no_target_measures_lag_0_there_is_nothing_relative_to_it() -> None:
+    task = Adding(length=6)
+    on = taken(linear_rnn(task, hidden=4), task)
+    gradient = on.gradients[KEY]
+    nothing = replace(gradient, total=Scaled.of(torch.zeros_like(gradient.total.mantissa)))
+    assert list(by_name(LagGradient()(replace(on, gradients={KEY: nothing})))) == [f"norm/{KEY}"]
 
 
 def test_summaries_of_curves_without_a_rate_say_so() -> None:

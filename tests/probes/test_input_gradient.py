@@ -15,6 +15,7 @@ from retrograde.core.snapshot import snapshot
 from retrograde.core.statuses import CENSORED, FINITE, ZERO
 from retrograde.layers.embedding import Learned
 from retrograde.models.elman import elman
+from retrograde.models.linear_attention import linear_attention
 from retrograde.models.linear_rnn import linear_rnn
 from retrograde.models.lstm import lstm
 from retrograde.models.rule import rule
@@ -99,6 +100,27 @@ def test_of_a_linear_model_the_products_add_up_to_what_its_output_is_worth() -> 
     expected = 2 * (y - target) * (y - model.readout.bias[0])
     np.testing.assert_allclose(made.values[0].sum(), expected.item(), rtol=1e-10)
     assert (made.values < 0).any() and made.unit == "loss"
+
+
+def test_positions_beside_the_input_are_no_part_of_it() -> None:
+    """dL/dx_t of the two numbers that adding gives at every time, by central differences."""
+    task = Adding(length=5)
+    model = linear_attention(task, hidden=4, layers=1, heads=2, feedforward=3)
+    batch = drawn(task, 1)
+
+    def loss(inputs: Tensor) -> float:
+        made = replace(batch, inputs=inputs)
+        return sample_means(task.loss(model(made), made), made.scored).item()
+
+    slopes = torch.empty(5, 2)
+    for time, column in np.ndindex(5, 2):
+        nudge = torch.zeros_like(batch.inputs)
+        nudge[0, time, column] = 1e-5
+        with torch.no_grad():
+            slopes[time, column] = (loss(batch.inputs + nudge) - loss(batch.inputs - nudge)) / 2e-5
+    made = readings(model, task, batch)
+    np.testing.assert_allclose(10 ** made["norm/inputs"].values[0], slopes.norm(dim=-1), rtol=1e-6)
+    np.testing.assert_allclose(made["product/inputs"].values[0], (slopes * batch.inputs[0]).sum(-1), rtol=1e-5)
 
 
 def test_padding_is_left_out() -> None:

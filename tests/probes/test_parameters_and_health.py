@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from retrograde.core.contracts import Snapshot
+from retrograde.core.nonfinite import Place, first_backward, first_forward
 from retrograde.core.records import Batch, Reading, StateGradient, Trace, Update
 from retrograde.core.scaled import Scaled
 from retrograde.core.snapshot import snapshot
@@ -166,6 +167,29 @@ def test_a_direction_that_reads_from_the_end_comes_to_the_last_time_first() -> N
     )
     made = {reading.name: float(reading.values) for reading in Health()(changed) if not reading.dims}
     assert made[f"first_nonfinite/{key}"] == 4 and made[f"gradient_first/{key}"] == 2
+
+
+def test_of_samples_of_unequal_length_each_is_read_from_its_own_end() -> None:
+    """Of 6 inputs time 2 is read fourth, of 3 time 1 second and time 0 third."""
+    task = Adding(length=6)
+    batch = task.sample(2, torch.Generator().manual_seed(0))
+    lengths = torch.tensor([6, 3])
+    batch = replace(batch, lengths=lengths, scored=torch.arange(6) == lengths[:, None] - 1)
+    taken = snapshot(elman(task, hidden=2, bidirectional=True), task, batch, 0)
+    key = "0.backward.hidden"
+    state, total = taken.trace.states[key].clone(), taken.gradients[key].total.value()
+    state[0, 2] = total[0, 2] = math.nan
+    state[1, :2] = total[1, :2] = math.inf
+    changed = replace(
+        taken,
+        trace=replace(taken.trace, states={**taken.trace.states, key: state}),
+        gradients={key: StateGradient(Scaled.of(total), Scaled.of(total), range(7))},
+    )
+    made = {reading.name: float(reading.values) for reading in Health()(changed) if not reading.dims}
+    assert made[f"first_nonfinite/{key}"] == 1 and made[f"gradient_first/{key}"] == 2
+    assert first_forward(changed) == Place("state", key, 1, 1, math.inf)
+    found = first_backward(changed)
+    assert found is not None and (found.time, found.sample) == (2, 0) and math.isnan(found.value)
 
 
 def test_every_target_position_counts_where_the_target_is_longer_than_the_source() -> None:

@@ -230,7 +230,7 @@ def test_a_result_whose_batch_cannot_be_told_is_named_and_the_rest_is_measured()
             return self.head(self.inner(x).flatten(0, 1))
 
     model, x = Flattened(), torch.randn(2, 5, 3)
-    frame, flow = watched(model, lambda: model(x).sum())
+    frame, flow = watched(model, lambda: model(x).sum(), batch_first=True)
     assert flow.left_out == {"head": "its result (10, 2): does not begin with the batch of 2"}
     assert set(frame.layer) == {"inner"}
 
@@ -242,6 +242,43 @@ def test_as_many_samples_as_times_ask_for_a_word_where_a_layer_has_time_first() 
     assert "say batch_first=" in flow.left_out["0"]
     told, flow = watched(model, lambda: model(x).sin().sum(), batch_first=False)
     assert flow.left_out == {} and set(told.layer) > set(frame.layer)
+
+
+class Summing(nn.Module):
+    """Sums over time between two layers of which neither knows its batch axis."""
+
+    def __init__(self, time: int, pooled: bool) -> None:
+        super().__init__()
+        self.time, self.pooled = time, pooled
+        self.up, self.down = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.down(self.up(x).tanh().cumsum(self.time))
+        return made.select(self.time, -1) if self.pooled else made
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_a_model_in_which_nothing_tells_the_batch_from_the_times_is_named(pooled: bool) -> None:
+    model, x = Summing(0, pooled), torch.randn(7, 4, 3)
+    _, flow = watched(model, lambda: model(x).sin().sum())
+    assert "say batch_first=" in flow.left_out["batch_first"]
+    loss, made = kept(model, lambda: model(x).sin().sum())
+    (gradient,) = torch.autograd.grad(loss, made["up"])
+    frame, flow = watched(model, lambda: model(x).sin().sum(), batch_first=False)
+    torch.testing.assert_close(totals(frame, "up"), gradient.norm(dim=-1).T, rtol=1e-10, atol=0)
+    assert flow.left_out == {}
+
+
+def test_a_model_whose_result_has_the_batch_alone_needs_no_word() -> None:
+    for x in (torch.randn(4, 7, 3), torch.randn(7, 4, 3)):
+        model = Summing(1, pooled=True)
+        _, flow = watched(model, lambda model=model, x=x: model(x).sin().sum())
+        assert flow.left_out == {}
+    model = Summing(1, pooled=False)
+    _, flow = watched(model, lambda: model(x).sin().sum())
+    assert set(flow.left_out) == {"batch_first"}
+    _, flow = watched(model, lambda: model(x).sin().sum(), batch_first=True)
+    assert flow.left_out == {}
 
 
 def test_two_calls_before_one_backward_pass_are_two_calls_of_one_step() -> None:
@@ -313,6 +350,6 @@ def test_tied_layers_over_depth_are_calls_not_times() -> None:
             return x + torch.tanh(self.inner(x))
 
     model, x = Tied(), torch.randn(2, 4, 3)
-    frame, flow = watched(model, lambda: model(x).sin().sum())
+    frame, flow = watched(model, lambda: model(x).sin().sum(), batch_first=True)
     assert [totals(frame, "block", call).shape for call in range(3)] == [(2, 4)] * 3
     assert flow.left_out == {}

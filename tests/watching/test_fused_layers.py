@@ -132,6 +132,12 @@ def test_outputs_gradients_and_random_numbers_are_the_same_with_a_watch() -> Non
     check_undisturbed(model, lambda: model(tokens), tolerance=1e-12)
 
 
+def test_dropout_of_packed_samples_of_one_length_draws_what_it_draws_without_a_watch() -> None:
+    module = nn.GRU(3, 4, num_layers=2, dropout=0.5)
+    packed = pack_padded_sequence(torch.randn(5, 2, 3), torch.tensor([5, 5]))
+    check_undisturbed(module, lambda: module(packed)[0].data, tolerance=1e-12)
+
+
 def test_a_layer_called_twice_is_told_of_call_by_call() -> None:
     module = nn.GRU(3, 4, batch_first=True)
     x, y = torch.randn(2, 5, 3), torch.randn(2, 3, 3)

@@ -15,7 +15,7 @@ import wandb
 from torch import Tensor, nn
 
 import retrograde
-from retrograde.watching.publish import STEP
+from retrograde.watching.publish import STEP, scalars
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +79,19 @@ def test_a_loop_that_logs_its_loss_keeps_its_rows_and_finds_the_watch_in_them(tm
     stored = pd.read_parquet(directory / "retrograde" / "watch.parquet")
     np.testing.assert_array_equal(stored.total, frame.total)
     assert (directory / "retrograde" / "attention.parquet").exists()
+
+
+def test_lags_count_from_what_a_direction_reads_last() -> None:
+    """Of a backward one that is time 0, and the state that it begins with is the longest lag, as of a forward one."""
+    model, x = nn.GRU(3, 4, bidirectional=True, batch_first=True), torch.randn(2, 8, 3)
+    with retrograde.watch(model) as flow:
+        model(x)[0].pow(2).mean().backward()
+    frame = flow.frame()
+    logged = scalars(flow.blocks, [])
+    for direction, times in (("forward", {0: 7, 1: 6, 4: 3, 8: -1}), ("backward", {0: 0, 1: 1, 4: 4, 8: 8})):
+        rows = frame[(frame.layer == f"GRU.0.{direction}") & (frame.statistic == "mean")].set_index("time")
+        for lag, time in times.items():
+            assert logged[f"watch/total/GRU.0.{direction}.hidden/lag_{lag}"] == rows.total[time]
 
 
 def test_a_loop_that_logs_nothing_or_seldom_loses_nothing(tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ def test_a_layer_that_is_left_out_is_named_once() -> None:
             return super().forward(*args)
 
     model, x = nn.ModuleDict({"rnn": Doubled(3, 4)}), torch.randn(5, 2, 3)
-    with warnings.catch_warnings(record=True) as said, retrograde.watch(model) as flow:
+    with warnings.catch_warnings(record=True) as said, retrograde.watch(model, batch_first=False) as flow:
         warnings.simplefilter("always")
         for _ in range(3):
             model["rnn"](x)[0].sum().backward()

@@ -21,6 +21,7 @@ from retrograde.core.block import Block
 from retrograde.core.records import Course, Ledger, State, StateGradient
 from retrograde.core.recurrence import Recurrence
 from retrograde.core.scaled import Scaled
+from retrograde.core.snapshot import evaluating
 from retrograde.core.sweep import Sweepable, Unrolled, unrolling, vector_jacobian
 
 
@@ -40,16 +41,25 @@ class Placed:
 
 @dataclass(frozen=True)
 class Layer:
-    """Directions that read the same inputs, their read-outs side by side, and what a block puts around them."""
+    """Directions that read the same inputs, their read-outs side by side, and what a block puts around them.
+
+    What is around is computed once more on the way back, and so without anything that is drawn: in eval mode.
+    """
 
     placed: Sequence[Placed]
     around: Block | None = None
 
     def enter(self, x: Tensor) -> Tensor:
-        return x if self.around is None else self.around.enter(x)
+        if self.around is None:
+            return x
+        with evaluating(self.around):
+            return self.around.enter(x)
 
     def leave(self, x: Tensor, y: Tensor) -> Tensor:
-        return y if self.around is None else self.around.leave(x, y)
+        if self.around is None:
+            return y
+        with evaluating(self.around):
+            return self.around.leave(x, y)
 
     def parameters(self) -> list[Tensor]:
         """Those of the block but not of its recurrence, as far as they learn."""
@@ -284,7 +294,7 @@ def _left(layer: Layer, x: Tensor, unrolled: Sequence[Sweepable], order: Tensor,
     read = [_read_order(placed, run.outputs, order) for placed, run in zip(layer.placed, unrolled, strict=True)]
     with torch.enable_grad():
         x, y = x.detach().requires_grad_(), torch.cat(read, -1).detach().requires_grad_()
-        made = layer.around.leave(x, y)
+        made = layer.leave(x, y)
     of_x, of_y = (
         Scaled(part, gradient.exponent, gradient.reached)
         for part in vector_jacobian({"": made}, {"x": x, "y": y}, {"": gradient.mantissa}).values()
@@ -297,7 +307,7 @@ def _entered(layer: Layer, x: Tensor, gradient: Scaled) -> _Entered:
         return _Entered(gradient, [])
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        made = layer.around.enter(x)
+        made = layer.enter(x)
     of_x = vector_jacobian({"": made}, {"x": x}, {"": gradient.mantissa})["x"]
     return _Entered(Scaled(of_x, gradient.exponent, gradient.reached), _of_parameters(layer, made, gradient))
 

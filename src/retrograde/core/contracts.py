@@ -326,7 +326,7 @@ class SequenceModel(nn.Module, ABC):
 
     @abstractmethod
     def trace(self, batch: Batch, perturb: Mapping[str, Tensor] | None = None) -> Trace:
-        """The same outputs as ``model(batch)`` in eval mode, with states and maps.
+        """In eval mode the same outputs as ``model(batch)``, with states and maps.
 
         ``perturb`` adds a tensor to the states of a key, as they are made and before anything reads them: the way to
         re-run a sequence from a changed state. Its entries have the shape of ``Trace.states[key]``.

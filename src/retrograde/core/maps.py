@@ -122,8 +122,8 @@ def keys_seen(block: Block) -> Int[Tensor, "sample 1 row"]:
 
 
 def confidence(block: Block) -> Float[Tensor, "sample head row"]:
-    """max_j A_ij."""
-    return block.weights.amax(-1)
+    """max_j A_ij / Σ_j A_ij."""
+    return block.weights.amax(-1) / block.weights.sum(-1)
 
 
 def distance(block: Block) -> Float[Tensor, "sample head row"]:

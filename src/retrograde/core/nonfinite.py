@@ -1,6 +1,7 @@
 """Where numbers stop being numbers: the first place at which a batch shows NaN or infinity.
 
-Forward, a place is the first that is read first; of those that are read together, the inputs as the model reads them
+Forward, a place is the first that is read first, in the order of its own recurrence: one that runs backward reads each
+sample from that sample's end. Of those that are read together, the inputs as the model reads them
 come before its states, from the bottom, and these before the outputs and the loss; last comes the mean over the batch,
 whose sum may leave the format where no sample's own loss does. Backward it is the other way round. Between a target and
 its source, the source is read first. Padding counts nowhere.
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from retrograde.core.contracts import Snapshot
@@ -39,29 +40,25 @@ class Place:
 
 @dataclass(frozen=True)
 class Looked:
-    """Which places of something over time hold NaN, and which infinity and no NaN."""
+    """Which places of something over time hold NaN, which infinity and no NaN; and as the how manyth each is read."""
 
     what: What
     key: str
     times: range
     nan: Bool[Tensor, "batch place"]
     inf: Bool[Tensor, "batch place"]
+    read: Int[Tensor, "batch place"]
     target_side: bool
 
-    @property
-    def from_the_end(self) -> bool:
-        """Whether it is a state of a recurrence that reads from the end."""
-        return self.what in ("state", "gradient") and self.key.split(".")[1] == "backward"
-
-    def place(self, last: bool = False) -> Place | None:
-        """The first of them in time, or the last; None where there is none."""
-        at = (self.nan | self.inf).any(0).nonzero().flatten()
+    def first(self, back: bool = False) -> tuple[int, Place] | None:
+        """The one of them that is read first, or on the way ``back`` last, and when; None where there is none."""
+        at = (self.nan | self.inf).nonzero()
         if not len(at):
             return None
-        index = int(at[-1] if last else at[0])
-        sample = int((self.nan | self.inf)[:, index].nonzero()[0])
+        read = self.read[*at.unbind(1)]
+        sample, index = at[(read.argmax() if back else read.argmin())].tolist()
         value = math.nan if self.nan[sample, index] else math.inf
-        return Place(self.what, self.key, self.times[index], sample, value)
+        return int(self.read[sample, index]), Place(self.what, self.key, self.times[index], sample, value)
 
 
 def forward(snapshot: Snapshot) -> Iterator[Looked]:
@@ -91,9 +88,9 @@ def first_forward(snapshot: Snapshot) -> Place | None:
     """The first place that is no number where the model computes its outputs; None where all are."""
     found = []
     for looked in forward(snapshot):
-        place = looked.place(last=looked.from_the_end)
-        if place is not None:
-            found.append((looked.target_side, _read(place, looked, snapshot), place))
+        first = looked.first()
+        if first is not None:
+            found.append((looked.target_side, *first))
     if found:
         return min(found, key=lambda one: one[:2])[2]
     mean = float(sample_means(snapshot.losses, snapshot.batch.scored).sum())
@@ -104,21 +101,15 @@ def first_backward(snapshot: Snapshot, share: float = 1.0) -> Place | None:
     """The first place on the way back at which a state's total gradient is no number; None where all are."""
     found = []
     for looked in backward(snapshot, share):
-        place = looked.place(last=not looked.from_the_end)
-        if place is not None:
-            found.append((looked.target_side, _read(place, looked, snapshot), place))
+        first = looked.first(back=True)
+        if first is not None:
+            found.append((looked.target_side, *first))
     return max(reversed(found), key=lambda one: one[:2])[2] if found else None
 
 
 def largest(values: Float[Tensor, "batch place *state"]) -> Float[Tensor, "batch place"]:
     """The largest entry of each place by absolute value; NaN where one is NaN."""
     return values.abs().reshape(*values.shape[:2], -1).amax(-1)
-
-
-def _read(place: Place, looked: Looked, snapshot: Snapshot) -> int:
-    """As the how manyth it is read."""
-    assert place.time is not None  # of what is looked at over time
-    return snapshot.batch.length - 1 - place.time if looked.from_the_end else place.time
 
 
 def _looked(
@@ -129,5 +120,10 @@ def _looked(
     snapshot: Snapshot,
     target_side: bool = False,
 ) -> Looked:
-    exists = present(snapshot.batch, times, target_side)
-    return Looked(what, key, times, torch.isnan(values) & exists, torch.isinf(values) & exists, target_side)
+    batch = snapshot.batch
+    exists = present(batch, times, target_side)
+    read = torch.arange(times.start, times.stop, device=values.device).expand_as(exists)
+    if what in ("state", "gradient") and key.split(".")[1] == "backward":
+        # the initial state, which stands at the end, before all others
+        read = torch.where(read < batch.length, batch.lengths.unsqueeze(1) - 1 - read, -1)
+    return Looked(what, key, times, torch.isnan(values) & exists, torch.isinf(values) & exists, read, target_side)

@@ -30,13 +30,18 @@ RecurrentFactory = Callable[[Task], RecurrentModel]
 
 
 class Side(Task):
-    """One side of a transduction as a task of its own: vectors as inputs, everything else the whole task's."""
+    """One side of a transduction as a task of its own: vectors as inputs, everything else the whole task's.
+
+    Its lags are its part of the whole's: the encoder's reach to the end of the source, the decoder's back to the state
+    that it begins with, at -1.
+    """
 
     kind = "aligned"
 
-    def __init__(self, whole: Task, width: int) -> None:
+    def __init__(self, whole: Task, width: int, decodes: bool) -> None:
         self.whole = whole
         self.width = width
+        self.decodes = decodes
 
     @property
     def inputs(self) -> Reals:
@@ -60,6 +65,10 @@ class Side(Task):
 
     def needs(self, batch: Batch) -> Int[Tensor, "pieces 3"]:
         return self.whole.needs(batch)
+
+    def lags(self, batch: Batch) -> Int[Tensor, " pieces"]:
+        sample, time, position = self.needs(batch).unbind(1)
+        return position + 1 if self.decodes else batch.lengths[sample] - 1 - time
 
     def labels(self, batch: Batch) -> list[list[str]]:
         return self.whole.labels(batch)
@@ -182,10 +191,10 @@ class EncoderDecoder(SequenceModel):
         self.after = attention is not None and where == "after"
 
         self.source_embedding, self.target_embedding = embedding(task.inputs), embedding(task.outputs)
-        self.encoder = _stack("encoder", encoder, Side(task, self.source_embedding.width))
+        self.encoder = _stack("encoder", encoder, Side(task, self.source_embedding.width, decodes=False))
         seen = self.encoder.width
         width = self.target_embedding.width + (seen if self.before else 0)
-        self.decoder = _stack("decoder", decoder, Side(task, width))
+        self.decoder = _stack("decoder", decoder, Side(task, width, decodes=True))
         if any(placed.backward for layer in self.decoder.placed for placed in layer):
             raise ValueError("a decoder writes from the beginning to the end: decoder.bidirectional must be false")
         lowest, read = self.decoder.placed[0][0].recurrence, self.decoder.width

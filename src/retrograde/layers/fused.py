@@ -20,7 +20,8 @@ they are those of ``taps``: what the kernel gives is in its own precision, and w
 least.
 
 Outputs may not be changed in place, as the module's own mostly may: the way back begins with them. Dropout between
-layers acts as in the module, in training, but draws other numbers than the module would.
+layers acts as in the module, in training. On a CPU it draws the numbers that the module would, unless the samples of a
+packed sequence differ in length; then, and elsewhere, it draws others.
 """
 
 from collections.abc import Iterator, Sequence

@@ -3,9 +3,10 @@ r"""Recurrent network of units that each remember themselves alone.
     h_t = max(0, W x_t + u ⊙ h_{t-1} + b)        |u_n| ≤ γ^{1/T}
     y_t = V h_t + d
 
-x input (batch, width), h hidden and u recurrent weights (hidden), T the sequence's length; ⊙ is elementwise. Units mix
-in the next layer only. While a unit stays active its gradient over k steps is u_n^k: over the whole sequence it grows
-to at most γ times its size, and by choice of u_n it lasts for as long as is wanted.
+x input (batch, width), h hidden and u recurrent weights (hidden), T the sequence's length, of source and target the
+longer one's; ⊙ is elementwise. Units mix in the next layer only. While a unit stays active its gradient over k steps
+is u_n^k: over the whole sequence it grows to at most γ times its size, and by choice of u_n it lasts for as long as is
+wanted.
 
 At the start u ~ U[0, γ^{1/T}]; with ``long_memory`` the last layer's u ~ U[γ^{-1/T}, γ^{1/T}], so that it keeps at
 least 1/γ over the sequence: for tasks whose answer is due at the end.
@@ -138,5 +139,10 @@ def indrnn(
 
 
 def _sequence_length(task: Task) -> int:
-    """The longest of as many sequences as a card is measured on; a task of one length has only that."""
-    return int(task.sample(512, torch.Generator().manual_seed(0)).lengths.max())
+    """The longest of as many sequences as a card is measured on; a task of one length has only that.
+
+    A target of an axis of its own is a sequence as well, over which a decoder runs.
+    """
+    batch = task.sample(512, torch.Generator().manual_seed(0))
+    each = [batch.lengths] if batch.target_lengths is None else [batch.lengths, batch.target_lengths]
+    return int(torch.cat(each).max())

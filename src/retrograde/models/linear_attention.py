@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from retrograde.core.block import Block
@@ -30,9 +30,8 @@ from retrograde.core.contracts import Task
 from retrograde.core.records import State
 from retrograde.core.recurrence import Form, HiddenAttention, Recurrence, own_forms
 from retrograde.core.sweep import unrolling
-from retrograde.layers.embedding import Embedding, EmbeddingFactory, OneHot
+from retrograde.layers.embedding import EmbeddingFactory, OneHot
 from retrograde.layers.outer_products import by_head, outer_products
-from retrograde.layers.positions import sinusoidal
 from retrograde.layers.residual import ResidualModel
 from retrograde.layers.scanned import scanned
 
@@ -146,26 +145,6 @@ class LinearAttentionBlock(Block):
         return x + self.feedforward(x)
 
 
-class Positioned(Embedding):
-    """An embedding with sinusoidal positions beside it."""
-
-    def __init__(self, embedding: Embedding, positions: int) -> None:
-        super().__init__()
-        self.embedding = embedding
-        self.positions = positions
-
-    @property
-    def width(self) -> int:
-        return self.embedding.width + self.positions
-
-    def forward(
-        self, inputs: Float[Tensor, "batch time size"] | Int[Tensor, "batch time"]
-    ) -> Float[Tensor, "batch time width"]:
-        embedded = self.embedding(inputs)
-        positions = sinusoidal(embedded.shape[1], self.positions, embedded)
-        return torch.cat([embedded, positions.expand(len(embedded), -1, -1)], -1)
-
-
 def linear_attention(
     task: Task,
     hidden: int = 64,
@@ -180,5 +159,6 @@ def linear_attention(
         lambda: LinearAttentionBlock(hidden, heads, feedforward),
         hidden,
         layers,
-        embedding=lambda space: Positioned(embedding(space), hidden),
+        embedding=embedding,
+        positions=hidden,
     )

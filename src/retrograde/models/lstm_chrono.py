@@ -10,8 +10,10 @@ left alone forgets over 1 / (1 - σ(b_f)) = 1 + e^{b_f} steps, so the cells' tim
 
 Source: Tallec & Ollivier 2018, arXiv:1804.11188, section 2.2, eq. 16.
 Differs: T_max comes from the task: its longest lag plus one, the number of positions that the lag spans. In the adding
-problem that is the sequence's length, as in the paper; in copying the paper takes 3/2 of the blank's length. All other
-weights and biases start as those of torch.nn.LSTM.
+problem that is the sequence's length, as in the paper; in copying the paper takes 3/2 of the blank's length. In an
+encoder-decoder no cell lives through the whole of a lag, and each side takes its part: an encoder's lasts to the end of
+the source, a decoder's from the state that it begins with. All other weights and biases start as those of
+torch.nn.LSTM.
 """
 
 import torch

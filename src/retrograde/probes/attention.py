@@ -1,15 +1,17 @@
 r"""What attention looks at.
 
     map                    A_ij, the weight that query i gives key j, of the first samples
-    entropy                -Σ_j A_ij ln A_ij, nats; near 0 a head has collapsed on one key
+    entropy                -Σ_j S_ij ln S_ij, nats; near 0 a head has collapsed on one key
     entropy_share          the same over ln(number of keys that some head gives weight to)
     distance               Σ_j A_ij |i - j|, positions
-    confidence             max_j A_ij
+    confidence             max_j S_ij
     previous_token         A_{i,i-1}
     induction              A_{i,p+1}, p the last earlier position with the token of i; token tasks alone
 
-per head, the mean over samples and queries (over those that have such a key). Between a target and its source, where
-positions cannot be compared, the first two and confidence alone. On demand, of the samples whose map is stored:
+per head, the mean over samples and queries (over those that have such a key). S_ij = A_ij / Σ_j A_ij, because a window
+between a target and its source may take from the weights, which then sum to less than 1; all others sum to 1. Between a
+target and its source, where positions cannot be compared, the first two and confidence alone. On demand, of the samples
+whose map is stored:
 
     row                    A_ij of the queries i asked for, of all keys j
     query_entropy          entropy and distance of each query by itself

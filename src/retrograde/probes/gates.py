@@ -5,7 +5,7 @@ r"""What the gates of a recurrence do, and what they leave of a state by themsel
     saturated_share       the same of all these units together
     forget_path           Π_{j=s-k+1..s} |f_j| over the lag k, of each unit and sample: log10, zero where a factor is
     time_constant         -1 / ln f̄ of each unit, f̄ the mean of |f_j| over samples and times; infinite where f̄ ≥ 1
-    median_time_constant  its median over units, to be set against the lag that a task needs
+    median_time_constant  its median over units, to be set against the lag that a task needs; infinite where half are
 
 f_j is the factor by which input j lets an entry of the state pass along its own path, every other path cut: the forget
 gate of an LSTM's cell, the update gate of a GRU, |λ| of a complex diagonal (``Recurrence.kept``). So the product is
@@ -70,7 +70,8 @@ class Gates:
                 )
                 constant = path.time_constant.cpu()
                 yield Reading(f"time_constant/{where}", constant.numpy(), {"unit": numbers(path.units)}, "positions")
-                yield Reading(f"median_time_constant/{where}", constant.median().numpy(), {}, "positions")
+                middle = (constant.median() - (-constant).median()) / 2  # of torch's, the lower of two and the upper
+                yield Reading(f"median_time_constant/{where}", middle.numpy(), {}, "positions")
 
     def _gates(self, layer: str, course: Course) -> Iterable[Reading]:
         time = every(int(course.lengths.max()), self.times)

@@ -1,7 +1,8 @@
 r"""What has gone wrong in the numbers: some that are none, and units that no longer answer.
 
     nonfinite            of the states of the probe batch, how many hold a NaN, and how many an infinity and no NaN
-    first_nonfinite      the time at which the recurrence comes to the first of them
+    first_nonfinite      the time at which the recurrence comes to the first of them, each sample being read from its
+                         own beginning, or end
     gradient_nonfinite   the same of the total gradient at each state, in the format in which the model computes
     gradient_first       the time at which the gradient, on its way back, comes to the first of them
     dead                 share of units that are exactly 0 for every sample at every time
@@ -43,9 +44,9 @@ class Health:
 
     def __call__(self, snapshot: Snapshot) -> Iterable[Reading]:
         for looked in forward(snapshot):
-            yield from _counted("nonfinite", "first_nonfinite", looked, last=looked.from_the_end)
+            yield from _counted("nonfinite", "first_nonfinite", looked)
         for looked in backward(snapshot):
-            yield from _counted("gradient_nonfinite", "gradient_first", looked, last=not looked.from_the_end)
+            yield from _counted("gradient_nonfinite", "gradient_first", looked, back=True)
         for key in snapshot.trace.states:
             yield from self._shares(key, snapshot)
 
@@ -65,10 +66,10 @@ class Health:
             yield Reading(f"{name}/{key}", np.array(of_unit.mean().item()), {}, "share")
 
 
-def _counted(count: str, first: str, looked: Looked, last: bool) -> Iterator[Reading]:
+def _counted(count: str, first: str, looked: Looked, back: bool = False) -> Iterator[Reading]:
     where = looked.key or looked.what
     numbers = np.array([float(looked.nan.sum()), float(looked.inf.sum())])
     yield Reading(f"{count}/{where}", numbers, {"kind": KINDS}, "states")
-    place = looked.place(last)
-    time = math.nan if place is None else place.time
+    found = looked.first(back)
+    time = math.nan if found is None else found[1].time
     yield Reading(f"{first}/{where}", np.array(time, dtype=np.float64), {}, "time")

@@ -120,6 +120,7 @@ def felt(snapshot: Snapshot, batch: Batch, asked: Asked, directions: Float[Tenso
         with torch.enable_grad(), evaluating(snapshot.model):
             trace = snapshot.model.trace(batch.select(sample[rows]))
             assert trace.inputs is not None  # the snapshot's trace has them
+            trace.ledger.weights = False
             outputs = trace.outputs[torch.arange(len(rows), device=rows.device), position[rows]]
             (gradient,) = torch.autograd.grad(
                 (outputs * wanted[rows]).sum(), trace.inputs, allow_unused=True, materialize_grads=True

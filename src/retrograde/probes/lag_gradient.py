@@ -4,9 +4,10 @@ r"""How far back one position's loss is felt: the total gradient by lag.
     relative   the same over its size at k = 0, target by target
 
 as mean and quantiles over samples and targets. Targets near the beginning have no long lags; since each is relative to
-itself, a mean over fewer targets does not look like a fall. From the mean of `relative`:
+itself, a mean over fewer targets does not look like a fall. A target whose gradient at k = 0 is zero or no number is no
+measure of its other lags: `relative` ends before the first lag that no other target has. From its mean:
 
-    horizon    the largest k at which it is at least 1 %
+    horizon    the largest k at which it is at least 1 %; none where that is its last and `norm` has longer ones
     slope      of its log10 over k, by least squares over all lags whose value is finite; decades per lag
     half_life  log10(2) / -slope: lags in which the gradient halves; infinite where it does not fall
 
@@ -65,13 +66,15 @@ class LagGradient:
             dims = {"statistic": STATISTICS, "lag": lags}
             yield Reading(f"norm/{key}", values.cpu().numpy(), dims, "log10 loss per state", statuses.cpu().numpy())
             measured = counts & (status[:, :1] == FINITE)  # what is nothing at lag 0 is no measure of the rest
-            if not measured.any(0).all():
+            told = int(measured.any(0).sum())  # a target that has a lag has all shorter ones
+            if not told:
                 continue
-            values, statuses = log10_statistics(norm - norm[:, :1], status, measured)
+            values, statuses = log10_statistics((norm - norm[:, :1])[:, :told], status[:, :told], measured[:, :told])
+            dims = {"statistic": STATISTICS, "lag": lags[:told]}
             yield Reading(f"relative/{key}", values.cpu().numpy(), dims, "log10 share", statuses.cpu().numpy())
             mean, finite = values[0].cpu().numpy(), (statuses[0] == FINITE).cpu().numpy()
             for name, value, unit in (
-                ("horizon", horizon(mean), "lags"),
+                ("horizon", horizon(mean, told == len(lags)), "lags"),
                 ("slope", slope(mean, finite), "decades per lag"),
                 ("half_life", half_life(slope(mean, finite)), "lags"),
             ):
@@ -107,11 +110,15 @@ def by_lag(
     return norm.gather(1, index)[:, kept], status.gather(1, index)[:, kept], counts[:, kept], lag[kept].tolist()
 
 
-def horizon(relative: np.ndarray) -> float:
-    """The largest lag with at least 1 % of the gradient at lag 0; NaN where any lag's value is none."""
-    if np.isnan(relative).any():
+def horizon(relative: np.ndarray, whole: bool = True) -> float:
+    """The largest lag with at least 1 % of the gradient at lag 0.
+
+    NaN where any lag's value is none, and where that is the last of lags that are not the ``whole``: it may lie beyond.
+    """
+    kept = relative >= math.log10(KEPT)
+    if np.isnan(relative).any() or (kept[-1] and not whole):
         return math.nan
-    return float(np.flatnonzero(relative >= math.log10(KEPT)).max())
+    return float(np.flatnonzero(kept).max())
 
 
 def slope(relative: np.ndarray, finite: np.ndarray) -> float:

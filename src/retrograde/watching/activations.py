@@ -23,6 +23,10 @@ from retrograde.watching.norms import Norm
 Axes = tuple[int | None, int | None]
 """The batch's and the time's; a tensor without the former is one sample."""
 
+UNSURE = (
+    "no layer says where the batch is, and so it is taken to come first in what the model is given: say batch_first="
+)
+
 
 @singledispatch
 def time_axis(module: nn.Module) -> int | None:
@@ -90,6 +94,8 @@ class Site:
                 why = "may have batch or time first: say batch_first="
             else:
                 batch = 0 if shape[0] == samples else 1
+                if not (self.step.sure or layout.agreed):
+                    self.step.flow.leave_out("batch_first", UNSURE)
             if shape[batch] != samples:
                 why = f"has no place for the batch of {samples}"
         elif shape[0] != samples:

@@ -18,12 +18,14 @@ Path = tuple[Any, ...]
 class Layout:
     """What is known of a model's layout beforehand.
 
-    ``batch_first`` as the user says; ``mixed`` where some layer of the model has time before the batch; ``time_last``
-    where some has time behind the channels.
+    ``batch_first`` as the user says; ``mixed`` where some layer of the model has time before the batch; ``agreed``
+    where some layer says that the batch comes first, and none the opposite; ``time_last`` where some has time behind
+    the channels.
     """
 
     batch_first: bool | None
     mixed: bool
+    agreed: bool
     time_last: bool
 
 

@@ -164,7 +164,8 @@ class Step:
         self.outer: dict[int, int] = {}
         self.loops: dict[str, Any] = {}
         self.samples: int | None = None  # the batch's size, as far as it is known
-        self.sure = False  # whether a layer that knows its batch axis has said so
+        self.sure = False  # whether a layer that knows its batch axis has said so, or sizes have
+        self.given: Sequence[int] = ()  # the shape of what the model was called with first
 
     def call(self, layer: str) -> int:
         """A number for the call that begins."""
@@ -175,6 +176,12 @@ class Step:
         """How large the batch is, by a layer that knows which axis is its."""
         self.samples = max(samples, self.samples or 0) if self.sure else samples
         self.sure = True
+
+    def compare(self, shape: Sequence[int]) -> None:
+        """See whether something without time tells that the batch comes first in what the model was given."""
+        if len(self.given) > 1 and len(shape) < 3:
+            batch, behind = self.given[:2]
+            self.sure |= shape[0] == batch and behind not in shape
 
     def reach(self, gradient: Tensor) -> None:
         """A hook on what the model gave."""

@@ -136,6 +136,7 @@ def cell(call: Call) -> Any:
         _note_states(call, loop, found)
         _note_changed(call, before, args, found)
         for path, value, node, _ in found:
+            call.step.compare(value.shape)
             args = replaced(args, path, handed_on(value, node))
     made = differentiable(call, call.forward(*args["args"], **args["kwargs"]))
     for place, (_, value) in enumerate(list(tensors(made))):

@@ -1,6 +1,6 @@
 """What a watch has seen, in a W&B run: means at log-spaced lags as scalars, and the whole table as a file.
 
-    watch/total/<layer>.<component>/lag_<k>      at the latest time less 0, 1, 2, 4, 8, … ; also direct, carried
+    watch/total/<layer>.<component>/lag_<k>      0, 1, 2, 4, 8, … before what is read last; also direct, carried
     watch/total/<layer>.<component>              of what has no time
     watch/entropy/<layer>/<head>                 and the other numbers of attention's heads
 
@@ -10,6 +10,7 @@ past those that a user gives, and W&B drops what then comes too late. The axis i
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ def scalars(blocks: Sequence[Block], heads: Sequence[HeadBlock]) -> dict[str, fl
             if block.times is None:
                 logged[f"watch/{quantity}/{where}"] = float(mean[0])
                 continue
-            at = {max(block.times) - time: float(value) for time, value in zip(block.times, mean, strict=True)}
+            backward = re.search(r"\.\d+\.backward$", block.layer)  # a direction of a fused layer, which ends at 0
+            last = 0 if backward else max(block.times)
+            at = {abs(last - time): float(value) for time, value in zip(block.times, mean, strict=True)}
             logged |= {
                 f"watch/{quantity}/{where}/lag_{lag}": at[lag] for lag in log_spaced(max(at)).tolist() if lag in at
             }

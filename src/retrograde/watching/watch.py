@@ -6,7 +6,8 @@
     flow.frame()
 
 Inside the block the ``forward`` of every module of the model is called through a stand-in, which is taken away at the
-end, however that comes. Outputs, gradients of parameters and random numbers are what they are without it. See
+end, however that comes. Outputs, gradients of parameters and random numbers are what they are without it: those of the
+fused recurrent layers to rounding, and but for what their dropout draws on CUDA and of packed sequences. See
 docs/watch.md.
 """
 
@@ -63,11 +64,13 @@ class Watching:
         self.flow = Flow(per_sample)
         self.flow.why_empty = self._why_empty
         self.chosen = {name: module for name, module in model.named_modules() if only(name, module)}
-        kinds = list(model.modules())
+        said = [getattr(module, "batch_first", None) for module in model.modules()]
+        mixed = any(one is False for one in said)
         self.layout = Layout(
             batch_first,
-            any(getattr(module, "batch_first", True) is False for module in kinds),
-            any(time_axis(module) == 2 for module in kinds),
+            mixed,
+            not mixed and any(one is True for one in said),
+            any(time_axis(module) == 2 for module in model.modules()),
         )
         self.standing: list[StandIn] = []
         self.active = False
@@ -146,6 +149,9 @@ class Watching:
             finally:
                 self.depth -= 1
         if outermost and step is not None:
+            result = _first(made)
+            if isinstance(result, Tensor):
+                step.compare(result.shape)
             for _, value in tensors(made):
                 if value.grad_fn is not None:  # a hook on a parameter would stay there
                     value.register_hook(step.reach)
@@ -159,6 +165,8 @@ class Watching:
             self.current = Step(self.flow, number, self.when(number), self.scaler)
         if self.current is not None and self.current.samples is None:
             self.current.samples = _samples((args, kwargs), self.layout.batch_first)
+            given = _first((args, kwargs))
+            self.current.given = given.shape if isinstance(given, Tensor) else ()
 
     def _unrecorded(self, stand_in: "StandIn", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with self._muted():
@@ -279,8 +287,11 @@ def watch(
 
     ``when`` is asked of every step, counted from 0, whether to record it (see ``log_spaced``); ``only`` of every
     module, by name, whether to look at it. ``batch_first`` says where the batch is in what the model is given and in
-    results that have (batch, time, width); by default that is found by sizes. ``per_sample`` keeps every sample's norm.
-    ``scaler`` is the ``torch.amp.GradScaler`` of the loop, if it has one. ``wandb`` is a W&B run to send to.
+    results that have (batch, time, width). By default that is found by the batch's size, which a recurrent layer or an
+    attention of ``torch.nn`` tells. Without these the first axis of what the model is given is taken to be the batch;
+    unless a layer says ``batch_first``, or a cell's state or the model's result has that axis and not the next,
+    ``left_out`` tells of it. ``per_sample`` keeps every sample's norm. ``scaler`` is the ``torch.amp.GradScaler`` of
+    the loop, if it has one. ``wandb`` is a W&B run to send to.
 
     Raises ValueError for a model that is compiled, TorchScript or nn.DataParallel.
     """
@@ -310,13 +321,20 @@ def log_spaced(per_decade: int = 8) -> Callable[[int], bool]:
 
 def _samples(given: Any, batch_first: bool | None) -> int | None:
     """How many samples the first tensor holds that a model is called with."""
-    if isinstance(given, PackedSequence):
-        return int(given.batch_sizes[0])
-    if isinstance(given, Tensor):
-        axis = 1 if batch_first is False and given.ndim > 1 else 0
-        return given.shape[axis] if given.ndim else None
-    if isinstance(given, tuple | list):
-        return next((found for part in given if (found := _samples(part, batch_first)) is not None), None)
+    first = _first(given)
+    if isinstance(first, PackedSequence):
+        return int(first.batch_sizes[0])
+    if first is None:
+        return None
+    return first.shape[1 if batch_first is False and first.ndim > 1 else 0]
+
+
+def _first(given: Any) -> Tensor | PackedSequence | None:
+    """The first of what has an axis."""
+    if isinstance(given, PackedSequence) or (isinstance(given, Tensor) and given.ndim):
+        return given
     if isinstance(given, dict):
-        return _samples(list(given.values()), batch_first)
+        given = list(given.values())
+    if isinstance(given, tuple | list):
+        return next((found for part in given if (found := _first(part)) is not None), None)
     return None
