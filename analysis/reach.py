@@ -9,7 +9,6 @@ Data:      readings lag_gradient/relative and lag_gradient/horizon of the first 
 """
 
 import sys
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,19 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from retrograde.figures import question, theme
-from retrograde.figures.comparison import AFTER, BEFORE, NUMBERS, Comparison, NothingToDraw, Tables, ends, listed
+from retrograde.figures.comparison import (
+    AFTER,
+    BEFORE,
+    COUNTED,
+    NUMBERS,
+    Comparison,
+    NothingToDraw,
+    Tables,
+    ends,
+    listed,
+    outcomes,
+    uncounted,
+)
 from retrograde.figures.provenance import lag_quantiles, number, seeds_in_words
 from retrograde.figures.statistics import interval
 from retrograde.record.tables import LOWEST
@@ -55,7 +66,7 @@ def load(comparison: Comparison) -> Tables:
         "curves": curves,
         "lags": lags,
         "scored": _scored(comparison, curves["run"].iloc[0]),
-        NUMBERS: _numbers(horizons, curves, comparison.card),
+        NUMBERS: _numbers(horizons, curves, comparison),
     }
 
 
@@ -81,9 +92,9 @@ def _furthest(norms: pd.DataFrame) -> pd.DataFrame:
     return curves.groupby(["run", "when", "lag"], sort=False).tail(1)[columns].reset_index(drop=True)
 
 
-def _numbers(horizons: pd.DataFrame, curves: pd.DataFrame, card: Mapping[str, object]) -> pd.DataFrame:
+def _numbers(horizons: pd.DataFrame, curves: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
     """Horizons before and after by run, what kept the gradient longest, and the task's lags beside them."""
-    lags = lag_quantiles(card)
+    lags = lag_quantiles(comparison.card)
     table = curves[["model", "seed", "run"]].drop_duplicates("run", ignore_index=True).set_index("run")
     for when in (BEFORE, AFTER):
         at_end = horizons[horizons["when"] == when].sort_values(["value", "component"], ascending=[False, True])
@@ -91,6 +102,7 @@ def _numbers(horizons: pd.DataFrame, curves: pd.DataFrame, card: Mapping[str, ob
         table[f"horizon {when} (lags)"] = furthest["value"]
         table[f"kept {when} by"] = furthest["component"].where(furthest["value"].notna()).astype(object)
         table[f"kept {when} by"] = table[f"kept {when} by"].fillna("–")
+    table["outcome"] = pd.Series(outcomes(comparison.runs), comparison.runs["run"])
     table["step after"] = horizons.groupby("run")["step"].max()
     table["longest lag measured"] = curves.groupby("run")["lag"].max()
     table["task's lags, median"] = lags.get("median", np.nan)
@@ -106,12 +118,16 @@ def medians(numbers: pd.DataFrame) -> pd.DataFrame:
 
 def finding(tables: Tables) -> str:
     """Which models' gradients cover the task's lags after training, with how many seeds, and which did before."""
-    numbers = tables[NUMBERS]
+    drawn = tables[NUMBERS]
+    numbers, beside = drawn[drawn["outcome"].isin(COUNTED)], uncounted(drawn["outcome"])
+    if numbers.empty:
+        return f"No run that is drawn has finished. {beside}"
     middle = medians(numbers)
     needed = numbers["task's lags, 90 %"].iloc[0]
     if np.isnan(needed):
         reach = [f"{model} {number(row[BEFORE])} → {number(row[AFTER])}" for model, row in middle.iterrows()]
-        return f"Median gradient horizon before → after training, in lags: {', '.join(reach)}"
+        said = f"Median gradient horizon before → after training, in lags: {', '.join(reach)}"
+        return ". ".join(filter(None, [said, beside]))
     always, partly, never, from_start = [], [], [], []
     for model, of_model in numbers.groupby("model", observed=True):
         covers = {when: of_model[f"horizon {when} (lags)"] >= needed for when in (BEFORE, AFTER)}
@@ -134,7 +150,7 @@ def finding(tables: Tables) -> str:
     if never:
         parts.append(f"not in {listed(never)}")
     reaches = f"the gradient reaches {number(needed)} lags back, which covers 90 % of the task's"
-    return f"After training {reaches}: {'; '.join(parts)}"
+    return ". ".join(filter(None, [f"After training {reaches}: {'; '.join(parts)}", beside]))
 
 
 @theme.applied()

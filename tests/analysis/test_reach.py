@@ -62,6 +62,14 @@ def test_the_curves_horizon_is_the_probes(script, tmp_path: Path):
         assert kept == tables[NUMBERS][f"horizon {when} (lags)"].item()
 
 
+def test_a_run_that_goes_on_is_not_after_training(script, tmp_path: Path):
+    ended, going = Fake("gru", 0, keeps=(0.5, 0.9)), Fake("gru", 1, status="running", keeps=(0.5, 0.3))
+    finding = script("reach").finding(load(script, tmp_path, ended, going))
+    assert finding.endswith("in gru with every seed. Not counted: 1 running")
+    alone = script("reach").finding(load(script, tmp_path / "alone", going))
+    assert alone == "No run that is drawn has finished. Not counted: 1 running"
+
+
 BROKEN = Fake(
     "irnn",
     gradient=(-1, -2, -4, -14, -20, -math.inf, math.inf, math.nan, math.nan),
