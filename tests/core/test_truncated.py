@@ -77,7 +77,7 @@ def through_all_layers(model: RecurrentModel | ResidualModel, batch: Batch, leng
     """The outputs by one loop over time, every layer within it, every state stopped at each ``length`` times."""
     inputs = model.embedding(batch.inputs)
     if isinstance(model, ResidualModel):
-        inputs = model.project(inputs)
+        inputs = model.entered(inputs)
         cells = [block.recurrence for block in model.chain]
     else:
         cells = [layer[0].recurrence for layer in model.stack.placed]

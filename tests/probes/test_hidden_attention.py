@@ -495,7 +495,7 @@ def test_a_delta_rules_gate_is_open_where_its_strength_is_the_greatest(make: Any
     model = make(TASK, hidden=4, layers=1, heads=2, negative_eigenvalues=negative)
     course = taken(model, TASK).courses["0.forward"]
     block = model.chain[0]
-    normed = block.norm(model.project(model.embedding(TASK.sample(3, torch.Generator().manual_seed(0)).inputs)))
+    normed = block.norm(model.entered(model.embedding(TASK.sample(3, torch.Generator().manual_seed(0)).inputs)))
     made = course.recurrence.gates(course.weights, course.inputs, course.before)["write"]
     torch.testing.assert_close(made, torch.sigmoid(block.strength(normed)))
 

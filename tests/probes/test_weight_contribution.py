@@ -60,7 +60,7 @@ class Loops:
         if isinstance(model, EncoderDecoder):
             self.outputs = self._written(model, batch)
         elif isinstance(model, ResidualModel):
-            x = model.project(model.embedding(batch.inputs))
+            x = model.entered(model.embedding(batch.inputs))
             for placed, block in zip(model.placed, model.chain, strict=True):
                 x = block.leave(x, self._loop(placed.name, block.recurrence, block.enter(x)))
             self.outputs = model.readout(model.norm(x))

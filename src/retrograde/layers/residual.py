@@ -47,7 +47,7 @@ class ResidualModel(SequenceModel):
         self.readout = nn.Linear(hidden, task.outputs.size)
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch time size"]:
-        x = self.project(self._placed(self.embedding(batch.inputs)))
+        x = self.entered(self.embedding(batch.inputs))
         for block in self.chain:
             x = block.leave(x, truncated(block.recurrence, block.enter(x), self.truncation))
         return self.readout(self.norm(x))
@@ -56,14 +56,15 @@ class ResidualModel(SequenceModel):
         ledger = Ledger()
         stack = [Layer([placed], block) for placed, block in zip(self.placed, self.chain, strict=True)]
         read = node(self.embedding(batch.inputs))
-        traced = trace_stack(stack, self.project(self._placed(read)), batch.lengths, ledger, perturb)
+        traced = trace_stack(stack, self.entered(read), batch.lengths, ledger, perturb)
         outputs = self.readout(self.norm(traced.outputs))
         return Trace(outputs, traced.states, traced.times, ledger=ledger, inputs=read)
 
-    def _placed(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time placed"]:
-        if not self.positions:
-            return x
-        return torch.cat([x, sinusoidal(x.shape[1], self.positions, x).expand(len(x), -1, -1)], -1)
+    def entered(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time hidden"]:
+        """What the first block reads of embedded inputs."""
+        if self.positions:
+            x = torch.cat([x, sinusoidal(x.shape[1], self.positions, x).expand(len(x), -1, -1)], -1)
+        return self.project(x)
 
     @property
     def state_size(self) -> int:
