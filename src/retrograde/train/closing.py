@@ -40,16 +40,19 @@ def closed_before(folder: RunFolder, result: Mapping[str, Any], settings: Mappin
 
 
 def _too_late(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Of settings that are no part of what a run is, those that its record was made with otherwise."""
-    changed = [
-        f"{group}.{name}={'null' if value is None else value}"
-        for group in ("alerts", "recorder")
-        for name, value in now.get(group, {}).items()
-        if name in then.get(group, {}) and then[group][name] != value
+    """What is asked of the record that a finished run's cannot give: it was made with other alerts, or not uploaded."""
+    before = then.get("alerts", {})
+    late = [
+        f"alerts.{name}={'null' if value is None else value}"
+        for name, value in now.get("alerts", {}).items()
+        if name in before and before[name] != value
     ]
-    if changed:
-        upload = "; analysis/sync.py uploads it" if "recorder.mode=online" in changed else ""
-        yield f"  note: {', '.join(changed)} came when the run was finished, and what it recorded stays{upload}"
+    upload = ""
+    if now.get("recorder", {}).get("mode") == "online" != then.get("recorder", {}).get("mode"):
+        late.append("recorder.mode=online")
+        upload = "; analysis/sync.py uploads it"
+    if late:
+        yield f"  note: {', '.join(late)} came when the run was finished, and what it recorded stays{upload}"
 
 
 def other_code(result: Mapping[str, Any]) -> str:
