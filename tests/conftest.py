@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from retrograde.layers import compiled
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # and in the processes that tests start
 os.environ["WANDB_MODE"] = "offline"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # what takes long to encode is encoded once for all workers, and not into the user's own cache
 os.environ["RETROGRADE_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "retrograde")
 

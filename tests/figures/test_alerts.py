@@ -6,6 +6,7 @@ from typing import Any
 from fake_runs import Fake, write_run
 from retrograde.figures.alerts import OfModel, Raised, asked, per_alert, per_kind, unjudged
 from retrograde.figures.comparison import Comparison, comparisons
+from retrograde.record.alerts import NEEDS
 from retrograde.record.store import FolderStore
 
 
@@ -79,9 +80,19 @@ def test_what_no_probe_was_asked_about_is_not_taken_for_sound(tmp_path: Path) ->
         "dead units and saturated states could not be judged in 1 run, for want of health"
     )
     assert unjudged(probed(tmp_path / "none", ())) == (
-        "exploding gradient, vanishing gradient, dead units, saturated states, collapsed attention and clipping on "
-        "most steps could not be judged in 1 run, for want of lag_gradient, state_gradient, health, attention and "
-        "parameters"
+        "exploding gradient, vanishing gradient, dead units, saturated states, collapsed attention (of models that "
+        "attend) and clipping on most steps could not be judged in 1 run, for want of lag_gradient, state_gradient, "
+        "health, attention and parameters"
+    )
+
+
+def test_a_kind_that_was_not_wanted_is_not_missed(tmp_path: Path) -> None:
+    config = {"probe": {"health": {}}, "alerts": {**dict.fromkeys(NEEDS, 0.5), "collapsed": None, "clipping": None}}
+    write_run(tmp_path, Fake("lstm", 0, more={"alerts": []}, config=config))
+    ((one,), _) = comparisons(FolderStore(tmp_path))
+    assert unjudged(one) == (
+        "exploding gradient and vanishing gradient could not be judged in 1 run, for want of lag_gradient and "
+        "state_gradient"
     )
 
 

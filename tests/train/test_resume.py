@@ -271,6 +271,23 @@ def test_a_run_whose_checkpoints_are_damaged_begins_anew_and_says_so(
     assert len(again.metadata["attempts"]) == 1
 
 
+def test_a_run_that_goes_on_from_the_older_of_two_checkpoints_says_so(small_run: Fit, tmp_path: Path) -> None:
+    expected = []
+    for step in (13, 18):  # each after a validation whose weights were kept
+        Bell.due = step, signal.SIGTERM
+        with pytest.raises(Interrupted):
+            small_run(regularizer=Bell(), outputs=tmp_path)
+        folder = only_run(tmp_path)
+        last = folder.checkpoints / LAST
+        last.write_bytes(last.read_bytes()[:500])
+        kept = read(folder.checkpoints / BEST)["global_step"]
+        assert 0 < kept < step
+        expected.append(f"gone on with from step {kept}, since {LAST} cannot be gone on from")
+    again = small_run(regularizer=Bell(), outputs=tmp_path)
+    assert again.metadata["notes"] == list(dict.fromkeys(expected))
+    assert [attempt.get("unread") for attempt in again.metadata["attempts"]] == [None, [LAST], [LAST]]
+
+
 def test_a_moment_of_another_training_is_named_and_the_next_launch_begins_anew(small_run: Fit, tmp_path: Path) -> None:
     """As where the code was changed since."""
     Bell.due = 3, signal.SIGTERM

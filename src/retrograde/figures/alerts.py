@@ -18,6 +18,9 @@ COLUMNS = ["model", "seed", "alert", "level", "layer", "component", "from step",
 SPOKEN, NAMED = 4, 8
 """Models that have a sentence of their own; the others are named, and where there are more than that, counted."""
 
+WHERE: Mapping[Kind, str] = {"collapsed": " (of models that attend)"}
+"""Kinds that only some models can have, which without the probe does not show."""
+
 
 @dataclass(frozen=True)
 class OfModel:
@@ -97,22 +100,27 @@ def asked(comparison: Comparison) -> list[str]:
 
 
 def unjudged(comparison: Comparison) -> str:
-    """Which kinds could not be judged in how many of these runs, for want of which probes; nothing where all could."""
-    probes = {run: _probes(comparison.store.metadata(run)) for run in asked(comparison)}
+    """Which kinds could not be judged in how many of these runs, for want of which probes; nothing where all could.
+
+    A kind that a run's settings leave out is not said of it.
+    """
+    config = {run: comparison.store.metadata(run)["config"] for run in asked(comparison)}
+    probes = {run: _section(of_run, "probe").keys() for run, of_run in config.items()}
     kinds: dict[tuple[str, ...], list[Kind]] = {}
     for kind, needed in NEEDS.items():
-        without = tuple(run for run, there in probes.items() if not there.issuperset(needed))
+        wanted = [run for run, of_run in config.items() if _section(of_run, "alerts").get(kind, True) is not None]
+        without = tuple(run for run in wanted if not probes[run] >= set(needed))
         if without:
             kinds.setdefault(without, []).append(kind)
     parts = []
     for runs, of_runs in kinds.items():
         of_kinds = dict.fromkeys(probe for kind in of_runs for probe in NEEDS[kind])
         wanting = [probe for probe in of_kinds if any(probe not in probes[run] for run in runs)]
-        titles = listed([TITLES[kind].lower() for kind in of_runs])
+        titles = listed([TITLES[kind].lower() + WHERE.get(kind, "") for kind in of_runs])
         parts.append(f"{titles} could not be judged in {number_of(len(runs), 'run')}, for want of {listed(wanting)}")
     return "; ".join(parts)
 
 
-def _probes(metadata: Mapping[str, Any]) -> set[str]:
-    probes = metadata["config"].get("probe")
-    return set(probes) if isinstance(probes, Mapping) else set()
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, Mapping) else {}

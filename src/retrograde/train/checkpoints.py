@@ -13,8 +13,7 @@ plain values is read back.
 import io
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -79,13 +78,14 @@ MOMENT = {
 
 @dataclass(frozen=True)
 class Resumption:
-    """The newest moment that an interrupted run has kept."""
+    """The newest moment that an interrupted run has kept; ``unread`` are the files there that hold none."""
 
     mark: Mark
     training: State
     probing: State
     seconds: float
     ended: bool
+    unread: tuple[str, ...] = ()
 
     @property
     def recorded(self) -> int:
@@ -159,16 +159,18 @@ def newest(folder: Path, device: str) -> Resumption:
     kept = [folder / name for name in (LAST, BEST) if is_there(folder / name)]
     if not kept:
         raise ValueError("it was interrupted before it had kept anything")
-    found = []
+    found, unread = [], []
     for file in kept:
-        with suppress(ValueError):  # torn, foreign, or of another version
+        try:
             found.append(_resumption(file))
+        except ValueError:  # torn, foreign, or of another version
+            unread.append(file.name)
     if not found:
-        raise ValueError(f"{' and '.join(file.name for file in kept)} cannot be gone on from")
+        raise ValueError(f"{' and '.join(unread)} cannot be gone on from")
     latest = max(found, key=lambda one: one.mark.step)
     if latest.mark.device != device:
         raise ValueError(f"it was interrupted on {latest.mark.device} and {device} is next")
-    return latest
+    return replace(latest, unread=tuple(unread))
 
 
 def _resumption(file: Path) -> Resumption:

@@ -122,7 +122,16 @@ def _claimed(prepared: Prepared, progress: bool, interruption: Interruption, mem
     earlier, resumption, notes = _resumed(folder, device)
     if resumption is not None:
         attempt |= {"from_step": resumption.mark.step, "from_seconds": resumption.seconds}
-    changes = [changed(one, other) for one, other in itertools.pairwise([*earlier, attempt])]
+        attempt |= {"unread": list(resumption.unread)} if resumption.unread else {}
+    attempts = [*earlier, attempt]
+    behind = [
+        f"gone on with from step {each['from_step']:,}, since {each['unread'][0]} cannot be gone on from"
+        for each in attempts
+        if "unread" in each
+    ]
+    changes = [changed(one, other) for one, other in itertools.pairwise(attempts)]
+    notes += dict.fromkeys(behind)
+    notes += [f"begun by code {change[0]}, gone on with by {change[1]}" for change in changes if change]
     forms = [] if resumption is None else folder.read().get("forms", [])
     begun = clock() - (0.0 if resumption is None else resumption.seconds)
     folder.write_card(card)
@@ -138,9 +147,9 @@ def _claimed(prepared: Prepared, progress: bool, interruption: Interruption, mem
         "learns": model.learns,
         "config_hash": folder.run.rpartition("-")[2],
         **attempt,
-        "attempts": [*earlier, attempt],
+        "attempts": attempts,
         "forms": forms,
-        "notes": notes + [f"begun by code {change[0]}, gone on with by {change[1]}" for change in changes if change],
+        "notes": notes,
         "config": dict(config),
     }
     view = None
