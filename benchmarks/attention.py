@@ -234,7 +234,9 @@ def one_layer(length: int, device: str) -> Snapshot:
 
 def held_for(on: Snapshot) -> int:
     """Bytes of the queries and keys that are kept to stream the maps."""
-    parts = [part for weights in on.trace.maps.values() for part in (weights.query, weights.key)]
+    streamed = [weights for weights in on.trace.maps.values() if isinstance(weights, StreamedMap)]
+    assert len(streamed) == len(on.trace.maps)
+    parts = [part for weights in streamed for part in (weights.query, weights.key)]
     return sum(part.numel() * part.element_size() for part in parts)
 
 

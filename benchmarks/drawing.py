@@ -120,8 +120,9 @@ def main() -> int:
     if given.json:
         where = machine(given.device.type, torch.get_num_threads(), ["torch", "retrograde"])
         ratios = [
-            Ratio(f"drawing a batch of {name}", "a training step", *found["ratio"], found["goal"])
+            Ratio(f"drawing a batch of {name}", "a training step", median, lower, upper, found["goal"])
             for name, found in results.items()
+            for median, lower, upper in [found["ratio"]]
         ]
         rows = {"ratios": [asdict(row) for row in ratios]}
         keep({"benchmark": "drawing", "machine": where, "pairs": given.pairs, "tasks": results, **rows}, given.json)

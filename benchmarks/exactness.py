@@ -30,7 +30,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from exact.case import Case, statistics, worst
+from exact.case import Case, statistics, worse
 from exact.columns import COLUMNS, Column
 from exact.known import Answer, answers
 from exact.watched import LAYERS, of_cell, of_layer
@@ -133,8 +133,8 @@ def judged(name: str, probes: Mapping[str, Probe], columns: Sequence[Column]) ->
                 continue
             row.spent[column.title] = row.spent.get(column.title, 0.0) + time.process_time() - begun
             if found is not None:
-                row.errors[column.title] = worst([found, row.errors.get(column.title, 0.0)])
-        row.claimed = worst([row.claimed, *case.claimed])
+                row.errors[column.title] = worse(found, row.errors.get(column.title, 0.0))
+        row.claimed = reduce(worse, case.claimed, row.claimed)
     return row
 
 

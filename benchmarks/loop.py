@@ -195,7 +195,8 @@ def measured(pairs: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     with quiet():
         trainer_of(job.trainer, steps, [interleaved]).fit(training)
     recorder.close(FINISHED, {})
-    return tuple(np.array(taken[WARM_UP:]) / BLOCK for taken in (interleaved.ours, interleaved.alone))
+    ours, alone = (np.array(taken[WARM_UP:]) / BLOCK for taken in (interleaved.ours, interleaved.alone))
+    return ours, alone
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

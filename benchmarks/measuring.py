@@ -127,12 +127,12 @@ def peak_memory(step: Step, device: str) -> int:
         step()
         return torch.cuda.max_memory_allocated() - before
     # the allocator's events alone: to record every operation as well takes four times as long
-    torch.autograd._enable_record_function(False)
+    torch._C._autograd._enable_record_function(False)
     try:
         with torch.autograd.profiler.profile(profile_memory=True) as profile:
             step()
     finally:
-        torch.autograd._enable_record_function(True)
+        torch._C._autograd._enable_record_function(True)
     results = profile.kineto_results
     assert results is not None  # the profile is over
     events = [(event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]"]
@@ -167,11 +167,9 @@ def command_line(about: str | None, lengths: Sequence[int]) -> argparse.Argument
 
 def given(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> tuple[dict[str, Any], Path | None]:
     """What the command line says, lists as tuples, and the file to keep the result in."""
-    options = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(parser.parse_args(arguments)).items()
-    }
-    return options, options.pop("to")
+    options: dict[str, Any] = vars(parser.parse_args(arguments))
+    kept: Path | None = options.pop("to")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}, kept
 
 
 def prepare(threads: int) -> None:

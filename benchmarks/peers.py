@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def load(module: nn.Module, given: Mapping[str, Tensor]) -> None:
         for name, parameter in parameters.items():
             parameter.zero_()
             if name in given:
-                parameter += given[name].view_as(parameter)
+                parameter.add_(given[name].view_as(parameter))
 
 
 def stack_of(model: Any) -> nn.Module:
@@ -572,7 +573,7 @@ def temporal_convolutions(model: Any, length: int) -> Layers:
     chain = model.chain
     width = model.readout.in_features
     theirs = TCN(width + 1, [width] * len(chain), chain[0].first.convolution.kernel_size[0], dropout=0.0)
-    given = {}
+    given: dict[str, Tensor] = {}
     for place, block in enumerate(chain):
         for name, part in (("conv1", block.first), ("conv2", block.second)):
             weights = {f"network.{place}.{name}.{key}": value for key, value in part.convolution.named_parameters()}
@@ -653,8 +654,8 @@ PEERS = [
     of_recurrent("gru_simple", "UGRNN", update_gate),
     of_recurrent("torchrecurrent", "MGU", lambda ours: dict(ours.cell.named_parameters())),
     Peer("slstm", "xlstm sLSTMCell, vanilla", "xlstm", "xlstm", scalar_lstm),
-    Peer("mlstm", "xlstm mLSTMLayer, parallel", "xlstm", "xlstm", lambda *given: matrix_lstm(*given, False)),
-    Peer("mlstm", "xlstm mLSTMLayer, chunkwise", "xlstm", "xlstm", lambda *given: matrix_lstm(*given, True)),
+    Peer("mlstm", "xlstm mLSTMLayer, parallel", "xlstm", "xlstm", partial(matrix_lstm, chunkwise=False)),
+    Peer("mlstm", "xlstm mLSTMLayer, chunkwise", "xlstm", "xlstm", partial(matrix_lstm, chunkwise=True)),
     Peer(
         "mingru",
         "minGRU_pytorch.minGRU",

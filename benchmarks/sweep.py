@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    result = {
+    result: dict[str, Any] = {
         "benchmark": "sweep",
         "machine": machine("cpu", 1, ("torch", "pytorch-lightning", "hydra-core", "wandb")),
         "load": os.getloadavg(),

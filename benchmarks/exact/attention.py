@@ -10,6 +10,7 @@ from torch import Tensor
 from exact.case import FLOOR, Case, error, exists, statistics, worst
 from retrograde.core.records import Reading
 from retrograde.core.recurrence import HiddenAttention
+from retrograde.core.streamed import whole
 
 
 def hidden_attention(case: Case) -> float | None:
@@ -33,9 +34,9 @@ def hidden_attention(case: Case) -> float | None:
     for hook in hooks:
         hook.remove()
     for name, made in case.model.hidden_attention(trace.states).items():
-        whole = made.applied().detach()
+        applied = made.applied().detach()
         # some module gives what this operator does
-        errors.append(min(error(whole, one.detach(), floor=1.0) for one in given if one.shape == whole.shape))
+        errors.append(min(error(applied, one.detach(), floor=1.0) for one in given if one.shape == applied.shape))
         errors += of_matrix(name, made, case.batch.lengths, False, readings)
     return worst(errors)
 
@@ -71,7 +72,7 @@ def maps(case: Case) -> float | None:
     errors = []
     for layer, shown in case.live.trace.maps.items():
         target, cross = layer in case.snapshot.trace.target_side, layer in case.snapshot.trace.cross
-        weights = shown.detach()
+        weights = whole(shown).detach()
         counts = exists(case.batch, range(weights.shape[2]), target)
         errors.append(error(weights.sum(3), torch.ones_like(weights[..., 0])))
         found: dict[str, list[float]] = {}
@@ -104,7 +105,7 @@ def alignment(case: Case) -> float | None:
     for sample, source, position in case.task.needs(case.batch).tolist():
         needs.setdefault((sample, position), set()).add(source)
     for layer in case.live.trace.cross:
-        weights = case.live.trace.maps[layer].detach()
+        weights = whole(case.live.trace.maps[layer]).detach()
         found: dict[str, list[list[float]]] = {}
         for head in range(weights.shape[1]):
             by_sample: dict[str, list[float]] = {}
@@ -148,7 +149,7 @@ def rolled(case: Case) -> float | None:
     trace = case.live.trace
     for side, target in (("input", False), ("target", True)):
         layers = [
-            weights.detach().mean(1)
+            whole(weights).detach().mean(1)
             for layer, weights in trace.maps.items()
             if layer not in trace.cross and (layer in trace.target_side) == target
         ]

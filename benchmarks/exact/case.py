@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 import torch
@@ -119,9 +119,15 @@ def error(found: Numbers, expected: Numbers, floor: Numbers = 0.0) -> float:
     return float(torch.where(share.isnan(), math.inf, share).max())
 
 
+def worse(one: float, other: float) -> float:
+    """The larger of two errors, infinite where one is no number."""
+    return math.inf if math.isnan(one) or math.isnan(other) else max(one, other)
+
+
 def worst(errors: Iterable[float]) -> float | None:
     """The largest, infinite where one is no number; None where there are none."""
-    return max((math.inf if math.isnan(each) else each for each in errors), default=None)
+    found = list(errors)
+    return reduce(worse, found, 0.0) if found else None
 
 
 def vectors(found: Tensor, expected: Tensor, counts: Tensor, floor: Tensor) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from exact.case import FLOOR, error
+from exact.case import FLOOR, error, worse
 from exact.differences import derivative
 from retrograde.watching.watch import watch
 
@@ -204,7 +204,7 @@ def compared(
 
 def of_layer(watched: Watched) -> dict[str, float]:
     """The worst errors of one kind of layer, padded and packed, and of what it begins with by differences."""
-    worst: dict[str, float] = {}
+    largest: dict[str, float] = {}
     for packed in (False, True):
         module = watched.make(packed)
         lengths = LENGTHS if packed else torch.full_like(LENGTHS, int(LENGTHS.max()))
@@ -228,8 +228,8 @@ def of_layer(watched: Watched) -> dict[str, float]:
         found = seen(module, run)
         errors = compared(found, whole, directs)
         errors["total ±"] = begun(run, begin, found["total"], x.shape[1])
-        worst = {name: max(value, worst.get(name, 0.0)) for name, value in errors.items()}
-    return worst
+        largest = {name: worse(value, largest.get(name, 0.0)) for name, value in errors.items()}
+    return largest
 
 
 def begun(

@@ -82,6 +82,7 @@ def test_a_missed_goal_is_named_and_is_the_exit_code(
 def test_an_error_that_is_no_number_misses_every_goal(float64: None) -> None:
     assert case.worst([1e-15, math.nan]) == case.worst([math.nan, 1e-15]) == math.inf
     assert case.worst([]) is None
+    assert case.worse(math.nan, 0.0) == case.worse(0.0, math.nan) == math.inf and case.worse(1e-15, 2e-15) == 2e-15
     errors = iter([math.nan] + [1e-15] * 99)
     row = bench.judged("elman", {}, [columns.Column("first", "", "nothing", lambda case: next(errors))])
     assert row.errors["first"] == math.inf
