@@ -19,13 +19,19 @@ one memory, which reaches as far as the best of them.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import pandas as pd
-
 from retrograde.core.statuses import CENSORED, FINITE, STATUSES, ZERO
+from retrograde.record.advice import (
+    against_explosion,
+    against_vanishing,
+    beside_divergence,
+    either,
+    made_by_training,
+    smaller_rate,
+)
+from retrograde.record.evidence import Evidence, by_step, rows
 from retrograde.record.lags import lag_quantiles
 from retrograde.record.store import FolderStore
 from retrograde.record.tables import LOWEST
@@ -97,64 +103,6 @@ class Found:
     level: Level = "warning"
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """All that alerts are made of: a run's tables, its card, and what run.json says or is going to say of it."""
-
-    store: FolderStore
-    run: str
-    metadata: Mapping[str, Any]
-    settings: AlertSettings
-    read: dict[str, pd.DataFrame] = field(default_factory=dict)
-
-    def table(self, name: str) -> pd.DataFrame:
-        """The readings ``probe/quantity`` of this run, of statistics the mean alone."""
-        if name not in self.read:
-            table = self.store.readings(name, [self.run])
-            self.read[name] = table[table["statistic"] == "mean"] if "statistic" in table else table
-        return self.read[name]
-
-    def numbers(self, name: str) -> dict[tuple[int, str, str], float]:
-        """Numbers without axes by step, layer and component."""
-        return {(row["step"], row["layer"], row["component"]): row["value"] for row in rows(self.table(name))}
-
-    def steps(self, name: str) -> list[int]:
-        """The steps at which there is a reading of that name."""
-        return sorted({int(step) for step in self.table(name)["step"]})
-
-    def config(self, path: str) -> Any:
-        """A setting of the run; None where it has no such."""
-        node: Any = self.metadata.get("config", {})
-        for key in path.split("."):
-            node = node.get(key) if isinstance(node, Mapping) else None
-        return node
-
-    def asks(self, path: str) -> bool:
-        """Whether the run has that setting at all."""
-        parent, _, key = path.rpartition(".")
-        node = self.config(parent) if parent else self.metadata.get("config", {})
-        return isinstance(node, Mapping) and key in node
-
-    def over_lag(self, quantity: str) -> pd.DataFrame:
-        """A gradient of recurrences over lag: the means in log10."""
-        table = self.table(f"lag_gradient/{quantity}")
-        return table[table["layer"].map(lambda layer: str(layer).partition(".")[0] in self.recurrent).astype(bool)]
-
-    @cached_property
-    def recurrent(self) -> frozenset[str]:
-        """The layers, without direction, whose states begin before the first input."""
-        table = self.table("state_gradient/total")
-        if table.empty:
-            return frozenset()
-        return frozenset(str(layer).partition(".")[0] for layer in table.loc[table["time"] == -1, "layer"].unique())
-
-    @cached_property
-    def ungated(self) -> bool:
-        """Whether gates were looked for, in a model that is a stack of recurrences, and none was there."""
-        stacked = LOWEST.rstrip(".") in self.recurrent
-        return stacked and self.asks("probe.gates") and "gates/gate" not in self.store.tables([self.run])
-
-
 def alerts(
     store: FolderStore,
     run: str,
@@ -166,11 +114,11 @@ def alerts(
     ``metadata`` is what run.json is going to say of a run that is about to end.
     """
     known = store.metadata(run) if metadata is None else metadata
-    evidence = Evidence(store, run, known, AlertSettings() if settings is None else settings)
-    made = [*diverged(evidence), *evaluated(evidence)] if evidence.settings.nonfinite else []
+    evidence, limits = Evidence(store, run, known), AlertSettings() if settings is None else settings
+    made = [*diverged(evidence), *evaluated(evidence)] if limits.nonfinite else []
     for kind, (find, steps_of) in FINDERS.items():
-        if getattr(evidence.settings, kind):
-            made += spans(kind, find(evidence), evidence.steps(steps_of), solved=known.get("solved") is True)
+        if limit := getattr(limits, kind):
+            made += spans(kind, find(evidence, limit), evidence.steps(steps_of), solved=known.get("solved") is True)
     return sorted(
         made, key=lambda alert: (not alert.at_end, LEVELS.index(alert.level), KINDS.index(alert.kind), alert.layer)
     )
@@ -209,9 +157,8 @@ def when(first: int, last: int, steps: Sequence[int]) -> str:
     return f"since step {first:,}" if at_end else f"from step {first:,} to {last:,}, not later"
 
 
-def exploding(evidence: Evidence) -> Iterator[Found]:
+def exploding(evidence: Evidence, limit: float) -> Iterator[Found]:
     """By the slope over all lags: what is only higher somewhere in between does not explode."""
-    assert evidence.settings.exploding is not None
     slopes = evidence.numbers("lag_gradient/slope")
     measured = evidence.over_lag("relative")
     if measured.empty:
@@ -220,7 +167,7 @@ def exploding(evidence: Evidence) -> Iterator[Found]:
     worst: dict[int, dict[str, Any]] = {}
     for row in rows(reach):
         decades = slopes.get((row["step"], row["layer"], row["component"]), math.nan) * row["lag"]
-        known = worst.get(row["step"], {"decades": math.log10(evidence.settings.exploding)})
+        known = worst.get(row["step"], {"decades": math.log10(limit)})
         if decades >= known["decades"]:
             worst[row["step"]] = row | {"decades": decades}
     for step, row in worst.items():
@@ -231,9 +178,8 @@ def exploding(evidence: Evidence) -> Iterator[Found]:
         yield Found("gradient", step, row["layer"], row["component"], row["decades"], text, advice)
 
 
-def vanishing(evidence: Evidence) -> Iterator[Found]:
+def vanishing(evidence: Evidence, limit: float) -> Iterator[Found]:
     """By what is left at the lag that the task asks for, or where the card knows none, at the largest measured."""
-    assert evidence.settings.vanishing is not None
     table, absolute = (
         table[table["layer"].map(lambda layer: str(layer).startswith(LOWEST)).astype(bool)]
         for table in (evidence.over_lag("relative"), evidence.over_lag("norm"))
@@ -251,7 +197,7 @@ def vanishing(evidence: Evidence) -> Iterator[Found]:
         # what the loss does not see at lag 0 has no relative gradient, and may be what remembers
         measured = {(row["layer"], row["component"]) for row in components}
         known = reached.get((step, best["lag"]), set()) <= measured and all(row["status"] in LEFT for row in components)
-        if not known or best["value"] >= math.log10(evidence.settings.vanishing):
+        if not known or best["value"] >= math.log10(limit):
             continue
         layer, component, lag = best["layer"], best["component"], best["lag"]
         name, left = where(layer, component), LEFT[best["status"]].format(power(best["value"]))
@@ -274,33 +220,30 @@ LEFT = {
 """What remains of a gradient, by the status of its reading; of one that is no number nothing can be said."""
 
 
-def dead(evidence: Evidence) -> Iterator[Found]:
+def dead(evidence: Evidence, limit: float) -> Iterator[Found]:
     """Units that answer nothing, by component."""
-    assert evidence.settings.dead is not None
     shares = evidence.numbers("health/dead")
     for (step, layer, component), share in shares.items():
-        if share >= evidence.settings.dead:
+        if share >= limit:
             text = f"{where(layer, component)}: {share:.0%} of its units are 0 for every sample at every time"
-            advice = made_by_training(shares.get((0, layer, component)), evidence.settings.dead, evidence)
+            advice = made_by_training(shares.get((0, layer, component)), limit, evidence)
             yield Found(f"{layer}.{component}", step, layer, component, share, text, advice)
 
 
-def saturated(evidence: Evidence) -> Iterator[Found]:
+def saturated(evidence: Evidence, limit: float) -> Iterator[Found]:
     """Entries at the ends of their range, by component."""
-    assert evidence.settings.saturated is not None
     beyond = evidence.config("probe.health.saturated")
     shares = evidence.numbers("health/saturated")
     for (step, layer, component), share in shares.items():
-        if share >= evidence.settings.saturated:
+        if share >= limit:
             ends = "at the ends of their range" if beyond is None else f"beyond ±{beyond:g}"
             text = f"{where(layer, component)}: {share:.0%} of its entries lie {ends}, where tanh is flat"
-            advice = made_by_training(shares.get((0, layer, component)), evidence.settings.saturated, evidence)
+            advice = made_by_training(shares.get((0, layer, component)), limit, evidence)
             yield Found(f"{layer}.{component}", step, layer, component, share, text, advice)
 
 
-def collapsed(evidence: Evidence) -> Iterator[Found]:
+def collapsed(evidence: Evidence, limit: float) -> Iterator[Found]:
     """Layers all of whose heads look at one key each; not those that look from a target at its source, as they may."""
-    assert evidence.settings.collapsed is not None
     within = {row["layer"] for row in rows(evidence.table("attention/distance"))}
     switched_off = [name for name in ("scaling", "normalisation") if evidence.config(f"model.{name}") is False]
     advice = [f"model.{name}=true" for name in switched_off]
@@ -310,7 +253,7 @@ def collapsed(evidence: Evidence) -> Iterator[Found]:
     for step, heads in by_step(rows(evidence.table("attention/entropy_share"))).items():
         for layer in dict.fromkeys(row["layer"] for row in heads if row["layer"] in within):
             shares = [row["value"] for row in heads if row["layer"] == layer]
-            if not all(share <= evidence.settings.collapsed for share in shares):  # NaN is none of them
+            if not all(share <= limit for share in shares):  # NaN is none of them
                 continue
             each = "its head looks" if len(shares) == 1 else f"each of its {len(shares)} heads looks"
             much = f"with at most {max(shares):.1%} of the entropy that it could have"
@@ -318,10 +261,9 @@ def collapsed(evidence: Evidence) -> Iterator[Found]:
             yield Found(layer, step, layer, "", max(shares), text, advice)
 
 
-def clipping(evidence: Evidence) -> Iterator[Found]:
+def clipping(evidence: Evidence, limit: float) -> Iterator[Found]:
     """Steps as long as the clip and not as the gradient, of all so far; nothing where only the first were clipped, nor
     of a run too short to tell."""
-    assert evidence.settings.clipping is not None
     gradients = rows(evidence.table("parameters/gradient"))
     norms = {row["step"]: row["value"] for row in gradients if row["parameter"] == "all"}
     clip, by = evidence.config("trainer.clip"), evidence.config("trainer.clip_by")
@@ -329,17 +271,17 @@ def clipping(evidence: Evidence) -> Iterator[Found]:
     for (step, _, _), share in sorted(evidence.numbers("parameters/clipped").items()):
         clipped, before = clipped + share * (step - before), step
         shares[step] = clipped / step
-    if clip is None or before < SETTLED or shares[before] < evidence.settings.clipping:
+    if clip is None or before < SETTLED or shares[before] < limit:
         return
     for step, share in shares.items():
-        if share >= evidence.settings.clipping:
+        if share >= limit:
             text = f"{share:.0%} of {step:,} steps were clipped by trainer.clip={clip:g}"
             if by != "value" and step in norms:
                 text += f"; at step {step:,} the gradient's norm was {power(norms[step])}"
             yield Found("steps", step, "", "", share, text, ["a larger trainer.clip", smaller_rate(evidence)])
 
 
-def nonfinite(evidence: Evidence) -> Iterator[Found]:
+def nonfinite(evidence: Evidence, _: float) -> Iterator[Found]:
     """What the model, as it is at a snapshot, makes of the probe batch, and the gradient of that."""
     for name, first, of, order in (
         ("nonfinite", "first_nonfinite", "", min),
@@ -377,7 +319,7 @@ SETTLED = 100
 
 WORDS = {"nan": "NaN", "inf": "infinite"}
 
-FINDERS: Mapping[Kind, tuple[Callable[[Evidence], Iterator[Found]], str]] = {
+FINDERS: Mapping[Kind, tuple[Callable[[Evidence, float], Iterator[Found]], str]] = {
     "nonfinite": (nonfinite, "health/nonfinite"),
     "exploding": (exploding, "lag_gradient/norm"),
     "vanishing": (vanishing, "lag_gradient/norm"),
@@ -444,69 +386,6 @@ THINGS = {
 """What was not finite at a time, as the beginning of a clause."""
 
 
-def against_vanishing(evidence: Evidence, lag: int) -> list[str]:
-    """Settings that the run's own model and trainer have, or another model, for what has to reach over ``lag``."""
-    advice = []
-    truncate = evidence.config("trainer.truncate")
-    if truncate is not None and truncate < lag:
-        advice.append(f"a larger trainer.truncate (it is {truncate})")
-    bias = evidence.config("model.forget_bias")
-    if bias is not None:
-        advice += [f"a larger model.forget_bias (it is {bias:g})", "model=lstm_chrono"]
-    radius = evidence.config("model.radius")
-    if radius is not None and radius < 1:
-        advice.append(f"model.radius=1 (it is {radius:g})")
-    if evidence.ungated:
-        advice.append("a gated cell (model=lstm)")
-        if evidence.metadata.get("model") != "orthogonal_rnn":
-            advice.append("model=orthogonal_rnn")
-    if evidence.asks("regularizer") and evidence.config("regularizer") is None:
-        advice.append("regularizer=omega")
-    return advice
-
-
-def against_explosion(evidence: Evidence, trained: bool = True) -> list[str]:
-    """The same of a gradient that grows, or of numbers that are none; the model alone, where no step was taken yet."""
-    advice = []
-    if trained and evidence.config("trainer.clip") is None:
-        advice.append("trainer.clip=1")
-    radius = evidence.config("model.radius")
-    if radius is not None and radius > 1:
-        advice.append(f"model.radius=1 (it is {radius:g})")
-    elif evidence.ungated:
-        advice.append("a gated cell (model=lstm)")
-    return [*advice, smaller_rate(evidence)] if trained else advice
-
-
-def beside_divergence(evidence: Evidence) -> list[str]:
-    """The same, unless the step that ended the run says it already."""
-    return [] if evidence.metadata.get("nonfinite") else against_explosion(evidence)
-
-
-def made_by_training(at_start: float | None, limit: float, evidence: Evidence) -> list[str]:
-    """What to turn down where a share has reached its limit since the start; where it began so, no step has done it."""
-    return [] if at_start is not None and at_start >= limit else [smaller_rate(evidence)]
-
-
-def smaller_rate(evidence: Evidence) -> str:
-    """The learning rate as something to turn down."""
-    rate = evidence.config("optimizer.lr")
-    return "a smaller learning rate" if rate is None else f"a smaller optimizer.lr (it is {rate:g})"
-
-
-def rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table's rows as mappings, in order."""
-    return [{str(column): value for column, value in row.items()} for row in table.to_dict("records")]
-
-
-def by_step(found: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    """Rows that were read at one step together."""
-    steps: dict[int, list[dict[str, Any]]] = {}
-    for row in found:
-        steps.setdefault(row["step"], []).append(row)
-    return steps
-
-
 def where(layer: str, component: str) -> str:
     """
     >>> where("0.forward", "cell"), where("decoder1.backward", "hidden"), where("2", "state"), where("outputs", "")
@@ -518,14 +397,6 @@ def where(layer: str, component: str) -> str:
     if not component:
         return name
     return f"{name}, {component}" if component.endswith("state") else f"{name}, {component} state"
-
-
-def either(names: Sequence[str]) -> str:
-    """
-    >>> either(["a", "b", "c"]), either(["a"])
-    ('a, b or c', 'a')
-    """
-    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def rounded(value: float) -> str:
