@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 SITE := $(VENV)/.installed-docs
 export WANDB_ERROR_REPORTING := false
 
-.PHONY: demo tasks test lint types imports tests shapes heavy slow page docs faults bench gpu wheel clean
+.PHONY: demo tasks test lint types imports tests shapes heavy slow page docs faults sanitized bench gpu wheel clean
 
 demo: $(STAMP) ## train the demo study and write its report
 	$(BIN)/retrograde study=demo
@@ -65,6 +65,12 @@ faults: $(STAMP) ## sweeps killed at random moments, until they are done; a thou
 	$(BIN)/python tests/faults.py --jobs 40
 	$(BIN)/python tests/faults.py --jobs 40 --launches 2
 	$(BIN)/python tests/record/damage_long.py 1000 30
+
+sanitized: $(STAMP) ## layers/compiled.cpp where every access to memory and every undefined step is watched; five minutes
+	CXX="g++ -g -fsanitize=address,undefined -fno-sanitize-recover=all" \
+		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 \
+		$(BIN)/python -m pytest -q -p no:xdist tests/layers/test_compiled.py -k "not damaged and not warning"
 
 BENCH := .bench
 bench: $(STAMP) ## what measuring and all else costs, as ratios within one run, on a page with what it was before; an hour
