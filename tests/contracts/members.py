@@ -64,9 +64,13 @@ def _factories(stem: str, overrides: tuple[str, ...]) -> "partial[SequenceModel]
 
 def chosen(group: str, stem: str, *overrides: str) -> Any:
     """What the option of the group stands for, composed by itself: with the whole menu it would take twice as long."""
+    return instantiate(_composed(group, stem, overrides))
+
+
+@cache
+def _composed(group: str, stem: str, overrides: tuple[str, ...]) -> Any:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(None, overrides=[f"+{group}={stem}", f"+width={WIDTH}", *overrides])
-    return instantiate(config[group])
+        return compose(None, overrides=[f"+{group}={stem}", f"+width={WIDTH}", *overrides])[group]
 
 
 def model(stem: str, task: Task, *overrides: str) -> SequenceModel:

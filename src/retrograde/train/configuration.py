@@ -1,6 +1,7 @@
 """Where the configurations lie, and what can be made of one without a command line."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,14 @@ def common_keys() -> list[str]:
 
 def probes_of(preset: str) -> dict[str, Any]:
     """The probes of a preset, by stem, with every setting at its default."""
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("train", overrides=[f"probe={preset}"])
-    return {str(name): instantiate(probe) for name, probe in config.probe.items()}
+    return {str(name): instantiate(probe) for name, probe in _composed_probes(config_folder(), preset).items()}
+
+
+@cache
+def _composed_probes(folder: Path, preset: str) -> DictConfig:
+    """A preset's settings; composed once, because that takes as long as a short training."""
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        return compose("train", overrides=[f"probe={preset}"]).probe
 
 
 def options(group: str, *folders: Path) -> dict[str, str]:
