@@ -35,9 +35,13 @@ def stems(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
+FEWER = {"rule": ("model.samples=500",)}
+"""What a model is fitted to as it is built, which takes long; how well, no contract says."""
+
+
 def factory(stem: str, *overrides: str) -> "partial[SequenceModel]":
     """What the model's file stands for; composed once, because composing takes longer than most tests."""
-    return _factories(stem, overrides)
+    return _factories(stem, (*FEWER.get(stem, ()), *overrides))
 
 
 @cache
@@ -52,8 +56,8 @@ def kinds(stem: str) -> tuple[str, ...]:
 
 @cache
 def task_kind(stem: str) -> Kind:
-    """The kind of the task as its file has it; composed and built once."""
-    task: Task = chosen("task", stem)
+    """The kind of the task as its file has it; built once."""
+    task: Task = instantiate(OmegaConf.load(CONF / "task" / f"{stem}.yaml"))
     return task.kind
 
 
