@@ -19,11 +19,16 @@ def config_folder() -> Path:
 
 def common_keys() -> list[str]:
     """The keys of a run's settings: the groups that train.yaml chooses from, and what it sets itself."""
-    content = OmegaConf.load(config_folder() / "train.yaml")
+    return list(_keys_of(config_folder() / "train.yaml"))
+
+
+@cache
+def _keys_of(menu: Path) -> tuple[str, ...]:
+    content = OmegaConf.load(menu)
     assert isinstance(content, DictConfig)  # train.yaml is a mapping
     groups = [str(key) for choice in content.pop("defaults") if isinstance(choice, Mapping) for key in choice]
     chosen = [group for group in groups if not group.startswith("override ")]
-    return list(dict.fromkeys([*chosen, *(str(key) for key in content if key != "hydra")]))
+    return tuple(dict.fromkeys([*chosen, *(str(key) for key in content if key != "hydra")]))
 
 
 def probes_of(preset: str) -> dict[str, Any]:
