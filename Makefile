@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SITE := $(VENV)/.installed-docs
 export WANDB_ERROR_REPORTING := false
+# Python's bytecode is kept even where the machine asks that it is not: it would be made anew, with pytest's assertions, by
+# every worker and by every process that a test starts
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo tasks test lint types imports tests shapes heavy slow page docs faults sanitized bench gpu wheel clean
 

@@ -1,8 +1,9 @@
 """What all tests share."""
 
+import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it to
 os.environ["RETROGRADE_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "retrograde")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is loaded and collected here stays to the end: no search for garbage goes through it, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Double precision, in which identities are claimed, and one seed."""
     torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
+    # torch.manual_seed also notes the call, and the stack it came by, for every kind of device that may yet be found
+    (torch if torch.cuda.is_available() else torch.default_generator).manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
 

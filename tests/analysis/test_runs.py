@@ -474,6 +474,7 @@ def test_the_command_of_a_run_leads_to_that_run_alone(shown, rows, swept: Path) 
         assert shown(swept, "--command", run[-6:]).lines == [line]
 
 
+@pytest.mark.heavy
 def test_a_chosen_launcher_and_a_folder_of_configurations_are_part_of_the_command(
     shown, swept: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,8 +1,6 @@
 """The benchmark of attention at length: what is known of a cost is read from its seconds, and it runs to its end."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +8,7 @@ import pytest
 import torch
 
 from retrograde.core.streamed import StreamedMap
-from scripts import FOLDER, loaded
+from scripts import loaded, ran
 
 bench = loaded("attention")
 
@@ -63,9 +61,7 @@ def test_a_length_whose_maps_are_held_is_refused() -> None:
 @pytest.mark.heavy
 def test_it_runs_to_its_end(tmp_path) -> None:
     kept = tmp_path / "kept.json"
-    command = [sys.executable, FOLDER / "attention.py", "--length", "1040", "--pairs", "1", "--json", kept]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "streamed statistics" in done.stdout
+    assert "streamed statistics" in ran(bench, "--length", 1040, "--pairs", 1, "--json", kept)
     result = json.loads(kept.read_text())
     assert result["benchmark"] == "attention" and len(result["ratios"]) == 8
     assert set(result["samples"]["growth"]["full maps"]) == {"130", "260", "520", "1040"}

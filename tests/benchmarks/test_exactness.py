@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -26,7 +24,7 @@ from retrograde.probes.recurrent_spectrum import RecurrentSpectrum
 from retrograde.probes.state_gradient import StateGradient
 from retrograde.probes.weight_contribution import WeightContribution
 from retrograde.tasks.adding import Adding
-from scripts import FOLDER, loaded
+from scripts import loaded, ran
 
 pytestmark = pytest.mark.heavy
 """The whole script is run, small."""
@@ -41,10 +39,8 @@ case, columns, differences, dynamics, gradients, known, loops, steps, watched = 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     file = tmp_path_factory.mktemp("exactness") / "exactness.json"
-    command = [sys.executable, FOLDER / "exactness.py", "--models", "elman", "--json", file]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, json.loads(file.read_text())
+    printed = ran(bench, "--models", "elman", "--json", file)
+    return printed, json.loads(file.read_text())
 
 
 def test_every_probe_that_applies_is_within_its_goal(run: tuple[str, dict[str, Any]]) -> None:

@@ -1,8 +1,6 @@
 """The benchmark of growth fits what it says, knows every model's family, and runs to its end."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from retrograde.core.choices import Unavailable
-from scripts import FOLDER, loaded
+from scripts import loaded, ran
 
 pytestmark = pytest.mark.heavy
 """The whole script is run, small."""
@@ -132,11 +130,9 @@ def test_a_model_whose_step_takes_too_long_ends_at_that_length_and_says_so() -> 
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     file = tmp_path_factory.mktemp("growth") / "results" / "growth.json"
     models = ["lstm", "lem", "mingru", "transformer", "tcn", "seq2seq", "cbow"]
-    sizes = ["--lengths", "16", "32", "64", "--batch", "2", "--width", "8", "--rounds", "2"]
-    command = [sys.executable, FOLDER / "growth.py", "--models", *models, "--to", file, *sizes]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads(file.read_text())
+    sizes = ["--lengths", 16, 32, 64, "--batch", 2, "--width", 8, "--rounds", 2]
+    printed = ran(bench, "--models", *models, "--to", file, *sizes)
+    return printed, json.loads(file.read_text())
 
 
 def test_a_run_measures_every_model_in_its_family(run: tuple[str, dict[str, Any]]) -> None:

@@ -1,8 +1,6 @@
 """The overhead benchmark runs, says what it promises, and would notice totals that are not the totals."""
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -12,12 +10,11 @@ from torch import Tensor, nn
 from retrograde.core.snapshot import gradient_flow
 from retrograde.models.lstm import lstm
 from retrograde.tasks.adding import Adding
-from scripts import FOLDER, loaded
+from scripts import loaded, ran
 
 pytestmark = pytest.mark.heavy
 """The whole script is run, small."""
 
-SCRIPT = FOLDER / "overhead.py"
 LAYERS = {"nn.GRU": 1.00, "nn.RNN": 1.00, "nn.LSTM": 1.15}
 SMALL = ["--pairs=3", "--block=2", "--hidden=6", "--batch=4", "--length=12", "--threads=1"]
 
@@ -28,9 +25,8 @@ overhead = loaded("overhead")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     file = tmp_path_factory.mktemp("overhead") / "results" / "overhead.json"
-    done = subprocess.run([sys.executable, SCRIPT, *SMALL, "--json", file], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads(file.read_text())
+    printed = ran(overhead, *SMALL, "--json", file)
+    return printed, json.loads(file.read_text())
 
 
 def test_every_ratio_lies_in_its_interval(run: tuple[str, dict[str, Any]]) -> None:

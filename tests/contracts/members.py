@@ -35,9 +35,13 @@ def stems(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
+FEWER = {"rule": ("model.samples=500",)}
+"""What a model is fitted to as it is built, which takes long; how well, no contract says."""
+
+
 def factory(stem: str, *overrides: str) -> "partial[SequenceModel]":
     """What the model's file stands for; composed once, because composing takes longer than most tests."""
-    return _factories(stem, overrides)
+    return _factories(stem, (*FEWER.get(stem, ()), *overrides))
 
 
 @cache
@@ -52,8 +56,8 @@ def kinds(stem: str) -> tuple[str, ...]:
 
 @cache
 def task_kind(stem: str) -> Kind:
-    """The kind of the task as its file has it; composed and built once."""
-    task: Task = chosen("task", stem)
+    """The kind of the task as its file has it; built once."""
+    task: Task = instantiate(OmegaConf.load(CONF / "task" / f"{stem}.yaml"))
     return task.kind
 
 
@@ -64,9 +68,13 @@ def _factories(stem: str, overrides: tuple[str, ...]) -> "partial[SequenceModel]
 
 def chosen(group: str, stem: str, *overrides: str) -> Any:
     """What the option of the group stands for, composed by itself: with the whole menu it would take twice as long."""
+    return instantiate(_composed(group, stem, overrides))
+
+
+@cache
+def _composed(group: str, stem: str, overrides: tuple[str, ...]) -> Any:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(None, overrides=[f"+{group}={stem}", f"+width={WIDTH}", *overrides])
-    return instantiate(config[group])
+        return compose(None, overrides=[f"+{group}={stem}", f"+width={WIDTH}", *overrides])[group]
 
 
 def model(stem: str, task: Task, *overrides: str) -> SequenceModel:

@@ -28,6 +28,9 @@ PRESETS = ("all", "default", "none")
 PROBES = [stem for stem in stems("probe") if stem not in PRESETS]
 SNAPSHOTS = ("lstm", "mamba", "transformer", "seq2seq")
 
+SHORT = {"lyapunov": ("probe.lyapunov.length=40", "probe.lyapunov.warmup=5")}
+"""What takes long and is promised of any setting alike."""
+
 
 def taken(name: str) -> Snapshot:
     torch.manual_seed(0)
@@ -78,7 +81,7 @@ def check_leaves_no_mark(probe: Probe, on: Snapshot) -> list[Reading]:
 @pytest.mark.parametrize("name", SNAPSHOTS)
 @pytest.mark.parametrize("stem", PROBES)
 def test_a_probe_keeps_the_contract(stem: str, name: str) -> None:
-    probe = chosen("probe", stem)[stem]
+    probe = chosen("probe", stem, *SHORT.get(stem, ()))[stem]
     readings = check_leaves_no_mark(probe, taken(name))
     names = [reading.name for reading in readings]
     assert len(set(names)) == len(names)
@@ -91,7 +94,7 @@ def test_a_probe_keeps_the_contract(stem: str, name: str) -> None:
 
 @pytest.mark.parametrize("stem", PROBES)
 def test_a_probe_yields_something_on_one_of_the_snapshots(stem: str) -> None:
-    probe = chosen("probe", stem)[stem]
+    probe = chosen("probe", stem, *SHORT.get(stem, ()))[stem]
     assert any(reading.values.size for name in SNAPSHOTS for reading in probe(taken(name)))
 
 

@@ -20,6 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from once import once
 from retrograde.core.choices import Unavailable
 from retrograde.core.contracts import END, START, Space, Task, Tokens
 from retrograde.core.losses import sample_means
@@ -136,13 +137,17 @@ def outputs(task: Task, batch: Batch) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def digests_elsewhere() -> dict[str, str]:
+def digests_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Each task's digest as a fresh process sees it."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "12345"}
-    script = subprocess.run(
-        [sys.executable, __file__], env=environment, capture_output=True, text=True, check=True, timeout=300
-    )
-    return json.loads(script.stdout)
+
+    def make(folder: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "12345"}
+        script = subprocess.run(
+            [sys.executable, __file__], env=environment, capture_output=True, text=True, check=True, timeout=300
+        )
+        (folder / "digests.json").write_text(script.stdout)
+
+    return json.loads((once(tmp_path_factory, "digests", make) / "digests.json").read_text())
 
 
 def test_tasks_are_found() -> None:

@@ -6,8 +6,8 @@ rule says: a configuration that composes, arguments that the script's own parser
 extra that exists.
 
 Carried out (``test_a_page_does_what_it_says``, heavy): in a copy of the project, files are written, then, in the
-order of the page, Python is run in one namespace, and the commands whose rule has a ``run``; TINY, and the first two
-values of everything that is swept, keep that short. A folder of runs that a page takes for given is made first.
+order of the page, Python is run in one namespace, and the commands whose rule has a ``run``; TINY, and two values
+of what is swept first, keep that short. A folder of runs that a page takes for given is made first.
 """
 
 import argparse
@@ -59,7 +59,8 @@ TINY = {
 """What every run of the documentation is given here, in the place of what the page says or besides."""
 
 KEPT = 2
-"""Values of each axis of a sweep that are run; of seeds, one."""
+"""Values of the first axis of a sweep that are run, one beside the other; of all others the last of so many; of seeds,
+one. That each value means something is asked of all, and the first one of an axis is mostly what is the default."""
 
 PLANNING = 0.2
 """Seconds that a plan may time configurations for."""
@@ -205,9 +206,10 @@ def trains(command: Command, checkout: Checkout) -> None:
     given = {override.get_key_element(): override for override in parsed(overrides)}
     if any(key in given for key in NOT_HERE):
         return
-    made = {key: ",".join(values(override)[: 1 if key == "seed" else KEPT]) for key, override in given.items()}
-    for key, axis in axes_of_study(made, flags, checkout).items():
-        made.setdefault(key, axis)
+    several = {key: values(override) for key, override in given.items()}
+    for key, axis in axes_of_study(several, flags, checkout).items():
+        several.setdefault(key, axis)
+    made = shortened(several, all_axes="--config-dir" in flags)
     if flags.get("--cfg") is None:
         made |= TINY | ({} if checkout.logs else {"recorder.mode": "disabled"})
     words = [*(["--config-dir", flags["--config-dir"]] if "--config-dir" in flags else [])]
@@ -216,20 +218,30 @@ def trains(command: Command, checkout: Checkout) -> None:
     called(app.main, "retrograde", [*words, *(f"{key}={value}" for key, value in made.items())])
 
 
-def axes_of_study(made: dict[str, str], flags: dict[str, str], checkout: Checkout) -> dict[str, str]:
-    """The first values of what a study sweeps over, of one seed."""
-    if "study" not in made:
+def axes_of_study(given: dict[str, list[str]], flags: dict[str, str], checkout: Checkout) -> dict[str, list[str]]:
+    """What a study sweeps over, with its values."""
+    if "study" not in given:
         return {}
-    own = checkout.folder / flags.get("--config-dir", "conf") / "study" / f"{made['study']}.yaml"
-    file = own if own.is_file() else ROOT / "conf" / "study" / f"{made['study']}.yaml"
+    (study,) = given["study"]
+    own = checkout.folder / flags.get("--config-dir", "conf") / "study" / f"{study}.yaml"
+    file = own if own.is_file() else ROOT / "conf" / "study" / f"{study}.yaml"
     sweeper = OmegaConf.load(file).hydra.sweeper
-    axes = dict(sweeper.params) | (dict(sweeper.get("small") or {}) if made.get("size") == "small" else {})
-    found = {}
-    for key, value in axes.items():
-        several = values(parsed([f"{key}={value}"])[0])
-        if len(several) > 1:
-            found[str(key)] = ",".join(several[: 1 if key == "seed" else KEPT])
-    return found
+    axes = dict(sweeper.params) | (dict(sweeper.get("small") or {}) if given.get("size") == ["small"] else {})
+    found = {str(key): values(parsed([f"{key}={value}"])[0]) for key, value in axes.items()}
+    return {key: several for key, several in found.items() if len(several) > 1}
+
+
+def shortened(axes: dict[str, list[str]], all_axes: bool) -> dict[str, str]:
+    """What is run of these values of each setting; see ``KEPT``.
+
+    With ``all_axes`` as much of each axis as else of the first: a page's own study asks its question of all of them.
+    """
+    swept = [key for key, several in axes.items() if len(several) > 1 and key != "seed"]
+    made = {}
+    for key, several in axes.items():
+        first = several[: 1 if key == "seed" else KEPT]
+        made[key] = ",".join(first if all_axes or key in swept[:1] else first[-1:])
+    return made
 
 
 def called(main: Callable[[], Any], name: str, arguments: list[str]) -> None:

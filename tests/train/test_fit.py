@@ -18,6 +18,7 @@ from retrograde.models.elman import elman
 from retrograde.models.linear_rnn import linear_rnn
 from retrograde.models.lstm import lstm
 from retrograde.models.transformer import transformer
+from retrograde.probes.parameters import Parameters
 from retrograde.probes.state_gradient import StateGradient
 from retrograde.record.alerts import Alert
 from retrograde.record.folder import RunFolder
@@ -33,6 +34,8 @@ from retrograde.train.probing import schedule
 
 NUMBERS = ["step", "split", "quantity", "value", "status"]
 SMALL = TrainerSettings(accelerator="cpu", log_every=5, validate_every=5, validation_samples=32, test_samples=32)
+PARAMETERS = {"parameters": Parameters()}
+"""The probe that a test reads; the default ones, which do not change training, take half of a run's time."""
 
 
 def numbers(run: Run) -> pd.DataFrame:
@@ -78,7 +81,7 @@ def test_the_caller_s_random_numbers_go_on_as_if_nothing_had_been(small_run) -> 
 
 
 def test_another_seed_gives_other_numbers(small_run, finished: Run) -> None:
-    other = small_run(seed=1)
+    other = small_run(seed=1, probes=PARAMETERS)
     assert not same_weights(other, finished)
     assert set(column(other, "train/loss")).isdisjoint(column(finished, "train/loss"))
     before = [run.readings("parameters/weight").query("step == 0")["value"].to_list() for run in (other, finished)]
@@ -320,7 +323,7 @@ def failing(monkeypatch: pytest.MonkeyPatch):
 def test_an_exception_leaves_a_failed_run(small_run, failing, tmp_path: Path, monkeypatch) -> None:
     failing(RuntimeError("no more memory"))
     with pytest.raises(RuntimeError, match="no more memory"):
-        small_run(outputs=tmp_path, recorder=RecorderSettings(mode="offline"))
+        small_run(outputs=tmp_path, recorder=RecorderSettings(mode="offline"), probes={})
     (path,) = (tmp_path / "python").iterdir()
     metadata = RunFolder(path).read()
     assert metadata["status"] == "failed"
@@ -330,7 +333,7 @@ def test_an_exception_leaves_a_failed_run(small_run, failing, tmp_path: Path, mo
         retrograde.load(path)
 
     monkeypatch.undo()
-    again = small_run(outputs=tmp_path, recorder=RecorderSettings(mode="offline"))
+    again = small_run(outputs=tmp_path, recorder=RecorderSettings(mode="offline"), probes={})
     assert again.folder.path == path.resolve()
     assert again.metadata["status"] == "finished"
     assert len(list((path / "wandb").glob("offline-run-*"))) == 1  # nothing of the first attempt is left
@@ -342,7 +345,7 @@ def test_an_exception_leaves_a_failed_run(small_run, failing, tmp_path: Path, mo
 def test_an_interrupt_leaves_an_interrupted_run(small_run, failing, tmp_path: Path, error) -> None:
     failing(error)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        small_run(outputs=tmp_path)
+        small_run(outputs=tmp_path, probes={})
     (path,) = (tmp_path / "python").iterdir()
     assert RunFolder(path).read()["status"] == "interrupted"
     assert not RunFolder(path).is_finished()
@@ -359,6 +362,7 @@ def test_an_exploding_step_is_clipped_to_the_norm_asked_for(small_run) -> None:
         model=partial(linear_rnn, hidden=8, radius=1.5),
         task=Adding(length=30),
         trainer=replace(SMALL, clip=0.5),
+        probes=PARAMETERS,
     )
     raw, used = (run.readings(f"parameters/{name}").query("parameter == 'all'") for name in ("gradient", "used"))
     assert (raw["value"] > 3).any()  # log10
@@ -369,7 +373,10 @@ def test_an_exploding_step_is_clipped_to_the_norm_asked_for(small_run) -> None:
 
 def test_clipping_by_value_bounds_every_entry_and_leaves_smaller_ones(small_run) -> None:
     run = small_run(
-        trainer=replace(SMALL, clip=1e-4, clip_by="value"), optimizer=partial(torch.optim.SGD, lr=1.0), steps=1
+        trainer=replace(SMALL, clip=1e-4, clip_by="value"),
+        optimizer=partial(torch.optim.SGD, lr=1.0),
+        steps=1,
+        probes=PARAMETERS,
     )
     table = run.readings("parameters/used")
     used = table[table["step"] == 1].set_index("parameter")["value"]
@@ -384,7 +391,7 @@ def test_clipping_by_value_bounds_every_entry_and_leaves_smaller_ones(small_run)
 
 @pytest.mark.parametrize("regularizer", [Omega(weight=4.0), Flossing(weight=10.0, exponents=2, every=3)])
 def test_a_regularizer_is_trained_with_and_logged_apart_from_the_loss(small_run, finished: Run, regularizer) -> None:
-    run = small_run(regularizer=regularizer)
+    run = small_run(regularizer=regularizer, probes={})
     assert not same_weights(run, finished)
     assert (column(run, "train/regularizer") > 0).all()
     assert column(run, "train/loss")[5] == pytest.approx(column(finished, "train/loss")[5], rel=0.2)
@@ -408,12 +415,12 @@ def test_the_command_takes_a_regularizer(command, tmp_path: Path) -> None:
 
 
 def test_truncation_changes_what_is_learnt_from_and_not_what_is_computed(small_run, finished: Run) -> None:
-    cut = small_run(trainer=replace(SMALL, truncate=2))
+    cut = small_run(trainer=replace(SMALL, truncate=2), probes=PARAMETERS)
     assert column(cut, "train/loss")[5] == pytest.approx(column(finished, "train/loss")[5], rel=0.05)
     first = "step == 1 and parameter == 'all'"
     whole, piece = (run.readings("parameters/gradient").query(first)["value"].item() for run in (finished, cut))
     assert piece != pytest.approx(whole, abs=1e-3)
-    never = small_run(trainer=replace(SMALL, truncate=10))
+    never = small_run(trainer=replace(SMALL, truncate=10), probes={})
     assert same_weights(never, finished)
 
 
@@ -423,7 +430,7 @@ def test_a_model_without_recurrence_has_nothing_to_truncate(small_run) -> None:
 
 
 def test_without_clipping_the_gradient_is_used_as_it_came(small_run) -> None:
-    run = small_run(trainer=replace(SMALL, clip=None))
+    run = small_run(trainer=replace(SMALL, clip=None), probes=PARAMETERS)
     raw, used = (run.readings(f"parameters/{name}")["value"] for name in ("gradient", "used"))
     pd.testing.assert_series_equal(raw, used, check_exact=True)
 

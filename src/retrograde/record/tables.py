@@ -324,7 +324,7 @@ def _together(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def _tables(root: Path, name: str) -> list[pa.Table]:
-    return [pq.ParquetFile(file).read() for file in table_files(root, name)]
+    return [pq.ParquetFile(file).read(use_threads=False) for file in table_files(root, name)]
 
 
 def _repeated(text: str, rows: int) -> pa.DictionaryArray:

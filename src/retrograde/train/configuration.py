@@ -1,6 +1,7 @@
 """Where the configurations lie, and what can be made of one without a command line."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,28 @@ def config_folder() -> Path:
 
 def common_keys() -> list[str]:
     """The keys of a run's settings: the groups that train.yaml chooses from, and what it sets itself."""
-    content = OmegaConf.load(config_folder() / "train.yaml")
+    return list(_keys_of(config_folder() / "train.yaml"))
+
+
+@cache
+def _keys_of(menu: Path) -> tuple[str, ...]:
+    content = OmegaConf.load(menu)
     assert isinstance(content, DictConfig)  # train.yaml is a mapping
     groups = [str(key) for choice in content.pop("defaults") if isinstance(choice, Mapping) for key in choice]
     chosen = [group for group in groups if not group.startswith("override ")]
-    return list(dict.fromkeys([*chosen, *(str(key) for key in content if key != "hydra")]))
+    return tuple(dict.fromkeys([*chosen, *(str(key) for key in content if key != "hydra")]))
 
 
 def probes_of(preset: str) -> dict[str, Any]:
     """The probes of a preset, by stem, with every setting at its default."""
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("train", overrides=[f"probe={preset}"])
-    return {str(name): instantiate(probe) for name, probe in config.probe.items()}
+    return {str(name): instantiate(probe) for name, probe in _composed_probes(config_folder(), preset).items()}
+
+
+@cache
+def _composed_probes(folder: Path, preset: str) -> DictConfig:
+    """A preset's settings; composed once, because that takes as long as a short training."""
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        return compose("train", overrides=[f"probe={preset}"]).probe
 
 
 def options(group: str, *folders: Path) -> dict[str, str]:
