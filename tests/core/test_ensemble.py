@@ -439,6 +439,63 @@ def test_members_of_other_kinds_are_named() -> None:
         Ensemble([one, built("gru", task)]).objective(task, [task.sample(2, torch.Generator())])
 
 
+class Own(nn.Module):
+    """A layer of somebody's, which holds what decides its equations."""
+
+    def __init__(self, inner: nn.Module, **held: Any) -> None:
+        super().__init__()
+        self.inner = inner
+        self.steps = 0
+        self.register_buffer("mean", torch.zeros(()))
+        for name, value in held.items():
+            setattr(self, name, value)
+
+    def forward(self, *given: Any) -> Tensor:
+        return self.inner(*given)
+
+
+class Counts(Own):
+    def forward(self, *given: Any) -> Tensor:
+        self.steps += 1
+        return self.inner(*given)
+
+
+class Averages(Own):
+    def forward(self, *given: Any) -> Tensor:
+        made = self.inner(*given)
+        self.mean = 0.9 * self.mean + made.detach().mean()
+        return made
+
+
+def held(held_by: type[Own] = Own, **what: Any) -> SequenceModel:
+    model = built("gru", TASKS[0])
+    model.embedding = held_by(model.embedding, **what)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"act": nn.Tanh()}, {"act": nn.Sigmoid()}),
+        ({"order": [0, 1]}, {"order": [1, 0]}),
+        ({"sizes": {"a": torch.ones(1)}}, {"sizes": {"a": torch.zeros(1)}}),
+        ({"act": torch.tanh}, {"act": None}),
+        ({"act": lambda x: x}, {"act": lambda x: -x}),
+    ],
+    ids=["module", "list", "mapping", "none", "function"],
+)
+def test_members_whose_equations_differ_are_named(one: dict[str, Any], other: dict[str, Any]) -> None:
+    (name,) = one
+    assert f"embedding.{name}" in (unlike([held(**one), held(**other)]) or "")
+    assert unlike([held(**one), held(**one)]) is None
+
+
+def test_what_a_model_changes_as_it_computes_is_found_out() -> None:
+    assert "changes embedding.steps" in (refusal([held(Counts), held(Counts)], TASKS[0]) or "")
+    assert "its buffer embedding.mean" in (refusal([held(Averages), held(Averages)], TASKS[0]) or "")
+    assert refusal([held(), held()], TASKS[0]) is None
+
+
 @pytest.mark.parametrize("make", [torch.optim.LBFGS, torch.optim.Adafactor, torch.optim.Muon])
 def test_an_optimizer_that_mixes_entries_is_refused(make: Factory) -> None:
     with pytest.raises(NotElementwise, match=f"{make.__name__} cannot step several"):

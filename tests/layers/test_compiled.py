@@ -4,6 +4,7 @@ That their totals are those of live nodes, and are read far below a format, is h
 the loop as forms of a layer, and seed by seed, in contracts/test_forms.py and train/test_company.py.
 """
 
+import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from retrograde.core.recurrence import sequence
 from retrograde.layers import compiled
+from retrograde.layers.cells import ElmanCell
 from retrograde.layers.seeds import of_seeds
 
 MODULES: dict[str, Callable[..., nn.RNNBase]] = {
@@ -157,6 +160,20 @@ def test_nothing_is_asked_of_what_does_not_learn(mode: str) -> None:
     assert x.grad is not None and all(part.grad is None for part in module.parameters())
 
 
+@pytest.mark.usefixtures("cpp")
+def test_a_gradient_passes_a_rectified_state_that_is_no_number_as_with_torch() -> None:
+    torch.manual_seed(0)
+    cell = ElmanCell(1, 1, "relu")
+    found = {}
+    for form in ("loop", "fused", "chunked", "compiled"):
+        cell.form = form
+        cell.zero_grad()
+        sequence(cell, torch.tensor([[[math.nan], [2.0]]])).sum().backward()
+        found[form] = [parameter.grad.flatten().tolist() for parameter in cell.parameters()]
+    assert str(found["loop"]) == str(found["fused"]) == str(found["chunked"]) == str(found["compiled"])
+    assert math.isfinite(found["loop"][2][0])
+
+
 def test_where_there_is_no_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "no C++ compiler 'no-such-compiler'" in str(compiled._library.__wrapped__())
@@ -177,13 +194,24 @@ def test_what_the_compiler_says_is_kept_and_not_asked_for_again(
     assert "no such standard" in failed.read_text()
 
 
-def test_a_compiler_that_was_killed_is_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("kill -9 $$", "ended by signal 9"),
+        ("echo 'cc1plus: out of memory allocating 65536 bytes' >&2; exit 1", "could not go on: cc1plus: out of memory"),
+        ("echo 'fatal error: error writing to a.s: No space left on device' >&2; exit 1", "No space left"),
+    ],
+    ids=["killed", "memory", "disk"],
+)
+def test_a_compiler_that_ran_short_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, does: str, said: str
+) -> None:
     compiler = tmp_path / "compiler"
-    compiler.write_text("#!/bin/sh\nkill -9 $$\n")
+    compiler.write_text(f"#!/bin/sh\n{does}\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("RETROGRADE_CACHE", str(tmp_path))
-    assert "ended by signal 9" in str(compiled._library.__wrapped__())
+    assert said in str(compiled._library.__wrapped__())
     assert not list(tmp_path.glob("*.failed"))
 
 

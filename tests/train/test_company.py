@@ -16,6 +16,7 @@ import torch
 
 from retrograde import RecorderSettings, Run, TrainerSettings, fit, fit_seeds, load
 from retrograde.core.contracts import SequenceModel, Task
+from retrograde.core.recurrence import Recurrence
 from retrograde.models.gru import gru
 from retrograde.models.lstm import lstm
 from retrograde.models.transformer import transformer
@@ -256,7 +257,7 @@ def test_time_is_shared_out(tmp_path: Path) -> None:
 COMMAND = (
     *("width=6", "task.length=12", "steps=20", "batch_size=8", "recorder.mode=disabled", "probe=state_gradient"),
     *("trainer.accelerator=cpu", "trainer.threads=1", "trainer.precision=64-true", "trainer.validate_every=10"),
-    *("trainer.validation_samples=32", "trainer.test_samples=32", "probing.share=null", "form=fused"),
+    *("trainer.validation_samples=32", "trainer.test_samples=32", "probing.share=null"),
 )
 
 
@@ -331,6 +332,23 @@ def test_what_is_no_number_of_seeds(
     ended = command(*COMMAND, *arguments, f"outputs={tmp_path}")
     assert ended.code == 1
     assert message in ended.error
+
+
+@pytest.mark.parametrize(
+    ("trainer", "said"),
+    [({"form": "fused"}, "form=fused names the form of one run"), ({"precision": "bf16-true"}, "bf16-true: its round")],
+)
+def test_what_only_a_run_alone_can_keep_is_done_alone(tmp_path: Path, trainer: dict[str, Any], said: str) -> None:
+    given = without(settings(tmp_path, trainer=replace(TRAINER, **trainer)), "progress")
+    jobs = [_prepared(partial(gru, hidden=6), **{**given, "seed": seed})[0].job for seed in SEEDS]
+    assert said in (company.why_not(jobs, if_faster=False) or "")
+
+
+def test_a_trial_takes_every_form_that_a_run_alone_may_choose(cpp: None) -> None:
+    task = Adding(length=12)
+    tried = company.in_each_form(gru(task, hidden=6), task, task.sample(4, torch.Generator().manual_seed(0)))
+    chosen = [{module.form for module in each.modules() if isinstance(module, Recurrence)} for each in tried]
+    assert chosen[0] == {None} and {"compiled"} in chosen and {"chunked"} in chosen and {"loop"} not in chosen
 
 
 def test_what_takes_longer_together_is_done_in_turn(

@@ -14,6 +14,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -31,6 +32,12 @@ CLOSE = 1e-8
 
 TRIAL = 2
 """Members, and samples of each, in a trial."""
+
+OWN = frozenset(vars(nn.Module())) | {"form"}
+"""What every module holds for itself, and what does not tell one model from another."""
+
+COMPARED = (bool, int, float, str, tuple, list, dict, FunctionType, BuiltinFunctionType, Tensor, type(None))
+"""Of all else that a module holds two can be the same without being equal."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +223,10 @@ def unlike(models: Sequence[SequenceModel]) -> str | None:
     for other in models[1:]:
         if type(other) is not type(first):
             return f"the members are of several kinds, {type(first).__name__} and {type(other).__name__}"
+        kinds, others = ({path: type(module) for path, module in model.named_modules()} for model in (first, other))
+        for path in sorted(kinds.keys() | others.keys()):
+            if kinds.get(path) is not others.get(path):
+                return f"the members differ in the kind of {path}"
         for what, one, two in (
             ("parameter", dict(first.named_parameters()), dict(other.named_parameters())),
             ("buffer", dict(first.named_buffers()), dict(other.named_buffers())),
@@ -237,20 +248,31 @@ def _kind(tensor: Tensor) -> tuple[tuple[int, ...], torch.dtype, str, bool]:
 
 
 def _settings(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What modules hold beside parameters, buffers and modules: plain values and tensors, by name."""
+    """What modules hold beside parameters, buffers and modules, by name: plain values, what holds such, functions."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             # the form in which a recurrence is computed is its own affair: together it is another one
-            if name not in ("training", "form") and isinstance(value, bool | int | float | str | tuple | Tensor | None):
+            if name not in OWN and isinstance(value, COMPARED):
                 yield f"{path}.{name}".lstrip("."), value
 
 
 def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
+    if type(one) is not type(other):
         return False
-    return bool(one == other)
+    if isinstance(one, Tensor):  # weights, of which a list may hold some, are what members differ in
+        return isinstance(one, nn.Parameter) or torch.equal(one, other)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, FunctionType):
+        return one.__code__ is other.__code__ and _same(_bound(one), _bound(other))
+    return not isinstance(one, COMPARED) or bool(one == other)
+
+
+def _bound(function: FunctionType) -> tuple[Any, ...]:
+    """What a function holds beside its code."""
+    return function.__defaults__, *(cell.cell_contents for cell in function.__closure__ or ())
 
 
 def refusal(
@@ -302,8 +324,15 @@ def _trial(model: SequenceModel, task: Task) -> str | None:
     except Exception as error:  # whatever vmap, or the model under it, cannot do
         return f"{type(model).__name__} cannot be computed for several seeds at once: {_one_line(error)}"
     for at, (each, batch) in enumerate(zip(alone, batches, strict=True)):
+        before = copy.deepcopy(dict(_settings(each)))
         loss = each.objective(task, batch)[0].mean()
         loss.backward()
+        for name, value in each.named_buffers():
+            if not torch.allclose(ensemble.buffers[name][at], value, rtol=CLOSE, equal_nan=True):
+                return f"{type(model).__name__} sets its buffer {name} anew, which several seeds at once do not keep"
+        for name, value in _settings(each):
+            if name in before and not _same(value, before[name]):
+                return f"{type(model).__name__} changes {name} as it computes, which has no room for several seeds"
         seen = ensemble.gradients(at) | {"the loss": made.losses[at].detach()}
         expected = {name: p.grad for name, p in each.named_parameters() if p.grad is not None}
         expected["the loss"] = loss.detach()

@@ -245,7 +245,7 @@ class _ElmanChunk(Chunk):
         if self.tanh:
             torch.addcmul(self.one, after, after, value=-1, out=slope)
         else:
-            slope.copy_(after > 0)
+            slope.copy_(after != 0)  # NaN passes, as with torch
 
     def back(
         self, at: int, hidden: Tensor, cell: Tensor, direct: Tensor | None, out: Tensor, q: Tensor, cell_out: Tensor

@@ -457,7 +457,7 @@ struct Block {  // of the samples of a seed
         (load(total + j, lanes) * (one - after * after)).store(delta + j, lanes);
       });
     else if (kind == RELU)
-      for (int64_t j = 0; j < n; ++j) delta[j] = h[j] > 0 ? total[j] : T(0);
+      for (int64_t j = 0; j < n; ++j) delta[j] = h[j] <= 0 ? T(0) : total[j];  // of NaN too, as torch
     else if (kind == LSTM) {
       const T* before = cell_before(t, b);
       T* kept_cell = back.total_cell ? of_state(back.total_cell, t + 1, b) : nullptr;

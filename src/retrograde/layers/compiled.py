@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -54,6 +55,9 @@ FEWEST = 8
 
 PATIENCE = 300
 """Seconds for the compiler, which needs five."""
+
+SHORTAGE = r"out of memory|memory exhausted|Cannot allocate memory|Killed signal|No space left"
+"""What a compiler says that was given too little of memory or room."""
 
 FLAGS = ("-std=c++20", "-O3", "-fopenmp", "-fPIC", "-shared", "-w")
 
@@ -178,6 +182,8 @@ def _build(built: Path, command: Sequence[str]) -> str | None:
             said = f"{command[0]} cannot build {SOURCE.name}; {failed} says why, without it it is tried again"
             if done.returncode < 0:  # ended by a signal: nothing was said against it
                 return f"{command[0]} was ended by signal {-done.returncode}"
+            if re.search(SHORTAGE, done.stderr):  # which may have passed the next time
+                return f"{command[0]} could not go on: {done.stderr.strip().partition(chr(10))[0]}"
             failed.write_text(f"{said}\n{done.stderr}")
     return failed.read_text().splitlines()[0] if failed.exists() else None
 
@@ -289,7 +295,8 @@ def _forward(
         else x.new_empty(seeds, batch, time, hidden).transpose(1, 2)
     )
     last = torch.empty_like(run.begin[-1]) if len(begin) > 1 else run.begin[-1].new_empty(0)
-    _call("forward", x.dtype, run.described(outputs, last, None if lengths is None else lengths.long().contiguous()))
+    ends = None if lengths is None else lengths.long().contiguous()  # held until the call is over
+    _call("forward", x.dtype, run.described(outputs, last, ends))
     return run, outputs, last
 
 

@@ -251,7 +251,7 @@ class Elman(Form):
         if self.tanh:
             torch.addcmul(after.new_ones(()), after, after, value=-1, out=slope)
         else:
-            slope.copy_(after > 0)
+            slope.copy_(after != 0)  # NaN passes, as with torch
 
     def back(self, at: int, delta: Tensor, total: Tensor, direct: Tensor, out: Tensor) -> None:
         torch.baddbmm(direct, delta.squeeze(2).mul_(total), self.recurrent, out=out)

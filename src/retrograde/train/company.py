@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from retrograde.core.contracts import SequenceModel
+from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.ensemble import Ensemble, refusal
 from retrograde.core.joint_optimizer import JointOptimizer, NotElementwise, stacked_entries
-from retrograde.core.recurrence import Recurrence
+from retrograde.core.records import Batch, State
+from retrograde.core.recurrence import LOOP, Recurrence, forms, listening
 from retrograde.train.devices import device_kind, now, threads
 from retrograde.train.interruption import Interrupted, Interruption
-from retrograde.train.options import Job
+from retrograde.train.options import AUTO, Job
 from retrograde.train.ranks import count
 from retrograde.train.streams import generator
 
@@ -36,9 +37,6 @@ if TYPE_CHECKING:  # which uses this module
 
 TRIALS, WORTHWHILE = 4, 0.9
 """Steps that are tried, and the share of the time in turn that they may take to be computed together."""
-
-FORMS = None, "chunked"
-"""Of recurrences, in which a single run is tried: the first, and the one that is mostly the fastest beside it."""
 
 RUNS, WAITS, ENDED = "runs", "waits", "ended"
 """What a member is at: its own work, the next round, nothing any more."""
@@ -210,14 +208,20 @@ def why_not(jobs: Sequence[Job], if_faster: bool) -> str | None:
     settings = jobs[0].trainer
     if settings.compile:
         return "trainer.compile makes of one model's objective what knows of no seeds"
+    if settings.form != AUTO:
+        return f"form={settings.form} names the form of one run; together it is another"
+    if not settings.precision.startswith(("32", "64")) and "mixed" not in settings.precision:
+        return f"trainer.precision={settings.precision}: its rounding is that of each kernel"
     device = torch.device(device_kind(settings))
     dtype = torch.float64 if settings.precision.startswith("64") else torch.float32
     try:
         with torch.random.fork_rng(), threads(settings.threads):
-            models = [_built(job, device, dtype) for job in jobs]
+            models, task = [_built(job, device, dtype) for job in jobs], jobs[0].task
+            if task.kind not in models[0].kinds:
+                return f"these models are not made for tasks of kind {task.kind}"
             said = refusal(
                 models,
-                jobs[0].task,
+                task,
                 autocast="mixed" in settings.precision,
                 ranks=count(settings),
                 regularized=jobs[0].regularizer is not None,
@@ -245,11 +249,7 @@ def slower(job: Job, models: Sequence[SequenceModel]) -> str | None:
     device = models[0].like.device
     stream = generator("trial", job.seed, device)
     batches = [job.task.sample(job.batch_size, stream).beside(models[0].like) for _ in models]
-    singles = [copy.deepcopy(models[0]) for _ in FORMS]
-    for single, form in zip(singles, FORMS, strict=True):
-        for module in single.modules():
-            if isinstance(module, Recurrence):
-                module.form = form
+    singles = in_each_form(models[0], job.task, batches[0])
     joint = Ensemble(models)
 
     def alone(model: SequenceModel) -> None:
@@ -270,6 +270,24 @@ def slower(job: Job, models: Sequence[SequenceModel]) -> str | None:
     if together <= WORTHWHILE * in_turn:
         return None
     return f"a step of all {len(models)} takes {1e3 * together:.3g} ms together, and {1e3 * in_turn:.3g} ms in turn"
+
+
+def in_each_form(model: SequenceModel, task: Task, batch: Batch) -> list[SequenceModel]:
+    """A copy as it is, and one for every other form that a single run may choose, beside the loop."""
+    names: dict[str, None] = {}
+
+    def listener(recurrence: Recurrence, inputs: Tensor, initial: State | None, made: Tensor) -> None:
+        names.update(dict.fromkeys(name for name, form in forms(recurrence, inputs).items() if form.timed))
+
+    with torch.random.fork_rng(), listening(listener):
+        copy.deepcopy(model).objective(task, batch)
+    found = [copy.deepcopy(model)]
+    for name in names.keys() - {LOOP}:
+        found.append(copy.deepcopy(model))
+        for module in found[-1].modules():
+            if isinstance(module, Recurrence):
+                module.form = name
+    return found
 
 
 def round_together(trainings: "Sequence[Training]", joint: JointOptimizer, until: int) -> None:

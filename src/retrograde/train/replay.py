@@ -45,7 +45,7 @@ class Diverged:
     """The step after which weights, or on which the loss, were not finite any more; ``batch`` is what it was taken on.
 
     ``weights``, ``gradients`` and ``updated`` are the parameters that were not finite before the step, in its gradient
-    and after it. ``again`` is False where the step did not come again when its training was repeated, as may be on a
+    and after it. ``batch`` is None where the step did not come again when its training was repeated, as may be on a
     device that does not compute the same twice: then nothing but its number is known.
     """
 
@@ -87,7 +87,8 @@ def keep(folder: Path, step: int, weights: Mapping[str, Tensor], batch: Batch) -
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "step": step,
-        "weights": {name: value.cpu() for name, value in weights.items()},
+        # a copy, since of a run in company it is a view of all runs' weights
+        "weights": {name: value.detach().cpu().clone() for name, value in weights.items()},
         "batch": {name: value.cpu() for name, value in batch.tensors().items()},
     }
     torch.save(content, folder / KEPT)
