@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -99,6 +100,7 @@ def test_each_seed_is_the_run_made_alone(
     together = fit_seeds(model, seeds=SEEDS, **settings(tmp_path / "together"))
     assert rounds and set(rounds) == {3}
     for seed, run in zip(SEEDS, together, strict=True):
+        assert run.metadata["together"] == 3
         require_same(run, fit(model, seed=seed, **settings(tmp_path / "alone")))
 
 
@@ -195,6 +197,26 @@ def test_who_is_asked_to_end_keeps_every_run(tmp_path: Path, rounds: list[int]) 
     assert {run.metadata["attempts"][-1]["from_step"] for run in together} <= {10, 11}
     for seed, run in zip(SEEDS, together, strict=True):
         require_same(run, fit(model, seed=seed, **{**given, "outputs": tmp_path / "alone"}))
+
+
+def test_who_is_asked_twice_ends_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a round that would go on for long; nobody works on when the caller hears of it, and the runs are kept."""
+    model, given = partial(lstm, hidden=6), settings(tmp_path)
+    steps = []
+
+    def endless(*_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+            time.sleep(0.3)  # in which the main thread hears of it
+        while True:
+            steps.append(time.sleep(0.01))
+
+    monkeypatch.setattr(company, "round_together", endless)
+    with pytest.raises(Interrupted, match="SIGINT"):
+        fit_seeds(model, seeds=SEEDS, **given)
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("run ")] == []
+    states = [RunFolder(file.parent).read() for file in tmp_path.rglob("run.json")]
+    assert [(made["status"], made["reason"]) for made in states] == [(INTERRUPTED, "Interrupted: SIGINT")] * len(SEEDS)
 
 
 @dataclass(frozen=True)

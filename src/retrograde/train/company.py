@@ -11,6 +11,8 @@ what is computed together: what probing may cost, and how long it took, is count
 """
 
 import copy
+import ctypes
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +29,7 @@ from retrograde.core.joint_optimizer import JointOptimizer, NotElementwise, stac
 from retrograde.core.records import Batch, State
 from retrograde.core.recurrence import LOOP, Recurrence, forms, listening
 from retrograde.train.devices import device_kind, now, threads
-from retrograde.train.interruption import Interrupted, Interruption
+from retrograde.train.interruption import Interrupted, Interruption, ended_by
 from retrograde.train.options import AUTO, Job
 from retrograde.train.ranks import count
 from retrograde.train.streams import generator
@@ -86,19 +88,22 @@ class Company:
     def __init__(self, size: int) -> None:
         self.turn = threading.Condition()
         self.at: Member | None = None
+        self.over: type[Interrupted] | None = None
         self.members = [Member(self, place) for place in range(size)]
         self.gathered: list[Training] = []
         self.joint: JointOptimizer | None = None
 
     def carry_out(self, runs: "Sequence[Callable[[Member], None]]") -> list[BaseException | None]:
-        """All of them, to their ends; what each raised, in their order. Signals reach those that are stepping."""
+        """All of them, to their ends; what each raised, in their order. Signals reach those that are stepping.
+
+        A second signal ends them at once, and is raised when each has written that down.
+        """
         raised: list[BaseException | None] = [None for _ in runs]
 
         def work(member: Member, run: Callable[[Member], None]) -> None:
-            with self.turn:
-                self.turn.wait_for(lambda: self.at is member)
-            self._begin(member)
             try:
+                self._await(member)
+                self._begin(member)
                 if member.interruption.asked is not None:
                     raise Interrupted(member.interruption.asked)
                 run(member)
@@ -127,6 +132,9 @@ class Company:
                         if interruption.asked is not None:
                             for member in self.members:
                                 member.interruption.asked = interruption.asked
+        except BaseException as error:
+            self._end(workers, error)
+            raise
         finally:
             torch.set_rng_state(before[0])
             torch.set_default_dtype(before[1])
@@ -135,17 +143,37 @@ class Company:
     def go_on(self, member: Member) -> None:
         """Give the turn to who has work of its own, or compute a round where nobody has; and wait for the next turn."""
         self._pause(member)
-        chosen = self._next()
-        while chosen is None and any(one.state == WAITS for one in self.members):
-            self._round()
+        if self.over is None:
             chosen = self._next()
+            while chosen is None and any(one.state == WAITS for one in self.members):
+                self._round()
+                chosen = self._next()
+            with self.turn:
+                self.at = chosen
+                self.turn.notify_all()
+        if member.state != ENDED:
+            self._await(member)
+            self._begin(member)
+
+    def _await(self, member: Member) -> None:
+        """The member's turn, or the end of all."""
         with self.turn:
-            self.at = chosen
+            self.turn.wait_for(lambda: self.over is not None or self.at is member)
+        if self.over is not None:
+            raise self.over
+
+    def _end(self, workers: Sequence[threading.Thread], error: BaseException) -> None:
+        """Of every run, at once: who waits is woken, and who is at work is interrupted as a signal would do it."""
+        self.over = ended_by(error.number if isinstance(error, Interrupted) else signal.SIGINT)
+        with self.turn:
+            at = self.at
             self.turn.notify_all()
-            if member.state == ENDED:
-                return
-            self.turn.wait_for(lambda: self.at is member)
-        self._begin(member)
+        begun = [thread for thread in workers if thread.ident is not None]
+        if at is not None and at.place < len(begun):
+            raised = ctypes.py_object(self.over)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(begun[at.place].ident or 0), raised)
+        for thread in begun:
+            thread.join()
 
     def _next(self) -> Member | None:
         return next((one for one in self.members if one.state == RUNS), None)
@@ -175,6 +203,8 @@ class Company:
             round_together(trainings, self._gathered(trainings), min(one.until for one in here))
             passed = now(trainings[0].device) - begun
         except BaseException as error:
+            if self.over is not None:
+                raise
             passed = time.perf_counter() - begun
             said = f"a round of {len(here)} runs together failed: {type(error).__name__}: {error}"
             for one in here:

@@ -19,10 +19,22 @@ class Interrupted(SystemExit):
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
+        self.number = number
         self.signal = signal.Signals(number).name
 
     def __str__(self) -> str:
         return self.signal
+
+
+def ended_by(number: int) -> type[Interrupted]:
+    """The same as a class that takes nothing, as another thread can be made to raise it."""
+
+    class EndedAtOnce(Interrupted):
+        def __init__(self) -> None:
+            super().__init__(number)
+
+    EndedAtOnce.__name__ = Interrupted.__name__  # which run.json says
+    return EndedAtOnce
 
 
 class Interruption:

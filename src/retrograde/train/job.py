@@ -266,6 +266,8 @@ def _train(
     training = Training(job, model, recorder, probing.scheduled, checkpoints, interruption, resumption)
     if resumption is not None:
         probing.load_state_dict(resumption.probing)
+    if member is not None:
+        recorder.note(together=len(member.company.members))
     forms = Forms(job, folder.path.parent / "forms", recorder.metadata["forms"], recorder.note)
     callbacks: list[pl.Callback] = [Divergence(recorder), probing, forms]
     if wanted(progress):
