@@ -68,7 +68,7 @@ def _factories(stem: str, overrides: tuple[str, ...]) -> "partial[SequenceModel]
 
 def chosen(group: str, stem: str, *overrides: str) -> Any:
     """What the option of the group stands for, composed by itself: with the whole menu it would take twice as long."""
-    return instantiate(_composed(group, stem, overrides))
+    return instantiate(_composed(group, stem, overrides), _convert_="all")  # as the command does
 
 
 @cache

@@ -17,7 +17,7 @@ SMALL = {
     "copying": ("task.length=4",),
     "temporal_order": ("task.length=10",),
     "reverse": ("task.longest=8",),
-    "pathfinder": ("task.size=20",),
+    "pathfinder": ("task.size=24",),
     "tag_code": ("task.length=64",),
     "language_model": ("task.length=32",),
     "induction": ("task.test_length=80",),
@@ -25,6 +25,9 @@ SMALL = {
     **dict.fromkeys(("parity", "cycle_navigation", "modular_arithmetic", "dyck"), ("task.test_longest=60",)),
 }
 """Shorter sequences than the tasks' own."""
+
+OWN = {"lstm_chrono": ("model.t_max=8",)}
+"""What a model has to be told where a task does not say how far back it asks to reach."""
 
 FIRST = {"aligned": "adding", "transduce": "reverse", "cloze": "cloze"}
 """The task of each kind that every model is tried on, where there is not time for all of them."""
@@ -38,7 +41,7 @@ def trained(stem: str, task: str, folder: Path) -> None:
     """Two steps from the configurations as they stand, and what they leave."""
     try:
         run = fit(
-            chosen("model", stem, "width=8"),
+            chosen("model", stem, "width=8", *OWN.get(stem, ())),
             chosen("task", task, *SMALL.get(task, ())),
             probes={"state_gradient": StateGradient()},
             steps=2,
