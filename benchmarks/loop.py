@@ -153,7 +153,7 @@ class Interleaved(pl.Callback):
         first = len(self.ours) % 2 == 0  # of the next pair
         if len(self.alone) < len(self.ours):
             self._alone()
-        expected = float(pl_module.loss)
+        expected = float(pl_module.current.loss)
         if not math.isclose(self.losses[len(self.ours) - 1], expected, rel_tol=1e-5):
             raise ValueError(f"the bare loop's loss is {self.losses[-1]}, ours {expected}: not the same network")
         if first and trainer.global_step < self.steps:

@@ -219,7 +219,7 @@ class Interleaved(pl.Callback):
         if step < self.lead or place not in (0, self.block):
             return
         if step == self.lead:
-            self._check_losses(self.bare.train(step), float(pl_module.loss))
+            self._check_losses(self.bare.train(step), float(pl_module.current.loss))
         elif place == self.block:
             self.samples.ours.append(now(self.device) - self.started)
             if not self._bare_comes_first():

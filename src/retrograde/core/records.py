@@ -52,11 +52,14 @@ class Batch:
         return self.inputs.shape[1]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
-        """On the device, and real numbers in the precision, where one is given."""
-
-        given = self.tensors()
-        moved = {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in given.items()}
-        return self if all(moved[name] is value for name, value in given.items()) else replace(self, **moved)
+        """On the device, and real numbers in the precision, where one is given; itself where nothing has to move."""
+        moved = {}
+        for name, value in vars(self).items():
+            if value is not None:
+                there = value.to(device, dtype if value.is_floating_point() else None)
+                if there is not value:
+                    moved[name] = there
+        return replace(self, **moved) if moved else self
 
     def beside(self, parameter: Tensor) -> "Batch":
         """On the device and in the precision of a model's parameter."""

@@ -345,7 +345,7 @@ def round_together(trainings: "Sequence[Training]", joint: JointOptimizer, until
         if measured:
             for at, training in enumerate(trainings):
                 training.after_clip(step)
-                training.log_score(found.of(at), training.drawn)
+                training.log_score(found.of(at), training.current.batch)
         joint.step()
         for training in trainings:
             training.advance_schedules()

@@ -54,7 +54,7 @@ class Divergence(pl.Callback):
             loss, gradients = step_again(trainer, training, step)
             updated = not_finite(weights_of(training))
             if updated or not math.isfinite(loss):
-                drawn = training.drawn
+                drawn = training.current.batch
                 go_back(trainer, training, before)
                 return Diverged(step, loss, weights, gradients, updated, drawn)
         go_back(trainer, training, self.mark)
@@ -86,4 +86,4 @@ def step_again(trainer: pl.Trainer, training: Training, step: int) -> tuple[floa
             trainer.strategy.training_step(step, step)
     finally:
         training.before_clipping, training.member = None, member
-    return float(training.over_ranks(training.loss)), gradients
+    return float(training.over_ranks(training.current.loss)), gradients

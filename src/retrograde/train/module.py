@@ -28,8 +28,17 @@ from retrograde.train.streams import generator
 if TYPE_CHECKING:  # which uses this module
     from retrograde.train.company import Member
 
-ROUND = 0.1
+ROUND = 0.25
 """Seconds of steps after which Lightning, and with it a progress bar, has its turn."""
+
+
+@dataclass(slots=True)
+class Current:
+    """The step being taken, or the last that was: apart from the module, which takes long to set an attribute."""
+
+    step: int = field(init=False)
+    batch: Batch = field(init=False)
+    loss: Tensor = field(init=False)  # with what a regulariser adds
 
 
 @dataclass
@@ -47,7 +56,7 @@ class Training(pl.LightningModule):
 
     Between two logs nothing leaves the device: a call to ``self.log`` or ``.item()`` at every step would cost more
     than a small model's step. So would Lightning's own loop: what it takes for a step is a round of steps, up to the
-    next at which something is recorded, or for a tenth of a second. ``pauses`` are further steps at which one ends.
+    next at which something is recorded, or for a quarter of a second. ``pauses`` are further steps at which one ends.
     """
 
     def __init__(
@@ -99,6 +108,7 @@ class Training(pl.LightningModule):
         self.clipped = torch.zeros((), device=self.device)
         self.clipped_steps = 0
         self.norm = torch.zeros((), device=self.device)
+        self.current = Current()
         self.sizes: list[Tensor] = []  # of gradients, by what clips them; in this round
         self.beside = self.model.like.device, self.model.like.dtype
         self.parameters_by_name = dict(self.model.named_parameters())
@@ -176,22 +186,24 @@ class Training(pl.LightningModule):
 
     def draw(self) -> Batch:
         """The next batch."""
-        self.drawn = self.task.sample(self.job.batch_size, self.stream).to(*self.beside)
-        return self.drawn
+        self.current.batch = batch = self.task.sample(self.job.batch_size, self.stream).to(*self.beside)
+        return batch
 
     def _step(self, step: int) -> Tensor:
         """One step; the loss alone, without what a regulariser adds, comes back."""
-        self.optimizer.zero_grad()
+        for parameter in self.parameters_by_name.values():  # the optimizer's own zero_grad takes longer than a draw
+            parameter.grad = None
         drawn = self.draw()
         part = drawn if self.alone else drawn.select(self.share)
         losses, outputs = self.objective(self.task, part)
         loss = losses.mean()
-        alone = loss.detach()
+        current, alone = self.current, loss.detach()
+        current.step, current.loss = step, alone
         if self._logs(step):
             self.log_score(outputs, part)
         if self.job.regularizer is not None:
             loss = self._regularized(loss, drawn, step)
-        self.loss, self.taken = loss.detach(), step
+            current.loss = loss.detach()
         if self.plain:
             loss.backward()
             self.on_before_optimizer_step(self.optimizer)
@@ -233,13 +245,14 @@ class Training(pl.LightningModule):
         """Between backward and step: the gradient is measured and clipped."""
         if self.before_clipping is not None:
             self.before_clipping()
-        step, clip = self.taken, self.job.trainer.clip
-        if clip is None and not self.measures(step):
+        step, clip = self.current.step, self.job.trainer.clip
+        measured = self.measures(step)
+        if clip is None and not measured:
             return
         parameters = [p for p in self.parameters_by_name.values() if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        if self.measures(step):
+        if measured:
             self.before_clip(step, norm)
         if clip is not None and self.job.trainer.clip_by == "norm":
             nn.utils.clip_grads_with_norm_(parameters, clip, norm)
@@ -247,7 +260,7 @@ class Training(pl.LightningModule):
         elif clip is not None:
             self.sizes.append(torch.stack([gradient.abs().amax() for gradient in gradients]).amax())
             nn.utils.clip_grad_value_(parameters, clip)
-        if self.measures(step):
+        if measured:
             self.after_clip(step)
 
     def before_clip(self, step: int, norm: Tensor) -> None:
