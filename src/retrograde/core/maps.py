@@ -108,7 +108,7 @@ def by_query(
 
 def entropy(block: Block) -> Float[Tensor, "sample head row"]:
     """-Σ_j S_ij ln S_ij in nats, S_ij = A_ij / Σ_j A_ij: a window may take from the weights, which then sum to less."""
-    total, largest = block.weights.sum(-1), block.weights.amax(-1)
+    total, largest = block.totals, block.largest
     # -Σ_j S_ij ln(A_ij / max A_ij) - ln max_j S_ij, neither of them below 0: nothing cancels, however small it is
     below = torch.linalg.vecdot(block.weights, block.logarithms) / total
     return (below + (largest / total).log()).neg_().add_(0.0)
@@ -123,7 +123,7 @@ def keys_seen(block: Block) -> Int[Tensor, "sample 1 row"]:
 
 def confidence(block: Block) -> Float[Tensor, "sample head row"]:
     """max_j A_ij / Σ_j A_ij."""
-    return block.weights.amax(-1) / block.weights.sum(-1)
+    return block.largest / block.totals
 
 
 def distance(block: Block) -> Float[Tensor, "sample head row"]:
@@ -148,7 +148,11 @@ def distances(weights: Float[Tensor, "*shape query key"], first: int = 0) -> Flo
     # as real numbers, which is faster; in float32 at least, which holds whole numbers to 2^24
     count = partial(torch.arange, dtype=torch.promote_types(weights.dtype, torch.float32), device=weights.device)
     distance = (count(first, first + weights.shape[-2])[:, None] - count(weights.shape[-1])).abs_()
-    return torch.linalg.vecdot(weights.to(distance.dtype), distance).to(weights.dtype)
+    real = weights.to(distance.dtype)
+    if math.prod(weights.shape[:-2]) == 1:
+        return torch.linalg.vecdot(real, distance).to(weights.dtype)
+    # a product of all maps with each query's distances: what it multiplies is never written down
+    return torch.einsum("...qk,qk->...q", real, distance).to(weights.dtype)
 
 
 def mean_over_queries(

@@ -8,6 +8,7 @@ such as the log-sum-exp of a fused kernel.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +17,7 @@ from torch import Tensor
 LONGEST_HELD = 512
 """Queries or keys, from where on a trace holds no map: up to there its T² numbers cost next to nothing."""
 
-AT_ONCE = {"cpu": 2**19, "cuda": 2**24}
+AT_ONCE = {"cpu": 2**20, "cuda": 2**24}
 """Weights that are formed at once: as many as the processor's cache holds, or as keep a GPU busy."""
 
 
@@ -133,12 +134,22 @@ class Block:
     keys: slice
     scores: Float[Tensor, "sample head row column"] | None = None
 
+    @cached_property
+    def totals(self) -> Float[Tensor, "sample head row"]:
+        """Σ_j A_ij, which is 1 but where a window takes from the weights."""
+        return self.weights.sum(-1)
+
+    @cached_property
+    def largest(self) -> Float[Tensor, "sample head row"]:
+        """max_j A_ij."""
+        return self.weights.amax(-1)
+
     @property
     def logarithms(self) -> Float[Tensor, "sample head row column"]:
         """ln(A_ij / max_j A_ij), and a finite number where the weight is 0."""
         if self.scores is not None:
             return self.scores
-        shares = self.weights / self.weights.amax(-1, keepdim=True)
+        shares = self.weights / self.largest.unsqueeze(-1)
         return shares.clamp(min=torch.finfo(shares.dtype).tiny).log_()
 
 
