@@ -18,7 +18,6 @@ pairs. The interval is the 95 % bootstrap interval of their median. Eight in tur
 import argparse
 import sys
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +44,9 @@ from retrograde.core.choices import require_one_of
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.ensemble import Ensemble, refusal
 from retrograde.core.joint_optimizer import JointOptimizer
-from retrograde.core.recurrence import LOOP, Recurrence
 from retrograde.tasks.adding import Adding
-from retrograde.train.forms import heard
+from retrograde.train.company import in_each_form
+from retrograde.train.options import AUTO
 
 MODELS = "gru", "lstm", "elman", "transformer"
 
@@ -125,15 +124,9 @@ class Together:
 
 def formed(model: SequenceModel, task: Task, batch: int) -> dict[str, SequenceModel]:
     """A copy of the model for every form that its recurrences have; where they have none, the model itself."""
-    call = heard(model, task, task.sample(batch, torch.Generator(model.like.device).manual_seed(0)))
-    names = [name for name, form in call[0].forms.items() if form.timed and name != LOOP] if call else []
-    found = {}
-    for name in names:
-        found[name] = deepcopy(model)
-        for module in found[name].modules():
-            if isinstance(module, Recurrence):
-                module.form = name
-    return found or {"as it is": model}
+    drawn = task.sample(batch, torch.Generator(model.like.device).manual_seed(0)).beside(model.like)
+    found = in_each_form(model, task, drawn)
+    return {name: each for name, each in found.items() if name != AUTO} or {"as it is": model}
 
 
 def singles(name: str, task: Task, batch: int, width: int, options: Options) -> list[Single]:

@@ -369,7 +369,7 @@ def test_what_only_a_run_alone_can_keep_is_done_alone(tmp_path: Path, trainer: d
 def test_a_trial_takes_every_form_that_a_run_alone_may_choose(cpp: None) -> None:
     task = Adding(length=12)
     tried = company.in_each_form(gru(task, hidden=6), task, task.sample(4, torch.Generator().manual_seed(0)))
-    chosen = [{module.form for module in each.modules() if isinstance(module, Recurrence)} for each in tried]
+    chosen = [{module.form for module in each.modules() if isinstance(module, Recurrence)} for each in tried.values()]
     assert chosen[0] == {None} and {"compiled"} in chosen and {"chunked"} in chosen and {"loop"} not in chosen
 
 

@@ -54,11 +54,10 @@ class Batch:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
         """On the device, and real numbers in the precision, where one is given; itself where nothing has to move."""
         moved = {}
-        for name, value in vars(self).items():
-            if value is not None:
-                there = value.to(device, dtype if value.is_floating_point() else None)
-                if there is not value:
-                    moved[name] = there
+        for name, value in self.tensors().items():
+            there = value.to(device, dtype if value.is_floating_point() else None)
+            if there is not value:
+                moved[name] = there
         return replace(self, **moved) if moved else self
 
     def beside(self, parameter: Tensor) -> "Batch":

@@ -26,9 +26,10 @@ from torch import Tensor
 from retrograde.core.contracts import SequenceModel, Task
 from retrograde.core.ensemble import Ensemble, refusal
 from retrograde.core.joint_optimizer import JointOptimizer, NotElementwise, stacked_entries
-from retrograde.core.records import Batch, State
-from retrograde.core.recurrence import LOOP, Recurrence, forms, listening
+from retrograde.core.records import Batch
+from retrograde.core.recurrence import LOOP, Recurrence
 from retrograde.train.devices import device_kind, now, threads
+from retrograde.train.forms import heard
 from retrograde.train.interruption import Interrupted, Interruption, ended_by
 from retrograde.train.options import AUTO, Job
 from retrograde.train.ranks import count
@@ -279,7 +280,7 @@ def slower(job: Job, models: Sequence[SequenceModel]) -> str | None:
     device = models[0].like.device
     stream = generator("trial", job.seed, device)
     batches = [job.task.sample(job.batch_size, stream).beside(models[0].like) for _ in models]
-    singles = in_each_form(models[0], job.task, batches[0])
+    singles = in_each_form(models[0], job.task, batches[0]).values()
     joint = Ensemble(models)
 
     def alone(model: SequenceModel) -> None:
@@ -302,21 +303,16 @@ def slower(job: Job, models: Sequence[SequenceModel]) -> str | None:
     return f"a step of all {len(models)} takes {1e3 * together:.3g} ms together, and {1e3 * in_turn:.3g} ms in turn"
 
 
-def in_each_form(model: SequenceModel, task: Task, batch: Batch) -> list[SequenceModel]:
-    """A copy as it is, and one for every other form that a single run may choose, beside the loop."""
-    names: dict[str, None] = {}
-
-    def listener(recurrence: Recurrence, inputs: Tensor, initial: State | None, made: Tensor) -> None:
-        names.update(dict.fromkeys(name for name, form in forms(recurrence, inputs).items() if form.timed))
-
-    with torch.random.fork_rng(), listening(listener):
-        copy.deepcopy(model).objective(task, batch)
-    found = [copy.deepcopy(model)]
-    for name in names.keys() - {LOOP}:
-        found.append(copy.deepcopy(model))
-        for module in found[-1].modules():
-            if isinstance(module, Recurrence):
-                module.form = name
+def in_each_form(model: SequenceModel, task: Task, batch: Batch) -> dict[str, SequenceModel]:
+    """A copy as it is, under ``auto``, and one by name for every form that a single run may choose, beside the loop."""
+    found = {AUTO: copy.deepcopy(model)}
+    for call in heard(model, task, batch):
+        for name, form in call.forms.items():
+            if form.timed and name != LOOP and name not in found:
+                found[name] = copy.deepcopy(model)
+                for module in found[name].modules():
+                    if isinstance(module, Recurrence):
+                        module.form = name
     return found
 
 
